@@ -1,0 +1,71 @@
+"""What every model of the contract has in common: strictness, camelCase, and what counts as meaning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Operational:
+    """Marks a field that cannot change what a stage computes: it stays out of the stage's identity.
+
+    Nodes, retries and deadlines are operational: changing one restarts the attempt from its
+    newest checkpoint. Everything unmarked is meaning: changing it starts the stage afresh.
+    """
+
+
+OPERATIONAL: Final = Operational()
+
+
+class Contract(BaseModel):
+    """Base of all models: unknown fields refused, no coercion, camelCase outside, snake_case inside."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=False,
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object as a user writes it: camelCase, without what was left unset and has no value."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def identity(value: object) -> Any:
+    """The JSON-able meaning of a contract object: all its fields but the operational ones."""
+    if isinstance(value, Contract):
+        fields = type(value).model_fields
+        return {
+            info.alias or name: identity(getattr(value, name))
+            for name, info in fields.items()
+            if OPERATIONAL not in info.metadata and getattr(value, name) is not None
+        }
+    if isinstance(value, dict):
+        return {key: identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [identity(item) for item in value]
+    return value
+
+
+def digest(value: object) -> str:
+    """SHA-256 of canonical JSON, as ``sha256:<hex>``; equal meaning gives equal digests."""
+    text = json.dumps(identity(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+"""A DNS-1123 label, as Kubernetes names volumes, claims and queues."""
+
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+Quantity = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=QUANTITY_PATTERN)]
+"""A Kubernetes resource quantity; kept as the user wrote it, so that Git and cluster never differ."""

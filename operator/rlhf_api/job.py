@@ -1,0 +1,104 @@
+"""The RLHFJob resource: what a user wants, and what the operator says of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from rlhf_api.base import Contract
+from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.resources import Resources
+from rlhf_api.scheduling import Scheduling
+from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
+from rlhf_api.stages.ppo import FunctionReward
+from rlhf_api.status import JobStatus
+from rlhf_api.storage import Checkpoints
+
+GROUP: Final = "rlhf.dev"
+VERSION: Final = "v1alpha1"
+KIND: Final = "RLHFJob"
+PLURAL: Final = "rlhfjobs"
+DEFAULT_IMAGE: Final = "rlhf-trainer:0.1.0"
+
+
+class Evaluation(Contract):
+    """Prompts that every policy of the pipeline answers, so that models can be compared by eye."""
+
+    prompts: DataSource = Field(description="Prompts that no stage trains on.")
+    limit: int = Field(default=64, ge=1, le=100_000, description="Prompts to answer.")
+    shown: int = Field(default=12, ge=0, le=200, description="Prompts whose answers the report shows.")
+    max_new_tokens: int = Field(default=128, ge=1, le=65536, description="Tokens of an answer at most.")
+    temperature: float = Field(
+        default=0.0, ge=0, le=10, description="0 takes the likeliest token, else sampling by the seed."
+    )
+    score: FunctionReward | None = Field(
+        default=None,
+        description="A judge of the user's; its mean over the answers is the metric eval/score of each model.",
+    )
+
+
+class Stages(Contract):
+    """The stages of a pipeline, in the order of their edges; each may be left out."""
+
+    sft: SFTStage | None = Field(default=None, description="Supervised fine-tuning.")
+    reward: RewardStage | None = Field(default=None, description="Reward model.")
+    ppo: PPOStage | None = Field(default=None, description="PPO against the reward.")
+    dpo: DPOStage | None = Field(default=None, description="DPO; a branch beside PPO.")
+
+    def present(self) -> dict[str, AnyStage]:
+        """The stages that are there, by name, each after those it may start from."""
+        every = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: stage for name, stage in every.items() if stage is not None}
+
+
+class JobSpec(Contract):
+    """Model, data, stages."""
+
+    model: ModelSource = Field(description="The pretrained model that the pipeline starts from.")
+    stages: Stages = Field(description="Which stages run, and how.")
+    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of every random draw.")
+    image: str = Field(
+        default=DEFAULT_IMAGE,
+        min_length=1,
+        max_length=512,
+        pattern=r"^[^\s\x00]+$",
+        description="Trainer image.",
+    )
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Where checkpoints live.")
+    resources: Resources = Field(default_factory=Resources, description="Devices and memory of each stage.")
+    scheduling: Scheduling = Field(default_factory=Scheduling, description="Gang scheduling and queues.")
+    evaluation: Evaluation | None = Field(
+        default=None, description="Fixed prompts that each policy answers; default: none."
+    )
+    suspend: bool = Field(default=False, description="Stop, and keep checkpoints, until it is false again.")
+
+
+class ObjectMeta(Contract):
+    """The part of Kubernetes' ObjectMeta that the planner reads; the rest passes through unread."""
+
+    model_config = {"extra": "allow"}
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=40,
+        description="Name of the job; children are named after it, so 40 characters at most.",
+    )
+    namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63, description="Namespace.")
+    uid: str = Field(default="", description="Set by the API server.")
+    generation: int = Field(default=1, description="Set by the API server.")
+
+
+class RLHFJob(Contract):
+    """One pipeline: SFT, reward model, PPO, DPO."""
+
+    api_version: Literal["rlhf.dev/v1alpha1"] = Field(description="rlhf.dev/v1alpha1.")
+    kind: Literal["RLHFJob"] = Field(description="RLHFJob.")
+    metadata: ObjectMeta = Field(description="Kubernetes metadata.")
+    spec: JobSpec = Field(description="What is wanted.")
+    status: JobStatus | None = Field(default=None, description="What is; written by the operator.")
+
+    @classmethod
+    def parse(cls, obj: dict[str, Any]) -> RLHFJob:
+        """The job in a decoded manifest; camelCase only. Raises pydantic.ValidationError."""
+        return cls.model_validate(obj, by_alias=True, by_name=False)

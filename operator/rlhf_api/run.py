@@ -1,0 +1,101 @@
+"""What passes between operator and trainer: the stage file, the termination message, exit codes.
+
+All paths are relative to the pod's working directory (`/rlhf` in a container, a directory with
+links to the volumes on one machine), so that one description serves both.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Literal
+
+from pydantic import Field
+
+from rlhf_api.base import Contract
+from rlhf_api.data import ModelSource
+from rlhf_api.job import Evaluation, Stages
+from rlhf_api.stages import AnyStage
+from rlhf_api.status import CheckpointRef
+
+STAGE_FILE: Final = "config/stage.yaml"
+TERMINATION_LOG: Final = "termination/message.json"
+MANIFEST: Final = "manifest.json"
+TERMINATION_LIMIT: Final = 4096
+"""Bytes of a termination message that a kubelet keeps."""
+
+PREPARE: Final = "prepare"
+
+
+class ExitCode(IntEnum):
+    """How the trainer ends (the table in docs/reference/exit-codes)."""
+
+    DONE = 0
+    CONFIGURATION = 64  # bad configuration or data: never retried
+    CHECKPOINT = 65  # the checkpoint or an input is unusable
+    DIVERGED = 66  # NaN or Inf again after a roll-back
+    TRANSIENT = 75  # worth another try: an endpoint down, a peer lost
+    TERMINATED = 143  # SIGTERM; state saved
+
+
+class JobRef(Contract):
+    """Whose attempt this is."""
+
+    name: str = Field(description="RLHFJob's name.")
+    namespace: str = Field(description="RLHFJob's namespace.")
+    uid: str = Field(description="RLHFJob's UID; part of the checkpoint lineage.")
+
+
+class Input(Contract):
+    """A model that a stage starts from or uses."""
+
+    path: str = Field(description="Directory in Hugging Face layout.")
+    digest: str | None = Field(
+        default=None, description="Digest of its manifest.json, where a stage of this job made it."
+    )
+    init: Literal["pretrained", "random"] = Field(default="pretrained", description="Where weights come from.")
+
+
+class StageRun(Contract):
+    """The stage file: all that one attempt needs to know."""
+
+    job: JobRef = Field(description="Whose attempt this is.")
+    stage: str = Field(description="prepare, or the name of a stage.")
+    attempt: int = Field(ge=1, description="Number of the attempt.")
+    hash: str = Field(description="Input hash of the stage.")
+    seed: int = Field(description="Seed of every random draw.")
+    model: ModelSource = Field(description="The job's base model, as the user wrote it.")
+    stages: Stages = Field(
+        description="The one stage with its settings; for prepare, all stages whose data are to be checked."
+    )
+    inputs: dict[str, Input] = Field(
+        default_factory=dict,
+        description="Models by role: base (spec.model), policy (what the stage starts from), reward (the reward stage's).",
+    )
+    paths: dict[str, str] = Field(
+        default_factory=dict, description="Path of each source (model, data set, code folder) as it is mounted."
+    )
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="Digest of each source, by its field in the spec, as prepare saw it."
+    )
+    lineage: str = Field(description="Directory of all attempts on this hash.")
+    output: str = Field(description="Directory of this attempt alone, below lineage.")
+    evaluation: Evaluation | None = Field(default=None, description="Prompts to answer at the end.")
+
+    @property
+    def config(self) -> AnyStage:
+        """The settings of this run's stage."""
+        return self.stages.present()[self.stage]
+
+
+class StageResult(Contract):
+    """The termination message: how the attempt ended. At most TERMINATION_LIMIT bytes as JSON."""
+
+    exit_code: int = Field(description="An ExitCode.")
+    reason: str = Field(description="One CamelCase word.", examples=["Done", "BadData", "Diverged"])
+    message: str = Field(default="", max_length=1024, description="A sentence for people.")
+    step: int | None = Field(default=None, description="Steps (PPO: rollouts) done.")
+    checkpoint: CheckpointRef | None = Field(default=None, description="The committed output.")
+    metrics: dict[str, float] = Field(default_factory=dict, description="Final metrics.")
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="From prepare: digest of each source, by its field in the spec."
+    )

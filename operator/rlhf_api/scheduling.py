@@ -1,0 +1,20 @@
+"""How the pods of a stage get onto nodes together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlhf_api.base import Contract, Name
+
+GangScheduler = Literal["auto", "none", "volcano", "coscheduling", "koordinator", "kai", "kueue", "native"]
+
+
+class Scheduling(Contract):
+    """Gang scheduling and queues."""
+
+    gang: GangScheduler = Field(
+        default="auto", description="Gang scheduler; `auto` is what the API server serves."
+    )
+    queue: Name | None = Field(default=None, description="Queue of the scheduler or of Kueue.")

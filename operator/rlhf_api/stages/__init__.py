@@ -1,0 +1,12 @@
+"""One file a stage. Its class is validation, CRD schema, documentation and the trainer's configuration."""
+
+from __future__ import annotations
+
+from rlhf_api.stages.dpo import DPOStage
+from rlhf_api.stages.ppo import PPOStage
+from rlhf_api.stages.reward import RewardStage
+from rlhf_api.stages.sft import SFTStage
+
+AnyStage = SFTStage | RewardStage | PPOStage | DPOStage
+
+__all__ = ["AnyStage", "DPOStage", "PPOStage", "RewardStage", "SFTStage"]

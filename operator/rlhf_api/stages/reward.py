@@ -1,0 +1,33 @@
+"""Reward model: a scalar score that ranks answers as people ranked them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rlhf_api.data import DataSource
+from rlhf_api.stages.common import Supervised
+
+
+class RewardStage(Supervised):
+    """Reward model on pairs or ranked lists (Ouyang et al. 2022, section 3.5)."""
+
+    kind: ClassVar[Literal["reward"]] = "reward"
+
+    data: DataSource = Field(description="Pairs (query, chosen, rejected) or ranked lists of K answers.")
+    start_from: Literal["auto", "sft", "base", "random"] = Field(
+        default="auto",
+        description="Weights of the trunk: the SFT stage's, spec.model's, or fresh ones; "
+        "`auto` is sft where that stage is there, else base.",
+    )
+    center_coef: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Weight of (s_chosen + s_rejected)² in the loss, which keeps scores near 0.",
+    )
+    normalise_on: Literal["chosen", "all"] = Field(
+        default="all",
+        description="Answers of the training data whose scores' mean and deviation travel with the model.",
+    )

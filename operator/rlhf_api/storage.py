@@ -1,0 +1,33 @@
+"""Where checkpoints live."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlhf_api.base import Contract, Name, Quantity
+
+
+class Claim(Contract):
+    """A PersistentVolumeClaim that the operator makes for the job."""
+
+    size: Quantity = Field(default="100Gi", description="Size of the volume.")
+    storage_class: Name | None = Field(default=None, description="StorageClass; default: the cluster's.")
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] = Field(
+        default="ReadWriteMany", description="More than one node needs ReadWriteMany."
+    )
+    retain: bool = Field(default=True, description="Keep the volume when the RLHFJob is deleted.")
+
+
+class Checkpoints(Contract):
+    """Storage of checkpoints and outputs: at most one of claim and existingClaim."""
+
+    claim: Claim | None = Field(default=None, description="A new claim; the default, with its defaults.")
+    existing_claim: Name | None = Field(default=None, description="Name of a claim that is there.")
+    sub_path: str = Field(
+        default="",
+        max_length=512,
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$",
+        description="Folder in the volume.",
+    )

@@ -1,0 +1,234 @@
+"""From scores to per-token rewards: KL penalty, score shaping, β control, running statistics.
+
+x = log π(token) − log π_ref(token), under tokens sampled from π. All log-probs in nats.
+
+Where a sum over ranks is needed, the caller passes `reduce`, which sums a small tensor over ranks;
+every rank must make the call. The default is one rank alone.
+
+Shapes: B batch, T time (columns aligned with log-probs: T−1 of the token row).
+Masks: `response_mask_BT` is True where a token of the response counts, its EOS included.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_trainer.logprobs import upcast
+
+KLEstimator = Literal["k1", "k2", "k3"]
+SumOverRanks = Callable[[Tensor], Tensor]
+
+KL_CLAMP = 10.0
+LOG_RATIO_CLAMP = 20.0
+
+
+def one_rank(x: Tensor) -> Tensor:
+    """The `reduce` of a single process: the sum over ranks is the value itself."""
+    return x
+
+
+def kl_estimate(
+    logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1", clamp: float = KL_CLAMP
+) -> Tensor:
+    """Per-token estimate of KL(π‖π_ref), nats, any shape, clamped to ±`clamp`.
+
+    k1 = x        k2 = x²/2        k3 = e^(−x) − 1 + x
+    Unbiased: k1 and k3; never negative: k2 and k3. Source: Schulman 2020, "Approximating KL".
+    It is the estimate that is clamped; inside k3, x is clamped to ±20 first, so that a huge
+    difference yields neither inf nor a NaN gradient.
+    """
+    x = upcast(logprobs) - upcast(ref_logprobs)
+    match estimator:
+        case "k1":
+            kl = x
+        case "k2":
+            kl = x.square() / 2
+        case "k3":
+            x = x.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
+            kl = torch.expm1(-x) + x
+        case _:
+            raise ValueError(f"unknown KL estimator {estimator!r}: expected k1, k2 or k3")
+    return kl.clamp(-clamp, clamp)
+
+
+def last_response_token_mask(response_mask_BT: Tensor) -> Tensor:
+    """True at the last True of each row, and nowhere in a row without one: (B, T) bool."""
+    mask_BT = response_mask_BT.bool()
+    true_from_here_BT = mask_BT.long().flip(-1).cumsum(-1).flip(-1)
+    return mask_BT & (true_from_here_BT == 1)
+
+
+def last_token_scores(scores_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """A reward head's output at the last True token of each row, by position: (B,).
+
+    A row without True tokens scores 0.
+    """
+    return upcast(scores_BT).where(last_response_token_mask(mask_BT), 0.0).sum(-1)
+
+
+class TokenRewards(NamedTuple):
+    """What `kl_penalty_rewards` returns. `kl_BT` sums over T to the sequence KL for the controller;
+    `scores_B` is the clipped score."""
+
+    rewards_BT: Tensor
+    kl_BT: Tensor
+    scores_B: Tensor
+
+
+def kl_penalty_rewards(
+    scores_B: Tensor,
+    logprobs_BT: Tensor,
+    ref_logprobs_BT: Tensor,
+    response_mask_BT: Tensor,
+    kl_coef: float,
+    clip: float | None = 10.0,
+    estimator: KLEstimator = "k1",
+) -> TokenRewards:
+    """r_t = −β·KL_t + [t is the last response token]·clip(score, ±clip), 0 off the mask.
+
+    Source: Ziegler et al. 2019, sec. 2.1; Ouyang et al. 2022 (InstructGPT), sec. 3.5. The score
+    lands on the last response token itself (its EOS, or the token that truncation left last).
+    No gradient flows through the result.
+    """
+    mask_BT = response_mask_BT.bool()
+    kl_BT = kl_estimate(logprobs_BT.detach(), ref_logprobs_BT.detach(), estimator)
+    kl_BT = kl_BT.where(mask_BT, 0.0)
+    scores_B = upcast(scores_B.detach())
+    if clip is not None:
+        scores_B = scores_B.clamp(-clip, clip)
+    at_end_BT = scores_B.unsqueeze(-1).where(last_response_token_mask(mask_BT), 0.0)
+    return TokenRewards(at_end_BT - kl_coef * kl_BT, kl_BT, scores_B)
+
+
+def normalise_scores(scores_B: Tensor, mean: float, std: float) -> Tensor:
+    """(s − mean)/std, with the moments that travel with the reward model's checkpoint: (B,).
+
+    A std below 1e-8 (a reward model that says the same of everything) counts as 1e-8.
+    """
+    return (upcast(scores_B) - mean) / max(std, 1e-8)
+
+
+def missing_eos_penalty(scores_B: Tensor, has_eos_B: Tensor, penalty: float) -> Tensor:
+    """score − penalty where the response never ended by itself; `has_eos_B` True where it did."""
+    return upcast(scores_B) - penalty * (~has_eos_B.bool()).to(upcast(scores_B).dtype)
+
+
+def overlong_penalty(
+    lengths_B: Tensor, max_length: int, buffer_length: int, scale: float = 1.0
+) -> Tensor:
+    """Soft overlong punishment, to be added to the score: (B,) fp32 in [−scale, 0].
+
+    0 up to L_max − L_buffer tokens, then linear down to −scale at L_max, −scale beyond.
+    Source: Yu et al. 2025 (DAPO), eq. 13.
+    """
+    if not 0 < buffer_length <= max_length:
+        raise ValueError(f"buffer_length {buffer_length} must be in 1..max_length {max_length}")
+    over_B = (lengths_B.float() - (max_length - buffer_length)) / buffer_length
+    return -scale * over_B.clamp(0.0, 1.0)
+
+
+def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Σ_i w_i·score_i over named reward sources: (B,). The two must name the same sources."""
+    if scores.keys() != weights.keys() or not scores:
+        raise ValueError(f"rewards {sorted(scores)} and weights {sorted(weights)} must match")
+    return torch.stack([weights[name] * upcast(score) for name, score in scores.items()]).sum(0)
+
+
+class FixedKL:
+    """A KL coefficient β that stays as configured; same interface as `AdaptiveKL`."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def update(self, kl: float, sequences: int) -> float:
+        """β, whatever was measured."""
+        return self.coef
+
+    def state_dict(self) -> dict[str, float]:
+        """All that a resume needs."""
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore β."""
+        self.coef = float(state["coef"])
+
+
+class AdaptiveKL(FixedKL):
+    """β ← β·(1 + clip(KL/target − 1, ±0.2)·n/horizon), after each rollout.
+
+    KL is the global batch's mean over sequences of the KL summed over the response, in nats; n is
+    the number of sequences in the global batch. Source: Ziegler et al. 2019, sec. 2.2.
+    n/horizon counts as at most 1: β stays positive.
+    """
+
+    def __init__(self, coef: float, target: float = 6.0, horizon: int = 10_000) -> None:
+        super().__init__(coef)
+        self.target, self.horizon = target, horizon
+
+    def update(self, kl: float, sequences: int) -> float:
+        """Move β towards the target and return it. ValueError for a KL that is not finite."""
+        if not math.isfinite(kl):
+            raise ValueError(f"KL is {kl}: the policy has diverged, β cannot follow it")
+        error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+        self.coef *= 1.0 + error * min(sequences / self.horizon, 1.0)
+        return self.coef
+
+
+class RunningMoments:
+    """Mean and population variance of all values seen so far, in float64; mergeable.
+
+    Source: Chan, Golub, LeVeque 1979: δ = mean_b − mean_a, n = n_a + n_b,
+    mean = mean_a + δ·n_b/n, M2 = M2_a + M2_b + δ²·n_a·n_b/n, var = M2/n.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.m2 = 0.0, 0.0, 0.0
+
+    @property
+    def var(self) -> float:
+        """Population (biased, /n) variance; 0 before the first value."""
+        return self.m2 / self.count if self.count else 0.0
+
+    @property
+    def std(self) -> float:
+        """√var."""
+        return math.sqrt(self.var)
+
+    def update(
+        self, x: Tensor, mask: Tensor | None = None, reduce: SumOverRanks = one_rank
+    ) -> None:
+        """Take in the values of `x` (where `mask` is True) of all ranks. Every rank must call.
+
+        ValueError, on every rank alike and with the moments unchanged, if a value is not finite.
+        """
+        values = x.detach().double()
+        kept = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.bool()
+        count, total = reduce(torch.stack([kept.sum().double(), values.where(kept, 0.0).sum()]))
+        mean = total / count.clamp_min(1)
+        m2 = reduce((values - mean).where(kept, 0.0).square().sum())
+        if not math.isfinite(float(m2)):
+            raise ValueError("a score is not finite: the running moments would be lost")
+        self._add(float(count), float(mean), float(m2))
+
+    def merge(self, other: "RunningMoments") -> None:
+        """Take in what another instance has seen."""
+        self._add(other.count, other.mean, other.m2)
+
+    def state_dict(self) -> dict[str, float]:
+        """All that a resume needs."""
+        return {"count": self.count, "mean": self.mean, "m2": self.m2}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore the moments."""
+        self.count, self.mean, self.m2 = (float(state[key]) for key in ("count", "mean", "m2"))
+
+    def _add(self, count: float, mean: float, m2: float) -> None:
+        if not count:
+            return
+        total, delta = self.count + count, mean - self.mean
+        self.mean += delta * count / total
+        self.m2 += m2 + delta * delta * self.count * count / total
+        self.count = total
