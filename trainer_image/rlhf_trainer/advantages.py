@@ -17,10 +17,10 @@ from rlhf_trainer.rewards import SumOverRanks, one_rank
 
 
 class Advantages(NamedTuple):
-    """Per-token advantages and returns, both 0 where the mask is False."""
+    """Per-token advantages and returns, (B, T) each, both 0 where the mask is False."""
 
-    advantages_BT: Tensor
-    returns_BT: Tensor
+    advantages: Tensor
+    returns: Tensor
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def whiten(
     count, total = reduce(torch.stack([mask.sum().double(), wide.where(mask, 0.0).sum()]))
     mean = total / count.clamp_min(1)
     var = reduce((wide - mean).where(mask, 0.0).square().sum()) / count.clamp_min(1)
-    whitened = (wide - mean) / (var + eps).sqrt() + (0.0 if shift_mean else mean)
+    whitened: Tensor = (wide - mean) / (var + eps).sqrt() + (0.0 if shift_mean else mean)
     return whitened.where(mask, 0.0).to(values.dtype)
 
 
@@ -82,7 +82,7 @@ def grpo_advantages(scores_GK: Tensor, divide_by_std: bool = True, eps: float = 
     all equal gets 0 and not its rounding error over eps.
     """
     _require_two_answers(scores_GK)
-    scores = scores_GK.double()
+    scores: Tensor = scores_GK.double()
     advantages = scores - scores.mean(-1, keepdim=True)
     if divide_by_std:
         advantages /= scores.std(-1, keepdim=True, correction=1) + eps
@@ -93,7 +93,7 @@ def grpo_advantages(scores_GK: Tensor, divide_by_std: bool = True, eps: float = 
 def rloo_advantages(scores_GK: Tensor) -> Tensor:
     """A_i = s_i − mean of the other K−1 answers' scores = K/(K−1)·(s_i − mean): (G, K).
 
-    Source: Ahmadian et al. 2024 (Back to Basics), eq. 8.
+    Source: Kool et al. 2019; Ahmadian et al. 2024 (Back to Basics), sec. 3.
     """
     _require_two_answers(scores_GK)
     scores, answers = scores_GK.double(), scores_GK.shape[-1]
@@ -114,7 +114,7 @@ def reinforce_plus_plus_advantages(
     (REINFORCE++), sec. 3. It is GAE with V = 0 and λ = 1, whitened.
     """
     zeros_BT = torch.zeros_like(rewards_BT)
-    returns_BT = gae(rewards_BT, zeros_BT, response_mask_BT, gamma, lam=1.0).returns_BT
+    returns_BT = gae(rewards_BT, zeros_BT, response_mask_BT, gamma, lam=1.0).returns
     return Advantages(whiten(returns_BT, response_mask_BT, reduce=reduce), returns_BT)
 
 

@@ -9,7 +9,8 @@ Numerics: fp32 whatever the input (float64 stays float64).
 Shapes: B batch, T time, N packed tokens (any B and T ravelled), V vocabulary, H hidden size.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -171,10 +172,9 @@ def _chunked(
     with_entropy: bool,
 ) -> TokenLogprobs:
     weight_VH = head_weight_VH.to(hidden_NH.dtype)
+    apply = cast(Callable[..., tuple[Tensor, Tensor]], _ChunkedLogprobs.apply)
     return TokenLogprobs(
-        *_ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
-            hidden_NH, weight_VH, targets_N, temperature, chunk_tokens, with_entropy
-        )
+        *apply(hidden_NH, weight_VH, targets_N, temperature, chunk_tokens, with_entropy)
     )
 
 
@@ -218,7 +218,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs_N.clone(), entropy_N.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, grad_logprobs_N: Tensor | None, grad_entropy_N: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:

@@ -129,7 +129,7 @@ def ppo_policy_loss(
 
     Source: Schulman et al. 2017 (PPO), eq. 7. `clip_high` widens the upper side alone (Yu et al.
     2025, DAPO, eq. 10). `dual_clip` c > 1 bounds the loss at −cA where A < 0 (Ye et al. 2020,
-    eq. 5). `importance_weights` (from `truncated_importance_weights`) multiply each token's loss.
+    sec. "Dual-clip PPO"). `importance_weights` (from `truncated_importance_weights`) multiply each token's loss.
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}: it must be greater than 1, or None for off")
@@ -248,7 +248,7 @@ def kl_loss(
 def entropy_loss(
     entropy: Tensor, mask: Tensor, global_token_count: TokenCount | None = None
 ) -> Tensor:
-    """−(token mean of the entropy): a scalar, nats; times its coefficient it rewards exploration."""
+    """−(token mean of the entropy): a scalar, nats; it rewards exploration once it is weighted."""
     return -masked_token_mean(entropy, mask, global_token_count)
 
 
@@ -256,11 +256,11 @@ def entropy_loss(
 
 
 class PreferenceLoss(NamedTuple):
-    """One a pair, un-averaged; the implicit rewards carry no gradient."""
+    """One a pair, (P,) each, un-averaged; the implicit rewards carry no gradient."""
 
-    loss_P: Tensor
-    chosen_rewards_P: Tensor
-    rejected_rewards_P: Tensor
+    loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
 
 
 def dpo_loss(
@@ -316,19 +316,19 @@ def simpo_loss(
 
 
 class OrpoLoss(NamedTuple):
-    """One a pair, un-averaged: loss = nll + λ·odds_ratio; the last four carry no gradient."""
+    """One a pair, (P,) each, un-averaged: loss = nll + λ·odds_ratio; only it carries a gradient."""
 
-    loss_P: Tensor
-    nll_P: Tensor
-    odds_ratio_P: Tensor
-    chosen_rewards_P: Tensor
-    rejected_rewards_P: Tensor
+    loss: Tensor
+    nll: Tensor
+    odds_ratio: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
 
 
 def orpo_loss(chosen_mean_P: Tensor, rejected_mean_P: Tensor, lam: float = 0.1) -> OrpoLoss:
     """−l_chosen + λ·(−log σ(log odds(chosen) − log odds(rejected))), odds = p/(1−p), p = e^l.
 
-    l = log π(y|x)/|y| (`mean_logprobs`); no reference. Source: Hong et al. 2024, eq. 4 to 7.
+    l = log π(y|x)/|y| (`mean_logprobs`); no reference. Source: Hong et al. 2024, eq. 4, 6, 7.
     """
     chosen_P, rejected_P = upcast(chosen_mean_P), upcast(rejected_mean_P)
     odds_ratio_P = -F.logsigmoid(_log_odds(chosen_P) - _log_odds(rejected_P))
@@ -338,10 +338,10 @@ def orpo_loss(chosen_mean_P: Tensor, rejected_mean_P: Tensor, lam: float = 0.1) 
 
 
 class KtoLoss(NamedTuple):
-    """One an example, un-averaged; `rewards_B` = β·(log π − log π_ref) carries no gradient."""
+    """One an example, (B,) each; `rewards` = β·(log π − log π_ref) carries no gradient."""
 
-    loss_B: Tensor
-    rewards_B: Tensor
+    loss: Tensor
+    rewards: Tensor
 
 
 def kto_loss(
@@ -377,7 +377,8 @@ def kto_kl_baseline(
     log_ratio_B = (upcast(policy_mismatched_B) - upcast(ref_mismatched_B)).double()
     count = torch.full_like(log_ratio_B.sum(), len(log_ratio_B))
     total, count = reduce(torch.stack([log_ratio_B.sum(), count]))
-    return (total / count.clamp_min(1)).clamp_min(0).to(upcast(policy_mismatched_B).dtype)
+    mean: Tensor = total / count.clamp_min(1)
+    return mean.clamp_min(0).to(upcast(policy_mismatched_B).dtype)
 
 
 def _log_odds(mean_logprob: Tensor) -> Tensor:

@@ -70,12 +70,15 @@ def last_token_scores(scores_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 class TokenRewards(NamedTuple):
-    """What `kl_penalty_rewards` returns. `kl_BT` sums over T to the sequence KL for the controller;
-    `scores_B` is the clipped score."""
+    """What `kl_penalty_rewards` returns.
 
-    rewards_BT: Tensor
-    kl_BT: Tensor
-    scores_B: Tensor
+    `rewards` (B, T); `kl` (B, T), which sums over T to the sequence KL that a controller wants, and
+    is 0 off the mask; `scores` (B,), clipped.
+    """
+
+    rewards: Tensor
+    kl: Tensor
+    scores: Tensor
 
 
 def kl_penalty_rewards(
@@ -89,7 +92,7 @@ def kl_penalty_rewards(
 ) -> TokenRewards:
     """r_t = −β·KL_t + [t is the last response token]·clip(score, ±clip), 0 off the mask.
 
-    Source: Ziegler et al. 2019, sec. 2.1; Ouyang et al. 2022 (InstructGPT), sec. 3.5. The score
+    Source: Ziegler et al. 2019, sec. 2, eq. 2; Ouyang et al. 2022 (InstructGPT), sec. 3.5. The score
     lands on the last response token itself (its EOS, or the token that truncation left last).
     No gradient flows through the result.
     """

@@ -1,0 +1,55 @@
+# Two commands do everything: `make demo` and `make test`. Each sets itself up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export DS_BUILD_OPS = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check generate verify format clean constraints
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 …" >&2; exit 64; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
+	@echo "Installing torch, transformers, DeepSpeed … (about 5 GB, once)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy ninja py-cpuinfo psutil hatchling editables
+	# DeepSpeed's build looks at the torch that is there, so it cannot be built in isolation from it.
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt deepspeed
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[operator,report,trainer,dev]'
+	@touch $@
+
+demo: $(READY)  ## Train the quickstart job on this machine: SFT, reward model, PPO, DPO
+	$(BIN)/rlhfctl run examples/quickstart.yaml --dir runs/demo
+
+test: $(READY)  ## Run all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: $(READY)  ## Regenerate what is made from the models
+	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
+
+verify: generate  ## Check that what is generated is up to date
+	git diff --exit-code -- crds
+
+constraints: $(READY)  ## Pin what is installed now
+	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \
+	   $(BIN)/python -m pip freeze --exclude-editable; \
+	   $(BIN)/python -m pip list --format=freeze | grep -E '^(setuptools|wheel)='; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## Remove the environment and all runs
+	rm -rf $(VENV) runs
