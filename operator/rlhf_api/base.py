@@ -1,4 +1,4 @@
-"""What every model of the contract has in common: strictness, camelCase, and what counts as meaning."""
+"""What every model of the contract has in common: strictness, camelCase, what counts as meaning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPERATIONAL: Final = Operational()
 
 
 class Contract(BaseModel):
-    """Base of all models: unknown fields refused, no coercion, camelCase outside, snake_case inside."""
+    """Base of all models: unknown fields refused, no coercion, camelCase in YAML."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -37,7 +37,7 @@ class Contract(BaseModel):
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """The object as a user writes it: camelCase, without what was left unset and has no value."""
+        """The object as a user writes it: camelCase, without members that have no value."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -68,4 +68,4 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_leng
 
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
 Quantity = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=QUANTITY_PATTERN)]
-"""A Kubernetes resource quantity; kept as the user wrote it, so that Git and cluster never differ."""
+"""A Kubernetes resource quantity; kept as the user wrote it, so that Git and cluster agree."""

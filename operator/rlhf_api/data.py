@@ -22,7 +22,9 @@ Source = Annotated[
     ),
 ]
 
-Format = Literal["auto", "prompt", "alpaca", "messages", "sharegpt", "preference", "ranked", "kto", "hh", "text"]
+Format = Literal[
+    "auto", "prompt", "alpaca", "messages", "sharegpt", "preference", "ranked", "kto", "hh", "text"
+]
 
 
 class ModelSource(Contract):
@@ -40,7 +42,7 @@ class ModelSource(Contract):
     )
     init: Literal["pretrained", "random"] = Field(
         default="pretrained",
-        description="`random` draws fresh weights from the seed and needs config.json and a tokenizer only.",
+        description="`random` draws weights from the seed; config.json and a tokenizer suffice.",
     )
     chat_template: str | None = Field(
         default=None,
@@ -50,18 +52,22 @@ class ModelSource(Contract):
 
 
 class Columns(Contract):
-    """Names of the columns that hold each part of a row; unset ones are recognised by themselves."""
+    """Names of the columns that hold each part of a row; unset ones are recognised."""
 
     prompt: str | None = Field(default=None, description="The question, as text or messages.")
     input: str | None = Field(default=None, description="Further input below an instruction.")
     answer: str | None = Field(default=None, description="The wanted answer.")
     system: str | None = Field(default=None, description="A system message.")
-    history: str | None = Field(default=None, description="Earlier turns: pairs of question and answer.")
+    history: str | None = Field(
+        default=None, description="Earlier turns: pairs of question and answer."
+    )
     messages: str | None = Field(default=None, description="A whole dialogue as a list of turns.")
     chosen: str | None = Field(default=None, description="The preferred answer or dialogue.")
     rejected: str | None = Field(default=None, description="The other answer or dialogue.")
     answers: str | None = Field(default=None, description="K answers, ranked.")
-    ranks: str | None = Field(default=None, description="Rank of each of the K answers; 0 is the best.")
+    ranks: str | None = Field(
+        default=None, description="Rank of each of the K answers; 0 is the best."
+    )
     margin: str | None = Field(default=None, description="By how much the chosen answer is better.")
     label: str | None = Field(default=None, description="Whether the answer is a good one (KTO).")
     text: str | None = Field(default=None, description="Plain text, as for the pretraining mix.")
@@ -71,12 +77,16 @@ class DataSource(Contract):
     """A data set: JSONL, JSON, Parquet or CSV, a folder of them, or a Hugging Face data set."""
 
     source: Source
-    revision: str | None = Field(default=None, description="Commit of a hub data set.", max_length=128)
+    revision: str | None = Field(
+        default=None, description="Commit of a hub data set.", max_length=128
+    )
     split: str = Field(default="train", description="Split of a hub data set.", max_length=128)
     format: Format = Field(
         default="auto", description="Format of the rows; `auto` recognises it by the columns."
     )
-    columns: Columns = Field(default_factory=Columns, description="Columns with names of their own.")
+    columns: Columns = Field(
+        default_factory=Columns, description="Columns with names of their own."
+    )
     variables: dict[str, str] = Field(
         default_factory=dict,
         description="Text that fills `{{name}}` placeholders in the rows.",
@@ -84,10 +94,14 @@ class DataSource(Contract):
     )
     limit: int | None = Field(default=None, ge=1, description="Rows to read at most.")
     on_error: Literal["refuse", "skip"] = Field(
-        default="refuse", description="What a bad row does: stop the job before training, or be left out."
+        default="refuse",
+        description="What a bad row does: stop the job before training, or be left out.",
     )
     max_skipped_fraction: float = Field(
-        default=0.01, ge=0, le=1, description="With `onError: skip`: the share of rows that may be left out."
+        default=0.01,
+        ge=0,
+        le=1,
+        description="With `onError: skip`: the share of rows that may be left out.",
     )
     overlong: Literal["refuse", "truncate"] = Field(
         default="refuse",
@@ -97,7 +111,7 @@ class DataSource(Contract):
         default=0.05,
         ge=0,
         le=0.5,
-        description="Share of the rows held out for evaluation, chosen by the seed; 0 holds out none.",
+        description="Share of rows held out for evaluation, chosen by the seed; 0: none.",
     )
     eval_source: Source | None = Field(
         default=None, description="A held-out data set of its own, instead of evalFraction."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rlhf_api.base import Contract
 from rlhf_api.data import DataSource, ModelSource
@@ -27,14 +27,21 @@ class Evaluation(Contract):
 
     prompts: DataSource = Field(description="Prompts that no stage trains on.")
     limit: int = Field(default=64, ge=1, le=100_000, description="Prompts to answer.")
-    shown: int = Field(default=12, ge=0, le=200, description="Prompts whose answers the report shows.")
-    max_new_tokens: int = Field(default=128, ge=1, le=65536, description="Tokens of an answer at most.")
+    shown: int = Field(
+        default=12, ge=0, le=200, description="Prompts whose answers the report shows."
+    )
+    max_new_tokens: int = Field(
+        default=128, ge=1, le=65536, description="Tokens of an answer at most."
+    )
     temperature: float = Field(
-        default=0.0, ge=0, le=10, description="0 takes the likeliest token, else sampling by the seed."
+        default=0.0,
+        ge=0,
+        le=10,
+        description="0 takes the likeliest token, else sampling by the seed.",
     )
     score: FunctionReward | None = Field(
         default=None,
-        description="A judge of the user's; its mean over the answers is the metric eval/score of each model.",
+        description="A judge of the user's; its mean over the answers is the metric eval/score.",
     )
 
 
@@ -65,26 +72,39 @@ class JobSpec(Contract):
         pattern=r"^[^\s\x00]+$",
         description="Trainer image.",
     )
-    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Where checkpoints live.")
-    resources: Resources = Field(default_factory=Resources, description="Devices and memory of each stage.")
-    scheduling: Scheduling = Field(default_factory=Scheduling, description="Gang scheduling and queues.")
+    checkpoints: Checkpoints = Field(
+        default_factory=Checkpoints, description="Where checkpoints live."
+    )
+    resources: Resources = Field(
+        default_factory=Resources, description="Devices and memory of each stage."
+    )
+    scheduling: Scheduling = Field(
+        default_factory=Scheduling, description="Gang scheduling and queues."
+    )
     evaluation: Evaluation | None = Field(
         default=None, description="Fixed prompts that each policy answers; default: none."
     )
-    suspend: bool = Field(default=False, description="Stop, and keep checkpoints, until it is false again.")
+    suspend: bool = Field(
+        default=False, description="Stop, and keep checkpoints, until it is false again."
+    )
 
 
 class ObjectMeta(Contract):
     """The part of Kubernetes' ObjectMeta that the planner reads; the rest passes through unread."""
 
-    model_config = {"extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     name: str = Field(
         pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
         max_length=40,
         description="Name of the job; children are named after it, so 40 characters at most.",
     )
-    namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63, description="Namespace.")
+    namespace: str = Field(
+        default="default",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=63,
+        description="Namespace.",
+    )
     uid: str = Field(default="", description="Set by the API server.")
     generation: int = Field(default=1, description="Set by the API server.")
 

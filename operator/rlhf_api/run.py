@@ -52,7 +52,9 @@ class Input(Contract):
     digest: str | None = Field(
         default=None, description="Digest of its manifest.json, where a stage of this job made it."
     )
-    init: Literal["pretrained", "random"] = Field(default="pretrained", description="Where weights come from.")
+    init: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="Where weights come from."
+    )
 
 
 class StageRun(Contract):
@@ -65,17 +67,20 @@ class StageRun(Contract):
     seed: int = Field(description="Seed of every random draw.")
     model: ModelSource = Field(description="The job's base model, as the user wrote it.")
     stages: Stages = Field(
-        description="The one stage with its settings; for prepare, all stages whose data are to be checked."
+        description="The one stage with its settings; for prepare, all stages of the job."
     )
     inputs: dict[str, Input] = Field(
         default_factory=dict,
-        description="Models by role: base (spec.model), policy (what the stage starts from), reward (the reward stage's).",
+        description="Models by role: base (spec.model), policy (what the stage starts from), "
+        "reward (the reward stage's output).",
     )
     paths: dict[str, str] = Field(
-        default_factory=dict, description="Path of each source (model, data set, code folder) as it is mounted."
+        default_factory=dict,
+        description="Path of each source (model, data set, code folder) as it is mounted.",
     )
     sources: dict[str, str] = Field(
-        default_factory=dict, description="Digest of each source, by its field in the spec, as prepare saw it."
+        default_factory=dict,
+        description="Digest of each source, by its field in the spec, as prepare saw it.",
     )
     lineage: str = Field(description="Directory of all attempts on this hash.")
     output: str = Field(description="Directory of this attempt alone, below lineage.")
@@ -97,5 +102,6 @@ class StageResult(Contract):
     checkpoint: CheckpointRef | None = Field(default=None, description="The committed output.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Final metrics.")
     sources: dict[str, str] = Field(
-        default_factory=dict, description="From prepare: digest of each source, by its field in the spec."
+        default_factory=dict,
+        description="From prepare: digest of each source, by its field in the spec.",
     )

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from rlhf_api.base import Contract, Name
 
-GangScheduler = Literal["auto", "none", "volcano", "coscheduling", "koordinator", "kai", "kueue", "native"]
+GangScheduler = Literal[
+    "auto", "none", "volcano", "coscheduling", "koordinator", "kai", "kueue", "native"
+]
 
 
 class Scheduling(Contract):

@@ -9,6 +9,7 @@ from rlhf_api.base import Contract
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.stages.ppo import FunctionReward
 
+
 class SourceRef(NamedTuple):
     """One source of a job."""
 

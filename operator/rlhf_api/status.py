@@ -50,8 +50,12 @@ class StageStatus(Contract):
     disruptions: int = Field(default=0, description="Attempts of this hash that the cluster ended.")
     hash: str | None = Field(default=None, description="Input hash the newest attempt works on.")
     reason: str | None = Field(default=None, description="Why it waits or failed, one word.")
-    message: str | None = Field(default=None, description="Why it waits or failed.", max_length=1024)
-    start_time: str | None = Field(default=None, description="Start of the newest attempt, RFC 3339.")
+    message: str | None = Field(
+        default=None, description="Why it waits or failed.", max_length=1024
+    )
+    start_time: str | None = Field(
+        default=None, description="Start of the newest attempt, RFC 3339."
+    )
     completion_time: str | None = Field(default=None, description="End of the stage, RFC 3339.")
     retry_time: str | None = Field(default=None, description="When the next attempt may start.")
     progress_percent: float | None = Field(default=None, description="Share done, in percent.")
@@ -66,12 +70,19 @@ class StageStatus(Contract):
 class JobStatus(Contract):
     """The whole pipeline."""
 
-    observed_generation: int = Field(default=-1, description="Generation that this status speaks of.")
+    observed_generation: int = Field(
+        default=-1, description="Generation that this status speaks of."
+    )
     phase: JobPhase = Field(default="Pending", description="For display only.")
-    conditions: list[Condition] = Field(default_factory=list, description="Ready, Reconciling, Stalled, …")
-    prepare: StageStatus | None = Field(default=None, description="Fetching and checking of models and data.")
+    conditions: list[Condition] = Field(
+        default_factory=list, description="Ready, Reconciling, Stalled, …"
+    )
+    prepare: StageStatus | None = Field(
+        default=None, description="Fetching and checking of models and data."
+    )
     sources: dict[str, str] = Field(
-        default_factory=dict, description="Digest of each model and data set, by its field in the spec."
+        default_factory=dict,
+        description="Digest of each model and data set, by its field in the spec.",
     )
     stages: dict[str, StageStatus] = Field(default_factory=dict, description="By name.")
     start_time: str | None = Field(default=None, description="RFC 3339.")

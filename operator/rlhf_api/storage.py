@@ -13,7 +13,9 @@ class Claim(Contract):
     """A PersistentVolumeClaim that the operator makes for the job."""
 
     size: Quantity = Field(default="100Gi", description="Size of the volume.")
-    storage_class: Name | None = Field(default=None, description="StorageClass; default: the cluster's.")
+    storage_class: Name | None = Field(
+        default=None, description="StorageClass; default: the cluster's."
+    )
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] = Field(
         default="ReadWriteMany", description="More than one node needs ReadWriteMany."
     )
@@ -23,7 +25,9 @@ class Claim(Contract):
 class Checkpoints(Contract):
     """Storage of checkpoints and outputs: at most one of claim and existingClaim."""
 
-    claim: Claim | None = Field(default=None, description="A new claim; the default, with its defaults.")
+    claim: Claim | None = Field(
+        default=None, description="A new claim; the default, with its defaults."
+    )
     existing_claim: Name | None = Field(default=None, description="Name of a claim that is there.")
     sub_path: str = Field(
         default="",

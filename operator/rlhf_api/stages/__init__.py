@@ -1,4 +1,4 @@
-"""One file a stage. Its class is validation, CRD schema, documentation and the trainer's configuration."""
+"""One file a stage; its class is validation, CRD schema, documentation and configuration."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ class Schedule(Contract):
         default="cosine", description="Shape after the warm-up."
     )
     warmup_ratio: float = Field(
-        default=0.03, ge=0, le=1, description="Share of all steps in which the rate rises linearly from 0."
+        default=0.03,
+        ge=0,
+        le=1,
+        description="Share of all steps in which the rate rises from 0.",
     )
     min_ratio: float = Field(
         default=0.1, ge=0, le=1, description="Rate at the last step, as a share of learningRate."
@@ -38,8 +41,8 @@ class LoRA(Contract):
     )
     output: Literal["merged", "adapter"] = Field(
         default="merged",
-        description="What the stage hands on: a whole model with the adapter merged, or the adapter alone "
-        "beside a reference to its base.",
+        description="What the stage hands on: a whole model with the adapter merged, or the "
+        "adapter alone beside a reference to its base.",
     )
 
 
@@ -50,7 +53,8 @@ class Zero(Contract):
         default=0, description="0 none, 1 optimizer state, 2 and gradients, 3 and parameters."
     )
     offload: Literal["none", "cpu"] = Field(
-        default="none", description="Where the optimizer state lives (and, at stage 3, the parameters)."
+        default="none",
+        description="Where the optimizer state lives (and, at stage 3, the parameters).",
     )
 
 
@@ -58,7 +62,9 @@ class Checkpointing(Contract):
     """When the whole training state is saved, and how many of them stay."""
 
     every_steps: int | None = Field(
-        default=None, ge=1, description="Optimizer steps (PPO: rollouts) between checkpoints; default: a tenth of the stage."
+        default=None,
+        ge=1,
+        description="Optimizer steps (PPO: rollouts) between two; default: a tenth of the stage.",
     )
     keep: int = Field(default=2, ge=1, le=100, description="Newest checkpoints that stay.")
 
@@ -67,7 +73,10 @@ class MetricGate(Contract):
     """Holds the next stages back until a final metric of this one lies in a range."""
 
     metric: str | None = Field(
-        default=None, description="Name of a final metric.", examples=["eval/accuracy"], max_length=128
+        default=None,
+        description="Name of a final metric.",
+        examples=["eval/accuracy"],
+        max_length=128,
     )
     min: float | None = Field(default=None, description="Lowest value that passes.")
     max: float | None = Field(default=None, description="Highest value that passes.")
@@ -78,14 +87,22 @@ class StageCommon(Contract):
     """Fields of every stage."""
 
     global_batch_size: int = Field(
-        default=64, ge=1, le=1_000_000, description="Rows per optimizer step over all GPUs together."
+        default=64,
+        ge=1,
+        le=1_000_000,
+        description="Rows per optimizer step over all GPUs together.",
     )
     micro_batch_size: Annotated[int, OPERATIONAL] = Field(
-        default=4, ge=1, le=65536, description="Rows a GPU computes at once; changes memory, not the result."
+        default=4,
+        ge=1,
+        le=65536,
+        description="Rows a GPU computes at once; changes memory, not the result.",
     )
     learning_rate: float = Field(default=1e-5, gt=0, le=1, description="Peak learning rate.")
     schedule: Schedule = Field(default_factory=Schedule, description="Learning-rate schedule.")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay (AdamW).")
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=1, description="Decoupled weight decay (AdamW)."
+    )
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW β₁.")
     adam_beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW β₂.")
     adam_epsilon: float = Field(default=1e-8, gt=0, le=1e-2, description="AdamW ε.")
@@ -96,7 +113,8 @@ class StageCommon(Contract):
         default="auto", description="Compute type; `auto` is bf16 on GPUs and fp32 on CPUs."
     )
     gradient_checkpointing: Annotated[bool, OPERATIONAL] = Field(
-        default=False, description="Recompute activations in the backward pass: less memory, more time."
+        default=False,
+        description="Recompute activations in the backward pass: less memory, more time.",
     )
     lora: LoRA | None = Field(default=None, description="Train adapters instead of all weights.")
     zero: Zero = Field(default_factory=Zero, description="Partitioning over ranks.")
@@ -121,11 +139,15 @@ class Supervised(StageCommon):
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps at most, whatever the epochs."
     )
-    max_length: int = Field(default=1024, ge=8, le=1_048_576, description="Tokens of a row at most.")
+    max_length: int = Field(
+        default=1024, ge=8, le=1_048_576, description="Tokens of a row at most."
+    )
     eval_every_steps: Annotated[int | None, OPERATIONAL] = Field(
-        default=None, ge=1, description="Steps between evaluations on held-out rows; default: a fifth of the stage."
+        default=None,
+        ge=1,
+        description="Steps between evaluations on held-out rows; default: a fifth of the stage.",
     )
     keep_best: bool = Field(
         default=True,
-        description="The output is the checkpoint that was best on the held-out rows, not the last one.",
+        description="The output is what was best on the held-out rows, not the last state.",
     )

@@ -1,4 +1,4 @@
-"""Direct preference optimization and its relatives: preferences without a reward model or sampling."""
+"""Direct preference optimization and its relatives: no reward model, no sampling."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ class DPOStage(Supervised):
 
     kind: ClassVar[Literal["dpo"]] = "dpo"
 
-    data: DataSource = Field(description="Pairs (query, chosen, rejected); for `kto`, labelled answers.")
+    data: DataSource = Field(
+        description="Pairs (query, chosen, rejected); for `kto`, labelled answers."
+    )
     loss: Literal["sigmoid", "ipo", "simpo", "orpo", "kto"] = Field(
         default="sigmoid", description="sigmoid is DPO; simpo and orpo need no reference."
     )
-    beta: float = Field(default=0.1, gt=0, le=100, description="Strength of the tie to the reference.")
+    beta: float = Field(
+        default=0.1, gt=0, le=100, description="Strength of the tie to the reference."
+    )
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="Share of pairs taken to be labelled the wrong way (cDPO)."
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of pairs taken to be labelled the wrong way (cDPO).",
     )
     simpo_gamma: float = Field(default=0.5, ge=0, description="SimPO's target margin.")
     sft_coef: float = Field(
-        default=0.0, ge=0, le=100, description="Weight of the chosen answer's own log-likelihood (RPO)."
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Weight of the chosen answer's own log-likelihood (RPO).",
     )
     desirable_weight: float = Field(default=1.0, ge=0, description="KTO: weight of good answers.")
     undesirable_weight: float = Field(default=1.0, ge=0, description="KTO: weight of bad answers.")

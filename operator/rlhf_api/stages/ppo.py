@@ -14,18 +14,25 @@ from rlhf_api.stages.common import StageCommon
 class AdaptiveKL(Contract):
     """Controller of the KL coefficient (Ziegler et al. 2019, section 2.2)."""
 
-    target: float = Field(default=6.0, gt=0, description="KL per response, in nats, that is aimed at.")
+    target: float = Field(
+        default=6.0, gt=0, description="KL per response, in nats, that is aimed at."
+    )
     horizon: int = Field(default=10_000, ge=1, description="Responses over which β adapts.")
 
 
 class KL(Contract):
     """Penalty that ties the actor to the reference."""
 
-    coef: float = Field(default=0.02, ge=0, le=10, description="β of the penalty; the start value if adaptive.")
-    estimator: Literal["k1", "k2", "k3"] = Field(
-        default="k1", description="k1 = x, k2 = x²/2, k3 = e^(−x) − 1 + x with x = log π − log π_ref."
+    coef: float = Field(
+        default=0.02, ge=0, le=10, description="β of the penalty; the start value if adaptive."
     )
-    adaptive: AdaptiveKL | None = Field(default=None, description="Adapt β to a target; default: fixed.")
+    estimator: Literal["k1", "k2", "k3"] = Field(
+        default="k1",
+        description="k1 = x, k2 = x²/2, k3 = e^(−x) − 1 + x with x = log π − log π_ref.",
+    )
+    adaptive: AdaptiveKL | None = Field(
+        default=None, description="Adapt β to a target; default: fixed."
+    )
 
 
 class Rollout(Contract):
@@ -34,19 +41,35 @@ class Rollout(Contract):
     engine: Annotated[Literal["native", "vllm"], OPERATIONAL] = Field(
         default="native", description="Generation engine."
     )
-    max_prompt_length: int = Field(default=512, ge=1, le=1_048_576, description="Tokens of a prompt at most.")
-    max_new_tokens: int = Field(default=256, ge=1, le=1_048_576, description="Tokens of a response at most.")
-    min_new_tokens: int = Field(default=1, ge=1, description="No end of sequence before this many tokens.")
+    max_prompt_length: int = Field(
+        default=512, ge=1, le=1_048_576, description="Tokens of a prompt at most."
+    )
+    max_new_tokens: int = Field(
+        default=256, ge=1, le=1_048_576, description="Tokens of a response at most."
+    )
+    min_new_tokens: int = Field(
+        default=1, ge=1, description="No end of sequence before this many tokens."
+    )
     temperature: float = Field(
-        default=1.0, gt=0, le=10, description="Divides the logits in sampling and in every log-probability."
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Divides the logits in sampling and in every log-probability.",
     )
     top_k: int = Field(default=0, ge=0, description="Sample among the k likeliest tokens; 0: all.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Sample among the likeliest tokens of this mass.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample among the likeliest tokens of this mass."
+    )
     samples_per_prompt: int = Field(
-        default=1, ge=1, le=1024, description="Responses per prompt; group estimators need at least 2."
+        default=1,
+        ge=1,
+        le=1024,
+        description="Responses per prompt; group estimators need at least 2.",
     )
     importance_cap: float | None = Field(
-        default=2.0, gt=0, description="Cap of the importance weight that corrects a rollout engine's own log-probs."
+        default=2.0,
+        gt=0,
+        description="Cap of the importance weight that corrects a rollout engine's own log-probs.",
     )
 
 
@@ -54,7 +77,9 @@ class FunctionReward(Contract):
     """A Python function of the user's: ``f(prompts, answers, rows) -> list of floats``."""
 
     entrypoint: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function.", examples=["my_rewards:brevity"]
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="module:function.",
+        examples=["my_rewards:brevity"],
     )
     source: Source = Field(description="Folder that is mounted and put on the import path.")
 
@@ -62,7 +87,9 @@ class FunctionReward(Contract):
 class HttpReward(Contract):
     """An endpoint that takes ``{"prompts", "answers"}`` as JSON and gives ``{"rewards"}``."""
 
-    url: str = Field(pattern=r"^https?://[^\s\x00]+$", max_length=2048, description="Address of the endpoint.")
+    url: str = Field(
+        pattern=r"^https?://[^\s\x00]+$", max_length=2048, description="Address of the endpoint."
+    )
     timeout_seconds: Annotated[float, OPERATIONAL] = Field(
         default=30.0, gt=0, le=3600, description="Seconds to wait for one batch."
     )
@@ -85,37 +112,52 @@ class PretrainingMix(Contract):
     """PPO-ptx (Ouyang et al. 2022): language modelling on pretraining text beside PPO."""
 
     data: DataSource = Field(description="Plain text or dialogues.")
-    coef: float = Field(default=1.0, gt=0, le=1000, description="Weight γ of the language-modelling loss.")
+    coef: float = Field(
+        default=1.0, gt=0, le=1000, description="Weight γ of the language-modelling loss."
+    )
 
 
 class EMA(Contract):
     """Exponential moving average of the actor, which then is the stage's output."""
 
-    decay: float = Field(default=0.992, ge=0, lt=1, description="Share of the old average at each update.")
+    decay: float = Field(
+        default=0.992, ge=0, lt=1, description="Share of the old average at each update."
+    )
 
 
 class PPOStage(StageCommon):
-    """Proximal policy optimization (Schulman et al. 2017; for language models, Ouyang et al. 2022)."""
+    """Proximal policy optimization (Schulman et al. 2017; Ouyang et al. 2022)."""
 
     kind: ClassVar[Literal["ppo"]] = "ppo"
 
     data: DataSource = Field(description="Prompts.")
     rollouts: int = Field(default=100, ge=1, description="Rounds of make-experience and update.")
-    global_batch_size: int = Field(default=128, ge=1, le=1_000_000, description="Responses per rollout over all GPUs together.")
-    minibatch_size: int = Field(
-        default=32, ge=1, description="Responses per optimizer step over all GPUs together; divides globalBatchSize."
+    global_batch_size: int = Field(
+        default=128, ge=1, le=1_000_000, description="Responses per rollout over all GPUs together."
     )
-    update_epochs: int = Field(default=1, ge=1, le=100, description="Passes over one rollout's responses.")
-    learning_rate: float = Field(default=1e-6, gt=0, le=1, description="Peak learning rate of the actor.")
-    critic_learning_rate: float = Field(default=1e-5, gt=0, le=1, description="Peak learning rate of the critic.")
+    minibatch_size: int = Field(
+        default=32,
+        ge=1,
+        description="Responses per optimizer step over all GPUs together; divides globalBatchSize.",
+    )
+    update_epochs: int = Field(
+        default=1, ge=1, le=100, description="Passes over one rollout's responses."
+    )
+    learning_rate: float = Field(
+        default=1e-6, gt=0, le=1, description="Peak learning rate of the actor."
+    )
+    critic_learning_rate: float = Field(
+        default=1e-5, gt=0, le=1, description="Peak learning rate of the critic."
+    )
     adam_epsilon: float = Field(default=1e-5, gt=0, le=1e-2, description="AdamW ε.")
     rewards: dict[str, RewardTerm] = Field(
-        default_factory=dict, description="Named terms of the reward; default: the job's reward stage alone."
+        default_factory=dict,
+        description="Named terms of the reward; default: the job's reward stage alone.",
     )
     critic: Literal["auto", "reward", "shared", "fresh"] = Field(
         default="auto",
-        description="Critic: starts from the reward model, is a head on the actor's trunk, or is a fresh head on "
-        "a copy of the actor's start; `auto` is reward where there is one, else fresh.",
+        description="reward: starts from the reward model; shared: a head on the actor's trunk; "
+        "fresh: a new head on a copy of the actor's start; `auto`: reward, else fresh.",
     )
     critic_warmup_rollouts: int = Field(
         default=0, ge=0, description="First rollouts that train the critic alone."
@@ -123,7 +165,9 @@ class PPOStage(StageCommon):
     advantage: Literal["gae", "grpo", "rloo", "reinforce++"] = Field(
         default="gae", description="Advantage estimator; all but gae need no critic."
     )
-    group_std: bool = Field(default=True, description="GRPO: divide by the group's standard deviation.")
+    group_std: bool = Field(
+        default=True, description="GRPO: divide by the group's standard deviation."
+    )
     kl: KL = Field(default_factory=KL, description="Tie to the reference.")
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount γ.")
     lam: float = Field(default=0.95, ge=0, le=1, description="GAE λ.")
@@ -131,25 +175,39 @@ class PPOStage(StageCommon):
     dual_clip: float | None = Field(
         default=None, gt=1, description="c of dual-clip PPO for negative advantages; default: off."
     )
-    value_clip: float = Field(default=0.2, gt=0, description="Range of a value update; see valueClip in the docs.")
-    value_coef: float = Field(default=0.5, gt=0, le=100, description="`critic: shared`: weight of the value loss.")
+    value_clip: float = Field(
+        default=0.2, gt=0, description="Range of a value update; see valueClip in the docs."
+    )
+    value_coef: float = Field(
+        default=0.5, gt=0, le=100, description="`critic: shared`: weight of the value loss."
+    )
     entropy_coef: float = Field(default=0.0, ge=0, le=10, description="Weight of an entropy bonus.")
-    whiten_advantages: bool = Field(default=True, description="Whiten advantages over the global batch.")
+    whiten_advantages: bool = Field(
+        default=True, description="Whiten advantages over the global batch."
+    )
     reward_clip: float = Field(default=5.0, gt=0, description="Scores are clipped to ± this.")
     normalise_rewards: bool = Field(
-        default=True, description="Normalise the reward model's scores by the statistics it carries."
+        default=True,
+        description="Normalise the reward model's scores by the statistics it carries.",
     )
     missing_eos_penalty: float = Field(
-        default=0.0, ge=0, description="Taken from the score of a response that did not end by itself."
+        default=0.0,
+        ge=0,
+        description="Taken from the score of a response that did not end by itself.",
     )
     overlong_buffer: int = Field(
-        default=0, ge=0, description="Last tokens of maxNewTokens in which a penalty rises linearly to 1; 0: off."
+        default=0,
+        ge=0,
+        description="Last tokens of maxNewTokens in which a penalty rises linearly to 1; 0: off.",
     )
     max_kl: float | None = Field(
         default=None,
         gt=0,
-        description="Stop rule: KL per response, in nats, above which the update is undone and the stage ends at its last good state.",
+        description="Stop rule: KL per response, in nats, above which the update is undone and the "
+        "stage ends at its last good state.",
     )
     rollout: Rollout = Field(default_factory=Rollout, description="Sampling of responses.")
-    pretraining: PretrainingMix | None = Field(default=None, description="Mix in language modelling; default: off.")
+    pretraining: PretrainingMix | None = Field(
+        default=None, description="Mix in language modelling; default: off."
+    )
     ema: EMA | None = Field(default=None, description="Average the actor's weights; default: off.")

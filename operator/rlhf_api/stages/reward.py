@@ -15,7 +15,9 @@ class RewardStage(Supervised):
 
     kind: ClassVar[Literal["reward"]] = "reward"
 
-    data: DataSource = Field(description="Pairs (query, chosen, rejected) or ranked lists of K answers.")
+    data: DataSource = Field(
+        description="Pairs (query, chosen, rejected) or ranked lists of K answers."
+    )
     start_from: Literal["auto", "sft", "base", "random"] = Field(
         default="auto",
         description="Weights of the trunk: the SFT stage's, spec.model's, or fresh ones; "
@@ -29,5 +31,5 @@ class RewardStage(Supervised):
     )
     normalise_on: Literal["chosen", "all"] = Field(
         default="all",
-        description="Answers of the training data whose scores' mean and deviation travel with the model.",
+        description="Answers whose scores' mean and deviation travel with the model.",
     )

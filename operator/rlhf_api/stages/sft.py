@@ -18,8 +18,9 @@ class SFTStage(Supervised):
     data: DataSource = Field(description="Prompt/answer rows or dialogues.")
     packing: bool = Field(
         default=True,
-        description="Put several short rows into one sequence (no attention between them), so that pads are few.",
+        description="Put several short rows into one sequence, with no attention between them.",
     )
     train_on: Literal["answers", "all"] = Field(
-        default="answers", description="Tokens that count in the loss: the assistant's turns, or all."
+        default="answers",
+        description="Tokens that count in the loss: the assistant's turns, or all.",
     )
