@@ -129,12 +129,14 @@ def ppo_policy_loss(
 
     Source: Schulman et al. 2017 (PPO), eq. 7. `clip_high` widens the upper side alone (Yu et al.
     2025, DAPO, eq. 10). `dual_clip` c > 1 bounds the loss at −cA where A < 0 (Ye et al. 2020,
-    sec. "Dual-clip PPO"). `importance_weights` (from `truncated_importance_weights`) multiply each token's loss.
+    sec. "Dual-clip PPO"). `importance_weights`, from `truncated_importance_weights`, multiply each
+    token's loss.
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}: it must be greater than 1, or None for off")
     mask = mask.bool()
-    advantages = upcast(advantages.detach()).where(mask, 0.0)
+    advantages = upcast(advantages.detach())
+    # This `where` stops gradients off the mask: whatever stands there, NaN too, is harmless.
     log_ratio = (upcast(logprobs) - upcast(old_logprobs).detach()).where(mask, 0.0)
     log_ratio = log_ratio.clamp(-log_ratio_clamp, log_ratio_clamp)
     ratio = log_ratio.exp()
@@ -147,7 +149,7 @@ def ppo_policy_loss(
         held = (advantages < 0) & (loss > ceiling)
         loss = ceiling.where(held, loss)
     if importance_weights is not None:
-        loss = loss * upcast(importance_weights.detach()).where(mask, 0.0)
+        loss = loss * upcast(importance_weights.detach())
     with torch.no_grad():
         stats = (clipped > unclipped, held, torch.expm1(log_ratio) - log_ratio, ratio)
         means = [masked_token_mean(stat, mask, global_token_count) for stat in stats]
@@ -212,11 +214,11 @@ def ppo_value_loss(
     Source: the reference code of Schulman et al. 2017 (openai/baselines, ppo2). `clip` None: off.
     """
     mask = mask.bool()
-    values, returns = upcast(values).where(mask, 0.0), upcast(returns).detach().where(mask, 0.0)
+    values, returns = upcast(values).where(mask, 0.0), upcast(returns).detach()
     unclipped = (values - returns).square()
     clipped = unclipped
     if clip is not None:
-        old_values = upcast(old_values).detach().where(mask, 0.0)
+        old_values = upcast(old_values).detach()
         clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
     loss = 0.5 * torch.maximum(unclipped, clipped)
     return ValueLoss(
@@ -241,7 +243,7 @@ def kl_loss(
         raise ValueError(f"{estimator!r} cannot be a loss: use k2 or k3")
     mask = mask.bool()
     masked_logprobs = upcast(logprobs).where(mask, 0.0)
-    kl = kl_estimate(masked_logprobs, ref_logprobs.detach().where(mask, 0.0), estimator)
+    kl = kl_estimate(masked_logprobs, ref_logprobs.detach(), estimator)
     return masked_token_mean(kl, mask, global_token_count)
 
 

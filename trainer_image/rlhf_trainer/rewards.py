@@ -92,9 +92,9 @@ def kl_penalty_rewards(
 ) -> TokenRewards:
     """r_t = −β·KL_t + [t is the last response token]·clip(score, ±clip), 0 off the mask.
 
-    Source: Ziegler et al. 2019, sec. 2, eq. 2; Ouyang et al. 2022 (InstructGPT), sec. 3.5. The score
-    lands on the last response token itself (its EOS, or the token that truncation left last).
-    No gradient flows through the result.
+    Source: Ziegler et al. 2019, sec. 2, eq. 2; Ouyang et al. 2022 (InstructGPT), sec. 3.5.
+    The score lands on the last response token itself (its EOS, or the token that truncation left
+    last). No gradient flows through the result.
     """
     mask_BT = response_mask_BT.bool()
     kl_BT = kl_estimate(logprobs_BT.detach(), ref_logprobs_BT.detach(), estimator)
