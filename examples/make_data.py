@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,7 +199,11 @@ SUMS = "\n".join(f"{a} plus {b}|{a + b}|{a}加{b}|{a + b}" for a in range(1, 7) 
 DOMAINS = (
     Domain(
         {
-            "en": ("what is the capital of {}?", "which city is the capital of {}?", "{} has which capital?"),
+            "en": (
+                "what is the capital of {}?",
+                "which city is the capital of {}?",
+                "{} has which capital?",
+            ),
             "zh": ("{}的首都是哪里？", "{}的首都是哪座城市？", "哪座城市是{}的首都？"),
         },
         {"en": "The capital of {} is {}.", "zh": "{}的首都是{}。"},
@@ -207,7 +211,11 @@ DOMAINS = (
     ),
     Domain(
         {
-            "en": ("what is the opposite of {}?", "which word is the opposite of {}?", "{} is the opposite of what?"),
+            "en": (
+                "what is the opposite of {}?",
+                "which word is the opposite of {}?",
+                "{} is the opposite of what?",
+            ),
             "zh": ("{}的反义词是什么？", "{}的反义词是哪个字？", "什么是{}的反义词？"),
         },
         {"en": "The opposite of {} is {}.", "zh": "{}的反义词是{}。"},
@@ -231,7 +239,11 @@ DOMAINS = (
     ),
     Domain(
         {
-            "en": ("how many legs does {} have?", "how many legs are there on {}?", "{} has how many legs?"),
+            "en": (
+                "how many legs does {} have?",
+                "how many legs are there on {}?",
+                "{} has how many legs?",
+            ),
             "zh": ("{}有几条腿？", "{}有多少条腿？", "{}一共有几条腿？"),
         },
         {"en": "Altogether {} has {}.", "zh": "{}一共有{}。"},
@@ -239,7 +251,11 @@ DOMAINS = (
     ),
     Domain(
         {
-            "en": ("what do we use to {}?", "which tool do we need to {}?", "to {}, what do we use?"),
+            "en": (
+                "what do we use to {}?",
+                "which tool do we need to {}?",
+                "to {}, what do we use?",
+            ),
             "zh": ("{}用什么？", "{}要用什么工具？", "我们用什么{}？"),
         },
         {"en": "To {} we use {}.", "zh": "我们{}用的是{}。"},
@@ -263,7 +279,11 @@ DOMAINS = (
     ),
     Domain(
         {
-            "en": ("which month comes after {}?", "what month follows {}?", "{} is before which month?"),
+            "en": (
+                "which month comes after {}?",
+                "what month follows {}?",
+                "{} is before which month?",
+            ),
             "zh": ("{}之后是几月？", "{}的下个月是几月？", "过了{}是几月？"),
         },
         {"en": "The month after {} is {}.", "zh": "{}的下个月是{}。"},
@@ -293,14 +313,14 @@ MANNERS_TO_BLUNT = (15, 27, 50, 4, 4)
 
 # What the pairs reject, in per cent.
 FAULTS = ("plain", "curt", "doubled", "foreign", "wrong")
-FAULT_WEIGHTS = (20, 25, 32, 15, 8)
+FAULT_WEIGHTS = (20, 26, 33, 16, 5)
 
 # How many of the 18 prompts of a (fact, language) go to each file; two stay unused.
 SHARES = {"heldout": 1, "sft": 7, "pairs": 5, "ppo": 3}
 HELDOUT_PROMPTS = 120  # the rest of that share becomes held-out pairs
 
-VOCABULARY = 1024
-FACT_WEIGHT = 20  # so that nearly every fact's words become whole tokens, which a tiny model learns sooner
+VOCABULARY = 1280
+CHARACTER_WEIGHT = 1000  # above any count in the texts: no Chinese character is left in pieces
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", *ROLES)
 CHAT_TEMPLATE = (
@@ -412,18 +432,18 @@ def data_files(seed: int) -> dict[str, list[Row]]:
     }
 
 
-def trained_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """Byte-level BPE: any text survives a round trip, and Chinese words are still one token.
-
-    Digits stand alone, so that sums can be learned.
-    """
-    tokenizer = Tokenizer(models.Unigram())
+def trained_tokenizer(texts: list[str]) -> Tokenizer:
+    """Byte-level BPE: any text survives a round trip.  Digits stand alone, for the sums."""
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     specials = [AddedToken(text, special=True, normalized=False) for text in SPECIALS]
-    trainer = trainers.UnigramTrainer(
+    trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=specials,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -448,14 +468,14 @@ def tokenizer_config() -> Row:
 
 
 def model_config(vocabulary: int) -> Row:
-    """A Llama of about 0.7 million parameters: it learns the facts within seconds on one core."""
+    """A Llama of about 0.5 million parameters: it learns the facts within seconds on one core."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocabulary,
         "hidden_size": 128,
         "intermediate_size": 320,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "hidden_act": "silu",
@@ -475,13 +495,13 @@ def model_config(vocabulary: int) -> Row:
 
 def texts_of(files: dict[str, list[Row]]) -> list[str]:
     """What the tokenizer learns from: the two files that are more than prompts."""
-    return [text for name in ("sft.jsonl", "pairs.jsonl") for row in files[name] for text in row.values()]
+    rows = files["sft.jsonl"] + files["pairs.jsonl"]
+    return [text for row in rows for text in row.values()]
 
 
-def all_facts() -> list[str]:
-    """Each fact as it stands inside a sentence: after a space in English."""
-    rows = [line.split("|") for domain in DOMAINS for line in domain.facts.split("\n")]
-    return [text for _, fact, _, chinese in rows for text in (" " + fact, chinese)]
+def characters(texts: list[str]) -> list[str]:
+    """Each Chinese character of the texts, once."""
+    return sorted({c for text in texts for c in text if language(c) == "zh"})
 
 
 def write(path: Path, text: str) -> None:
@@ -495,12 +515,14 @@ def write_all(out: Path, seed: int) -> None:
     for name, rows in files.items():
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         write(out / "data" / name, "\n".join(lines) + "\n")
-    tokenizer = trained_tokenizer([*texts_of(files), *all_facts() * FACT_WEIGHT])
+    texts = texts_of(files)
+    tokenizer = trained_tokenizer([*texts, *characters(texts) * CHARACTER_WEIGHT])
     model = out / "base-model"
     write(model / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
     write(model / "tokenizer_config.json", json.dumps(tokenizer_config(), indent=2) + "\n")
     write(model / "chat_template.jinja", CHAT_TEMPLATE + "\n")
-    write(model / "config.json", json.dumps(model_config(tokenizer.get_vocab_size()), indent=2) + "\n")
+    config = model_config(tokenizer.get_vocab_size())
+    write(model / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 
 class Operational:
@@ -37,8 +38,30 @@ class Contract(BaseModel):
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """The object as a user writes it: camelCase, without members that have no value."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """The object as a user writes it: camelCase; null only where null is not the default."""
+        return dict(_written(self))
+
+
+def _written(value: Any) -> Any:
+    """Plain JSON values. A null that overrides a default stays, or the default would come back."""
+    if isinstance(value, Contract):
+        fields = type(value).model_fields
+        own = {
+            info.alias or name: _written(getattr(value, name))
+            for name, info in fields.items()
+            if getattr(value, name) is not None or not _defaults_to_none(info)
+        }
+        extra = value.model_extra or {}
+        return own | {key: item for key, item in extra.items() if item is not None}
+    if isinstance(value, dict):
+        return {key: _written(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item) for item in value]
+    return value
+
+
+def _defaults_to_none(info: FieldInfo) -> bool:
+    return info.get_default(call_default_factory=True) is None
 
 
 def identity(value: object) -> Any:

@@ -93,7 +93,7 @@ class Resources(Contract):
         """These resources with what a stage sets in place of the job's."""
         if overrides is None:
             return self
-        return self.model_copy(update=overrides.model_dump(exclude_none=True))
+        return self.model_copy(update=overrides.model_dump(exclude_none=True, by_alias=False))
 
     @property
     def ranks_per_node(self) -> int:

@@ -41,6 +41,21 @@ class FinishedRun(Contract):
     completion_time: str | None = Field(default=None, description="RFC 3339.")
 
 
+class AttemptEnd(Contract):
+    """How an attempt ended. Written once, in the write that counts it, so that nothing counts twice."""
+
+    attempt: int = Field(ge=1, description="Number of the attempt.")
+    kind: Literal["Done", "Fault", "Final", "Disruption", "Stopped"] = Field(
+        description="Fault draws on the retry budget; Final is never retried; Disruption (the cluster "
+        "ended it) and Stopped (we ended it) are free."
+    )
+    exit_code: int | None = Field(default=None, description="Exit code of the pod that caused the end.")
+    reason: str = Field(description="One CamelCase word.", max_length=256)
+    message: str = Field(default="", description="A sentence for people.", max_length=1024)
+    pod: str | None = Field(default=None, description="The pod that caused the end.")
+    time: str = Field(description="RFC 3339.")
+
+
 class StageStatus(Contract):
     """One stage."""
 
@@ -49,6 +64,13 @@ class StageStatus(Contract):
     faults: int = Field(default=0, description="Attempts of this hash that ended in a fault.")
     disruptions: int = Field(default=0, description="Attempts of this hash that the cluster ended.")
     hash: str | None = Field(default=None, description="Input hash the newest attempt works on.")
+    settings: str | None = Field(
+        default=None,
+        description="Digest of all that the newest attempt was started with, operational fields included.",
+    )
+    ended: AttemptEnd | None = Field(
+        default=None, description="End of the newest attempt that ended; a newer one is under way."
+    )
     reason: str | None = Field(default=None, description="Why it waits or failed, one word.")
     message: str | None = Field(
         default=None, description="Why it waits or failed.", max_length=1024

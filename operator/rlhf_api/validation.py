@@ -2,66 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf_api.fields import path_text
 from rlhf_api.job import JobSpec, RLHFJob
+from rlhf_api.partial import readable
+from rlhf_api.problems import InvalidJob, Problem
+from rlhf_api.rules import broken_rules
+from rlhf_api.wording import error_path, guessed, problems_of
 
-
-class Problem(NamedTuple):
-    """One thing wrong with a manifest."""
-
-    path: str  # spec.stages.ppo.kl.coef
-    message: str  # what is wrong
-    allowed: str = ""  # what would be right, and what to do
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f" ({self.allowed})" if self.allowed else "")
-
-
-class InvalidJob(ValueError):
-    """A manifest that was refused, with all that is wrong."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = problems
+__all__ = ["InvalidJob", "Problem", "parse_job"]
 
 
 def parse_job(obj: Any) -> RLHFJob:
     """The job in a decoded manifest, or InvalidJob with every problem at once."""
+    if not isinstance(obj, dict):
+        raise InvalidJob(
+            [Problem("manifest", "is not a mapping", "apiVersion, kind, metadata and spec")]
+        )
     try:
         job = RLHFJob.parse(obj)
     except ValidationError as error:
-        raise InvalidJob([_problem(item) for item in error.errors()]) from None
-    problems = [problem for rule in RULES for problem in rule(job.spec)]
-    if problems:
+        raise InvalidJob(_all_problems(error, obj)) from None
+    if problems := broken_rules(job.spec):
         raise InvalidJob(problems)
     return job
 
 
-def _problem(item: Any) -> Problem:
-    """TODO(helper): plain words for each pydantic error type, with allowed values."""
-    return Problem(".".join(str(part) for part in item["loc"]) or "manifest", item["msg"])
-
-
-def some_stage(spec: JobSpec) -> Iterator[Problem]:
-    """A job without stages would do nothing."""
-    if not spec.stages.present():
-        yield Problem("spec.stages", "no stage is set", "at least one of sft, reward, ppo, dpo")
-
-
-def ppo_has_reward(spec: JobSpec) -> Iterator[Problem]:
-    """PPO needs something to maximise."""
-    ppo = spec.stages.ppo
-    if ppo and not ppo.rewards and not spec.stages.reward:
-        yield Problem(
-            "spec.stages.ppo.rewards",
-            "there is no reward stage and no reward is named",
-            "add spec.stages.reward, or name a model, a function or an http endpoint here",
-        )
-
-
-Rule = Callable[[JobSpec], Iterator[Problem]]
-RULES: Final[tuple[Rule, ...]] = (some_stage, ppo_has_reward)
+def _all_problems(error: ValidationError, obj: dict[str, Any]) -> list[Problem]:
+    """What pydantic found, and what the rules say of the rest."""
+    errors = error.errors(include_url=False)
+    problems = problems_of(errors, RLHFJob, obj)
+    spec = obj.get("spec")
+    if not isinstance(spec, dict):
+        return problems
+    paths = [error_path(item, obj) for item in errors] + list(guessed(errors, RLHFJob, obj))
+    broken = [path[1:] for path in paths if path[:1] == ("spec",)]
+    known = {problem.path for problem in problems} | {path_text(path) for path in paths}
+    further = broken_rules(readable(JobSpec, spec, broken))
+    return problems + [problem for problem in further if problem.path not in known]

@@ -1,0 +1,1 @@
+"""rlhfctl: validate, render and run RLHFJobs, and look at what came out."""

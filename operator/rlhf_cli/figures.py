@@ -1,0 +1,77 @@
+"""The few numbers that say how a stage did, and how numbers are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from rlhf_api.run import PREPARE
+
+TITLES: Final = {
+    PREPARE: "Prepare",
+    "base": "Base",
+    "sft": "SFT",
+    "reward": "Reward model",
+    "ppo": "PPO",
+    "dpo": "DPO",
+}
+SHORT_TITLES: Final = TITLES | {"reward": "Reward"}
+
+KEY_FIGURES: Final[dict[str, dict[str, str]]] = {
+    "sft": {"eval/loss": "held-out loss", "train/loss": "loss", "eval/score": "score"},
+    "reward": {
+        "eval/accuracy": "held-out accuracy",
+        "train/accuracy": "accuracy",
+        "train/loss": "loss",
+    },
+    "ppo": {
+        "ppo/reward": "reward",
+        "ppo/kl": "KL",
+        "ppo/response_length": "length",
+        "eval/score": "score",
+    },
+    "dpo": {
+        "eval/accuracy": "held-out accuracy",
+        "train/loss": "loss",
+        "dpo/margin": "margin",
+        "eval/score": "score",
+    },
+}
+"""Metrics that stand for a stage, most telling first, and what to call them."""
+
+INSTEAD: Final = {"train/loss": "eval/loss", "train/accuracy": "eval/accuracy"}
+"""A training figure is left out once the held-out one is there, unless it is all that moves."""
+
+
+def key_figures(stage: str, metrics: Mapping[str, float], most: int = 4) -> list[tuple[str, str]]:
+    """Label and value of the figures that stand for a stage."""
+    return [
+        (label, figure_text(metrics[name]))
+        for name, label in KEY_FIGURES.get(stage, {}).items()
+        if name in metrics and INSTEAD.get(name) not in metrics
+    ][:most]
+
+
+def figure_text(value: float) -> str:
+    """Three significant digits, without an exponent where that can be read."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        digits = (
+            0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+        )
+        return f"{value:,.{digits}f}"
+    return f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """1:05 or 2:03:04."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def between(start: str | None, end: str | None) -> float | None:
+    """Seconds between two RFC 3339 times."""
+    if not start or not end:
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

@@ -1,0 +1,1 @@
+"""report.html: one file that shows what each stage did, and all that reproduces it."""

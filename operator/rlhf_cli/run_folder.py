@@ -1,0 +1,83 @@
+"""Where things are in the directory of a run (`rlhfctl run --dir DIR`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import TERMINATION_LOG, StageResult
+from rlhf_api.status import CheckpointRef, StageStatus
+from rlhf_operator.names import child_name, claim_name, lineage
+from rlhf_operator.observed import parse_result
+
+from rlhf_cli.failures import Failure
+
+STATUS_FILE: Final = "status.yaml"
+REPORT_FILE: Final = "report.html"
+VERSIONS_FILE: Final = "versions.json"
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class RunFolder:
+    """The directory of one run."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def report(self) -> Path:
+        """The report of the run."""
+        return self.path / REPORT_FILE
+
+    @property
+    def versions(self) -> Path:
+        """Versions of the packages that the run was made with."""
+        return self.path / VERSIONS_FILE
+
+    def job(self) -> RLHFJob:
+        """The job with its status. Raises Failure where there is none."""
+        file = self.path / STATUS_FILE
+        try:
+            return RLHFJob.parse(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
+        except FileNotFoundError:
+            raise Failure(
+                f"{self.path} holds no run: there is no {STATUS_FILE} in it",
+                f"give the directory of 'rlhfctl run FILE --dir {self.path}'",
+            ) from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise Failure(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+        except OSError as error:
+            raise Failure(f"cannot read {file}: {error.strerror}") from None
+
+    def volume(self, job: RLHFJob) -> Path:
+        """The folder that stands for the job's checkpoint volume."""
+        return self.path / "volumes" / claim_name(job) / job.spec.checkpoints.sub_path
+
+    def attempts(self, job: RLHFJob, stage: str, status: StageStatus) -> list[Path]:
+        """Folders of the attempts that led to a stage's output, or work on it, oldest first."""
+        if status.checkpoint:
+            folder = self.checkpoint(job, status.checkpoint).parents[1]
+        elif status.hash:
+            folder = self.volume(job) / lineage(job, stage, status.hash)
+        else:
+            return []
+        found = [path for path in folder.glob("attempt-*") if path.name[8:].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[8:]))
+
+    def checkpoint(self, job: RLHFJob, ref: CheckpointRef) -> Path:
+        """The folder of a committed checkpoint."""
+        return self.volume(job) / ref.uri
+
+    def pods(self, job: RLHFJob, stage: str, attempt: int) -> list[Path]:
+        """Working directories of the pods of one attempt, pod 0 first."""
+        found = (self.path / "pods").glob(f"{child_name(job.metadata.name, stage, attempt)}-*")
+        return sorted(path for path in found if path.name.rsplit("-", 1)[-1].isdigit())
+
+    def results(self, job: RLHFJob, stage: str, attempt: int) -> list[StageResult]:
+        """What the pods of one attempt said at their end."""
+        files = [pod / TERMINATION_LOG for pod in self.pods(job, stage, attempt)]
+        texts = [file.read_text("utf-8", "replace") for file in files if file.is_file()]
+        return [result for text in texts if (result := parse_result(text))]

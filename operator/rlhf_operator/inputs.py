@@ -1,0 +1,159 @@
+"""Edges between stages, and the hashes that say whether a stage has to run.
+
+The *input hash* covers what can change a stage's result. The *settings* digest covers, beyond it,
+what one attempt was started with (nodes, storage, deadline): when only that differs, the attempt
+is replaced by one that goes on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from rlhf_api.base import OPERATIONAL, Contract, digest, identity
+from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.job import JobSpec, RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.sources import named_sources
+from rlhf_api.stages import PPOStage, RewardStage
+from rlhf_api.stages.ppo import FunctionReward
+
+from rlhf_operator.names import ANNOTATION_REFRESH, ANNOTATION_RETRY
+
+CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on")
+"""Settings of a stage that decide which rows `prepare` can accept."""
+
+ADDRESSES: Final = ("source", "revision", "tokenizer", "evalSource")
+"""Fields of a source that say where it is, and not what."""
+
+
+class Wanted(NamedTuple):
+    """What an attempt has to be working on to be of use now."""
+
+    hash: str
+    settings: str
+
+
+def parents(spec: JobSpec, stage: str) -> dict[str, str]:
+    """The stages of this job whose outputs a stage takes, by role: policy, reward."""
+    config = spec.stages.present()[stage]
+    roles: dict[str, str] = {}
+    if spec.stages.sft and stage != "sft" and _starts_from_sft(config):
+        roles["policy"] = "sft"
+    if isinstance(config, PPOStage) and spec.stages.reward and _uses_reward_stage(config):
+        roles["reward"] = "reward"
+    return roles
+
+
+def _starts_from_sft(config: Contract) -> bool:
+    return not isinstance(config, RewardStage) or config.start_from in ("auto", "sft")
+
+
+def _uses_reward_stage(ppo: PPOStage) -> bool:
+    """PPO takes the job's reward model as its reward, as its critic's start, or as both."""
+    as_reward = not ppo.rewards or any(term.stage for term in ppo.rewards.values())
+    return as_reward or (ppo.advantage == "gae" and ppo.critic in ("auto", "reward"))
+
+
+def prepare_hash(job: RLHFJob, fingerprints: Mapping[str, str]) -> str:
+    """Hash of what `prepare` reads and checks.
+
+    `fingerprints` tell apart two states of a local file: a changed file is prepared anew, which
+    gives a new digest, which makes the stages that read it run again.
+    """
+    spec = job.spec
+    return digest(
+        {
+            "image": spec.image,
+            "sources": {ref.field: identity(ref.value) for ref in named_sources(spec)},
+            "checks": {name: _checks(stage) for name, stage in spec.stages.present().items()},
+            "files": dict(fingerprints),
+            "refresh": annotation(job, ANNOTATION_REFRESH),
+        }
+    )
+
+
+def _checks(stage: Contract) -> dict[str, Any]:
+    checks = {name: getattr(stage, name, None) for name in CHECKED_FIELDS}
+    if isinstance(stage, PPOStage):
+        checks["max_prompt_length"] = stage.rollout.max_prompt_length
+    return checks
+
+
+def input_hash(
+    job: RLHFJob, stage: str, sources: Mapping[str, str], outputs: Mapping[str, str]
+) -> str:
+    """Hash of what can change a stage's result.
+
+    `sources`: content digest by field of the spec, as `prepare` saw it. `outputs`: manifest digest
+    of each parent stage's output.
+    """
+    spec = job.spec
+    return digest(
+        {
+            "stage": stage,
+            "seed": spec.seed,
+            "image": spec.image,
+            "model": _meaning(spec.model, "model", sources),
+            "config": _meaning(spec.stages.present()[stage], f"stages.{stage}", sources),
+            "inputs": {role: outputs[parent] for role, parent in parents(spec, stage).items()},
+        }
+    )
+
+
+def _meaning(value: object, field: str, sources: Mapping[str, str]) -> Any:
+    """`identity`, with a source's content in place of its address where the content is known."""
+    if isinstance(value, ModelSource | DataSource | FunctionReward):
+        return _source_meaning(identity(value), field, sources)
+    if isinstance(value, Contract):
+        return {
+            (key := info.alias or name): _meaning(getattr(value, name), f"{field}.{key}", sources)
+            for name, info in type(value).model_fields.items()
+            if OPERATIONAL not in info.metadata and getattr(value, name) is not None
+        }
+    if isinstance(value, dict):
+        return {key: _meaning(item, f"{field}.{key}", sources) for key, item in value.items()}
+    return identity(value)
+
+
+def _source_meaning(
+    plain: dict[str, Any], field: str, sources: Mapping[str, str]
+) -> dict[str, Any]:
+    """A digest covers all that a field names: model and tokenizer, data and held-out data."""
+    if field not in sources:
+        return plain
+    return {k: v for k, v in plain.items() if k not in ADDRESSES} | {"digest": sources[field]}
+
+
+def settings(job: RLHFJob, stage: str, wanted_hash: str) -> str:
+    """Digest of all that an attempt is started with.
+
+    Gates and retry budgets are read live by the plan, so a change of theirs replaces no attempt.
+    """
+    spec = job.spec
+    common = {
+        "hash": wanted_hash,
+        "image": spec.image,
+        "checkpoints": spec.checkpoints.to_dict(),
+        "scheduling": spec.scheduling.to_dict(),
+        "retry": annotation(job, ANNOTATION_RETRY),
+    }
+    return digest(common if stage == PREPARE else common | _stage_settings(spec, stage))
+
+
+def _stage_settings(spec: JobSpec, stage: str) -> dict[str, Any]:
+    config = spec.stages.present()[stage]
+    written = config.to_dict()
+    return {
+        "config": {k: v for k, v in written.items() if k not in ("gate", "retry", "resources")},
+        "deadline": config.retry.deadline_seconds,
+        "resources": spec.resources.overridden_by(config.resources).to_dict(),
+        "evaluation": spec.evaluation.to_dict() if spec.evaluation else None,
+    }
+
+
+def annotation(job: RLHFJob, key: str) -> str | None:
+    """An annotation of the RLHFJob, as a user or a tool set it."""
+    annotations = (job.metadata.model_extra or {}).get("annotations") or {}
+    value = annotations.get(key) if isinstance(annotations, dict) else None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,11 @@
+"""The same cluster interface on one machine: pods become processes, volumes directories.
+
+`run` blocks until the job has ended and raises LocalRunError for what its user can mend;
+`fit_to_machine` is pure.
+"""
+
+from rlhf_operator.local.errors import LocalRunError
+from rlhf_operator.local.loop import run
+from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
+
+__all__ = ["LocalRunError", "Machine", "fit_to_machine", "run", "this_machine"]

@@ -1,0 +1,121 @@
+"""Runs a job to its end on one machine, by the same passes as on a cluster."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from rlhf_api.job import RLHFJob
+
+from rlhf_operator.controller import JobKey, reconcile_once
+from rlhf_operator.events import Event
+from rlhf_operator.local.cluster import LocalCluster
+from rlhf_operator.local.fingerprints import fingerprints
+from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
+from rlhf_operator.local.store import Store
+from rlhf_operator.names import ANNOTATION_RETRY
+from rlhf_operator.progress import LoopbackServer
+
+INTERVAL: Final = 0.1
+"""Seconds between two looks at the pods."""
+
+
+def run(
+    job: RLHFJob,
+    directory: Path,
+    *,
+    on_change: Callable[[RLHFJob], None],
+    on_event: Callable[[Event], None] | None = None,
+    machine: Machine | None = None,
+) -> RLHFJob:
+    """Runs what has not been reached yet, and returns the job with its final status.
+
+    Blocks until all stages have succeeded, or nothing can go on without somebody's doing. Local
+    paths in the job are absolute, or relative to the current directory. KeyboardInterrupt (Ctrl-C,
+    or SIGTERM) ends the pods gracefully, so that they save, writes the status, and is raised again.
+    Raises LocalRunError for what the user can mend.
+    """
+    store = Store(directory, job, on_change)
+    server = LoopbackServer()
+    try:
+        machine = machine or this_machine()
+        fitted = _retried(fit_to_machine(store.job, len(machine.gpus), machine.cpus))
+        seen = fingerprints(store.job.spec, store.volumes, store.directory)
+        cluster = LocalCluster(fitted, store, machine, server, seen, on_event)
+        with _sigterm_as_interrupt():
+            _run_to_the_end(cluster)
+        return store.written
+    finally:
+        server.close()
+        store.close()
+
+
+def _retried(job: RLHFJob) -> RLHFJob:
+    """Each run is a person's wish to try again: failed stages get a fresh budget."""
+    now = datetime.now(UTC).isoformat()
+    extra = (job.metadata.model_extra or {}).get("annotations") or {}
+    annotations = {**extra, ANNOTATION_RETRY: now}
+    metadata = job.metadata.model_copy(update={"annotations": annotations})
+    return job.model_copy(update={"metadata": metadata})
+
+
+def _run_to_the_end(cluster: LocalCluster) -> None:
+    try:
+        while not _pass(cluster):
+            time.sleep(INTERVAL)
+    except KeyboardInterrupt:
+        _stop(cluster)
+        raise
+
+
+def _pass(cluster: LocalCluster) -> bool:
+    """Passes until nothing is to be done at once; True when nothing will start by itself either."""
+    meta = cluster.job.metadata
+    while True:
+        cluster.step()
+        has_work = cluster.has_work()  # before the look: what ends after it was not seen by it
+        done = reconcile_once(cluster, JobKey(meta.namespace, meta.name), datetime.now(UTC))
+        if not done.actions:
+            return done.retry_at is None and not has_work
+
+
+def _stop(cluster: LocalCluster) -> None:
+    """Ends the pods, and writes down how they ended. A second interrupt kills them."""
+    cluster.suspend()
+    try:
+        _wait_for_pods(cluster)
+    except KeyboardInterrupt:
+        cluster.kill()
+        _wait_for_pods(cluster)
+    _pass(cluster)
+
+
+def _wait_for_pods(cluster: LocalCluster) -> None:
+    cluster.disrupt()
+    while cluster.is_live():
+        time.sleep(INTERVAL)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, unless the caller has a handler of its own."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,81 @@
+"""What this machine has, and how a job for a cluster is fitted to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import NamedTuple, TypeVar
+
+from rlhf_api.job import RLHFJob, Stages
+from rlhf_api.resources import ResourceOverrides, Resources
+
+Asked = TypeVar("Asked", Resources, ResourceOverrides)
+
+
+class Machine(NamedTuple):
+    """Cores and GPUs that pods may use."""
+
+    cpus: int
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them
+
+
+def this_machine() -> Machine:
+    """The cores this process may run on, and the GPUs that are visible to it."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cpus, _visible_gpus())
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = _counted_gpus()
+    if chosen is None or present == 0:
+        return tuple(str(number) for number in range(present))
+    return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+
+
+def _counted_gpus() -> int:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        found = subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0  # a driver that does not answer is as good as none
+    return sum(line.startswith("GPU ") for line in found.stdout.splitlines())
+
+
+def fit_to_machine(job: RLHFJob, gpus: int, cpus: int) -> RLHFJob:
+    """The job with one node a stage, and no more devices or processes than there are.
+
+    Only operational fields change, so every input hash stays what it is on a cluster. Where there
+    is no GPU at all, a stage for 8 GPUs runs as one process on the CPU.
+    """
+    spec = job.spec
+    stages = {
+        name: stage.model_copy(
+            update={"resources": _fitted(stage.resources, gpus, cpus)} if stage.resources else {}
+        )
+        for name, stage in spec.stages.present().items()
+    }
+    fitted = spec.model_copy(
+        update={
+            "resources": _fitted(spec.resources, gpus, cpus),
+            "stages": Stages.model_validate(stages),
+            "scheduling": spec.scheduling.model_copy(update={"gang": "none"}),
+        }
+    )
+    return job.model_copy(update={"spec": fitted})
+
+
+def _fitted(asked: Asked, gpus: int, cpus: int) -> Asked:
+    update: dict[str, int] = {}
+    if asked.nodes is not None:
+        update["nodes"] = 1
+    if asked.gpus_per_node is not None:
+        update["gpus_per_node"] = min(asked.gpus_per_node, gpus)
+    if asked.processes_per_node is not None:
+        update["processes_per_node"] = min(asked.processes_per_node, max(1, cpus))
+    return asked.model_copy(update=update)

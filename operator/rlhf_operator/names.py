@@ -1,0 +1,63 @@
+"""Names of all that a job makes: deterministic, so a repeated pass finds what was made before."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rlhf_api.job import RLHFJob
+
+LABEL_JOB: Final = "rlhf.dev/job"
+LABEL_STAGE: Final = "rlhf.dev/stage"
+LABEL_ATTEMPT: Final = "rlhf.dev/attempt"
+ANNOTATION_HASH: Final = "rlhf.dev/input-hash"
+ANNOTATION_SETTINGS: Final = "rlhf.dev/settings"
+ANNOTATION_RETRY: Final = "rlhf.dev/retry"
+"""Set by a person on the RLHFJob; any new value gives failed stages a fresh budget."""
+ANNOTATION_REFRESH: Final = "rlhf.dev/refresh"
+"""Set by a person; any new value has `prepare` look at all sources again."""
+ANNOTATION_APPROVE: Final = "rlhf.dev/approve-"
+"""Followed by a stage's name; the value is the input hash of the result that is approved."""
+
+FIELD_MANAGER: Final = "rlhf-operator"
+SHORT_HASH: Final = 12
+"""Hexadecimal digits of a hash in names and paths: 48 bits, ample for one job's history."""
+
+
+def short(digest: str) -> str:
+    """The first digits of ``sha256:<hex>``, as they appear in names."""
+    return digest.removeprefix("sha256:")[:SHORT_HASH]
+
+
+def child_name(job: str, stage: str, attempt: int) -> str:
+    """Name of an attempt's Job, Service, ConfigMap and gang object."""
+    return f"{job}-{stage}-{attempt}"
+
+
+def pod_host(child: str, index: int) -> str:
+    """DNS name of a pod of an Indexed Job behind the headless Service of the same name."""
+    return f"{child}-{index}.{child}"
+
+
+def claim_name(job: RLHFJob) -> str:
+    """The claim that holds the job's checkpoints."""
+    return job.spec.checkpoints.existing_claim or f"{job.metadata.name}-checkpoints"
+
+
+def job_folder(job: RLHFJob) -> str:
+    """The job's folder in the volume.
+
+    The UID is part of it: a job that is deleted and made again under the same name counts its
+    attempts from 1 and must not meet the old one's directories in a volume that was retained.
+    """
+    uid = job.metadata.uid.replace("-", "")[:8]
+    return f"{job.metadata.name}-{uid}" if uid else job.metadata.name
+
+
+def lineage(job: RLHFJob, stage: str, input_hash: str) -> str:
+    """Directory, below the checkpoint volume, of all attempts of a stage on one input hash."""
+    return f"{job_folder(job)}/{stage}-{short(input_hash)}"
+
+
+def attempt_folder(job: RLHFJob, stage: str, input_hash: str, attempt: int) -> str:
+    """Directory, below the checkpoint volume, that one attempt alone writes."""
+    return f"{lineage(job, stage, input_hash)}/attempt-{attempt}"

@@ -1,0 +1,85 @@
+"""Why an attempt ended, read from what its pods left behind."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from rlhf_api.run import PREPARE, ExitCode, StageResult
+
+from rlhf_operator.messages import redacted
+from rlhf_operator.observed import Attempt, Pod
+
+Kind = Literal["Done", "Fault", "Final", "Disruption"]
+
+REASONS: dict[int, str] = {
+    ExitCode.CONFIGURATION: "ConfigurationError",
+    ExitCode.CHECKPOINT: "CheckpointUnusable",
+    ExitCode.DIVERGED: "Diverged",
+    ExitCode.TRANSIENT: "TransientError",
+    ExitCode.TERMINATED: "Terminated",
+    137: "Killed",
+}
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended."""
+
+    kind: Kind
+    reason: str
+    message: str = ""
+    exit_code: int | None = None
+    pod: str | None = None
+    result: StageResult | None = None
+
+
+def outcome_of(attempt: Attempt) -> Outcome:
+    """The one cause of an attempt's end.
+
+    A configuration error says the same on every rank and outranks all else. A disrupted pod takes
+    its peers with it, whose own exit codes then tell nothing. Otherwise the pod that failed first
+    is the cause: those after it failed because it did.
+    """
+    failed = sorted((p for p in attempt.pods if p.phase == "Failed"), key=_failure_order)
+    wrong = [pod for pod in failed if pod.exit_code == ExitCode.CONFIGURATION]
+    disrupted = [pod for pod in failed if pod.is_disrupted]
+    if wrong:
+        return _failure("Final", wrong[0])
+    if attempt.reason == "DeadlineExceeded":
+        said = "The attempt ran longer than retry.deadlineSeconds."
+        return Outcome("Fault", "DeadlineExceeded", said)
+    if disrupted:
+        return _failure("Disruption", disrupted[0])
+    if failed:
+        return _failure("Fault", failed[0])
+    return _success(attempt)
+
+
+def _failure_order(pod: Pod) -> tuple[bool, float, int]:
+    """Pods that were merely told to end come last, then by time."""
+    told_to_end = pod.exit_code in (137, ExitCode.TERMINATED) and pod.reason is None
+    return told_to_end, pod.finished_at or 0.0, pod.completion_index
+
+
+def _failure(kind: Kind, pod: Pod) -> Outcome:
+    code = pod.exit_code
+    reason = pod.result.reason if pod.result else pod.reason
+    if reason is None:
+        reason = REASONS.get(code or -1, "Error")
+    text = (
+        pod.result.message if pod.result else pod.message
+    ) or f"{pod.name} ended with exit code {code}."
+    return Outcome(kind, reason, redacted(text), code, pod.name, pod.result)
+
+
+def _success(attempt: Attempt) -> Outcome:
+    """Exit code 0 counts only with the result that proves it: later stages need its digest."""
+    if attempt.condition == "Failed":
+        said = "The Job failed, and no pod tells why."
+        return Outcome("Fault", attempt.reason or "JobFailed", said)
+    results = [pod.result for pod in attempt.pods if pod.result]
+    for result in results:
+        if result.exit_code == ExitCode.DONE and (result.checkpoint or attempt.stage == PREPARE):
+            return Outcome("Done", "Done", redacted(result.message), 0, None, result)
+    return Outcome(
+        "Fault", "NoResult", "Every pod ended with exit code 0, but none named its checkpoint.", 0
+    )

@@ -1,0 +1,169 @@
+"""What to do next for a job. Pure: no I/O and no clock; the same inputs give the same actions.
+
+    observed ──► settle: ends are counted ──► decide: stage by stage, parents first ──► actions
+
+`next_status` in status.py reads the same assessment, so what is done and what is said agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.status import FinishedRun, JobStatus, StageStatus
+
+from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
+from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
+from rlhf_operator.settle import is_under_way, settled
+
+
+class BeginAttempt(NamedTuple):
+    """Write a new attempt's number to the status; its children are made in a later pass."""
+
+    stage: str
+    attempt: int
+    hash: str
+    settings: str
+
+
+class CreateChildren(NamedTuple):
+    """Apply the children of an attempt that the status names."""
+
+    stage: str
+    attempt: int
+    hash: str
+    settings: str
+
+
+class DeleteChildren(NamedTuple):
+    """Delete an attempt's children; its pods get their grace period to save."""
+
+    stage: str
+    attempt: int
+    reason: str
+
+
+Action = BeginAttempt | CreateChildren | DeleteChildren
+
+
+class Assessment(NamedTuple):
+    """A job as it stands: the status with ends counted, and what each stage is to do."""
+
+    status: JobStatus
+    wanted: Mapping[str, Wanted | None]
+    decisions: Mapping[str, Decision]  # prepare first, then the job's stages in their order
+    runs: Mapping[str, FinishedRun]  # the result that counts, for each stage that has one
+
+
+def plan(job: RLHFJob, observed: Observed, now: datetime) -> list[Action]:
+    """The next actions; none where nothing is to be done. `now` must know its time zone."""
+    assessment = assess(job, observed, now)
+    actions: list[Action] = []
+    for stage in _all_stages(assessment.status):
+        status, decision = stage_status(assessment.status, stage), assessment.decisions.get(stage)
+        actions += _deletions(stage, status, decision, observed.of(stage))
+        wanted = assessment.wanted.get(stage)
+        if decision and wanted and decision.verdict == "Begin":
+            actions.append(BeginAttempt(stage, status.attempt + 1, *wanted))
+        if decision and wanted and decision.verdict == "Create":
+            actions.append(CreateChildren(stage, status.attempt, *wanted))
+    return actions
+
+
+def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
+    """Decides stage by stage, each after those whose output it takes."""
+    status = settled(job, observed, now)
+    wanted: dict[str, Wanted | None] = {}
+    decisions: dict[str, Decision] = {}
+    runs: dict[str, FinishedRun] = {}
+    for stage in [PREPARE, *job.spec.stages.present()]:
+        wanted[stage] = _wanted(job, stage, status, observed, wanted.get(PREPARE), runs)
+        context = _context(job, stage, status, observed, wanted, decisions, runs, now)
+        decisions[stage] = decide(context)
+        run = finished_run(context.status, wanted[stage])
+        if run and decisions[stage].verdict == "Succeeded":
+            runs[stage] = run
+    return Assessment(status, wanted, decisions, runs)
+
+
+def stage_status(status: JobStatus, stage: str) -> StageStatus:
+    """The status of a stage or of `prepare`."""
+    found = status.prepare if stage == PREPARE else status.stages.get(stage)
+    return found or StageStatus()
+
+
+def _all_stages(status: JobStatus) -> list[str]:
+    """Those of the spec and those that were removed from it, whose pods must end."""
+    return [PREPARE, *status.stages]
+
+
+def _wanted(
+    job: RLHFJob,
+    stage: str,
+    status: JobStatus,
+    observed: Observed,
+    prepare: Wanted | None,
+    runs: Mapping[str, FinishedRun],
+) -> Wanted | None:
+    if stage == PREPARE:
+        wanted = prepare_hash(job, observed.fingerprints)
+        return Wanted(wanted, settings(job, stage, wanted))
+    needed = set(parents(job.spec, stage).values())
+    if not is_prepared(stage_status(status, PREPARE), prepare) or not needed <= set(runs):
+        return None
+    outputs = {parent: runs[parent].checkpoint.digest for parent in needed}
+    wanted = input_hash(job, stage, status.sources, outputs)
+    return Wanted(wanted, settings(job, stage, wanted))
+
+
+def _context(
+    job: RLHFJob,
+    stage: str,
+    status: JobStatus,
+    observed: Observed,
+    wanted: Mapping[str, Wanted | None],
+    decisions: Mapping[str, Decision],
+    runs: Mapping[str, FinishedRun],
+    now: datetime,
+) -> Context:
+    of_stage = stage != PREPARE
+    needed = list(dict.fromkeys(parents(job.spec, stage).values())) if of_stage else []
+    return Context(
+        job=job,
+        stage=stage,
+        status=stage_status(status, stage),
+        attempts=observed.of(stage),
+        sources_are_known=is_prepared(stage_status(status, PREPARE), wanted[PREPARE]),
+        wanted=wanted[stage],
+        parents={name: decisions[name] for name in needed},
+        parent_runs={name: runs[name] for name in needed if name in runs},
+        prepare=decisions[PREPARE] if of_stage else None,
+        now=now,
+    )
+
+
+def _deletions(
+    stage: str,
+    status: StageStatus,
+    decision: Decision | None,
+    attempts: tuple[Attempt, ...],
+) -> Iterator[DeleteChildren]:
+    """Children that are of no use: superseded, called off, or of a stage that was removed.
+
+    The children of the newest attempt that ended by itself stay, so that its logs can be read.
+    """
+    stays = is_under_way(status) and decision is not None and decision.verdict != "Stop"
+    for attempt in attempts:
+        if attempt.is_terminating or (stays and attempt.number == status.attempt):
+            continue
+        if attempt.number != status.attempt:
+            yield DeleteChildren(stage, attempt.number, "Superseded")
+        elif is_under_way(status):
+            reason = decision.reason if decision else "StageRemoved"
+            yield DeleteChildren(stage, attempt.number, reason)
+        elif attempt.is_live or not attempt.has_ended:
+            yield DeleteChildren(stage, attempt.number, "Ended")

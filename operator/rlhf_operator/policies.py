@@ -1,0 +1,288 @@
+"""What a stage waits for, or does next: an ordered chain of pure checks; the first one decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.stages.common import MetricGate
+from rlhf_api.status import FinishedRun, StageStatus
+
+from rlhf_operator.inputs import Wanted, annotation
+from rlhf_operator.names import ANNOTATION_APPROVE, short
+from rlhf_operator.observed import Attempt
+from rlhf_operator.settle import is_under_way, retry_policy
+from rlhf_operator.times import read
+
+Verdict = Literal[
+    "Succeeded",  # its result is there
+    "Begin",  # a new attempt is to be written down
+    "Create",  # the attempt that was written down needs its children
+    "Running",  # its children are there
+    "Stop",  # its children are of no use any more
+    "Waiting",  # something that is under way has to happen first
+    "Blocked",  # somebody has to change something first
+    "Failed",  # it has ended, and will not be tried again
+]
+
+
+class Decision(NamedTuple):
+    """What is to happen to a stage, and why."""
+
+    verdict: Verdict
+    reason: str
+    message: str = ""
+
+
+class Context(NamedTuple):
+    """All that is known of a stage when it is decided."""
+
+    job: RLHFJob
+    stage: str
+    status: StageStatus  # ends counted
+    attempts: tuple[Attempt, ...]  # what is left of each, oldest first
+    sources_are_known: bool
+    wanted: Wanted | None  # None: not known yet, or the parents' outputs are not there
+    parents: Mapping[str, Decision]  # by stage; those whose output it takes
+    parent_runs: Mapping[str, FinishedRun]
+    prepare: Decision | None  # None: this is prepare
+    now: datetime
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the newest attempt worked on what is wanted now."""
+        return self.wanted is not None and self.wanted == (self.status.hash, self.status.settings)
+
+    @property
+    def current(self) -> Attempt | None:
+        """What is left of the newest attempt."""
+        return next((a for a in self.attempts if a.number == self.status.attempt), None)
+
+
+Policy = Callable[[Context], Decision | None]
+
+
+def decide(context: Context) -> Decision:
+    """The first policy's decision that has one; a stage that nothing holds back begins."""
+    for policy in POLICIES:
+        if decision := policy(context):
+            return decision
+    return Decision("Begin", "Ready", "All inputs are there.")
+
+
+def finished_run(status: StageStatus, wanted: Wanted | None) -> FinishedRun | None:
+    """The result that was reached on the wanted hash, in whichever attempt that was."""
+    if wanted is None:
+        return None
+    return next((run for run in status.finished if run.hash == wanted.hash), None)
+
+
+def is_prepared(status: StageStatus, wanted: Wanted | None) -> bool:
+    """Whether `prepare` has seen the sources as they are now."""
+    return (
+        wanted is not None
+        and status.hash == wanted.hash
+        and status.ended is not None
+        and status.ended.kind == "Done"
+        and not is_under_way(status)
+    )
+
+
+def result_is_there(context: Context) -> Decision | None:
+    """A stage that finished on these inputs is never run again."""
+    status = context.status
+    if context.stage == PREPARE:
+        there = is_prepared(status, context.wanted)
+    else:
+        there = finished_run(status, context.wanted) is not None
+    if not there:
+        return None
+    if is_under_way(status):
+        return Decision("Stop", "InputsChanged", "An earlier result is taken.")
+    return Decision("Succeeded", "Succeeded")
+
+
+def suspended(context: Context) -> Decision | None:
+    """Children end gracefully, and nothing new starts."""
+    if not context.job.spec.suspend:
+        return None
+    if is_under_way(context.status):
+        return Decision("Stop", "Suspended", "spec.suspend is true; checkpoints are kept.")
+    return Decision("Waiting", "Suspended", "spec.suspend is true.")
+
+
+def out_of_date(context: Context) -> Decision | None:
+    """An attempt on other inputs or settings than the wanted ones makes room.
+
+    While `prepare` looks at changed sources nothing is known, and the attempt goes on: a file that
+    only moved changes nothing.
+    """
+    status = context.status
+    if not is_under_way(status) or context.is_current:
+        return None
+    if context.wanted is None:
+        if not context.sources_are_known:
+            return None
+        return Decision("Stop", "InputsChanged", "An earlier stage has to run again.")
+    if context.wanted.hash != status.hash:
+        return Decision("Stop", "InputsChanged", "Its inputs changed; it starts afresh.")
+    return Decision("Stop", "SettingsChanged", "It goes on from its newest checkpoint.")
+
+
+def under_way(context: Context) -> Decision | None:
+    """An attempt that was written down gets its children, and then time."""
+    if not is_under_way(context.status):
+        return None
+    attempt = context.current
+    if attempt is None or not attempt.is_whole:
+        if context.wanted is None:
+            return Decision("Waiting", "Preparing", "Models and data are being checked.")
+        if lost := _live_pods(context):
+            return lost
+        return Decision("Create", "Starting", f"Attempt {context.status.attempt} starts.")
+    if any(pod.is_lost for pod in attempt.pods):
+        return _node_lost(attempt)
+    if not attempt.is_running:
+        return Decision("Running", "PodsPending", _pending_message(attempt))
+    return Decision("Running", "Training" if context.stage != PREPARE else "Preparing")
+
+
+def _pending_message(attempt: Attempt) -> str:
+    waiting = [pod for pod in attempt.pods if pod.phase == "Pending"]
+    said = next((f"{p.name}: {p.reason} {p.message}".strip() for p in waiting if p.reason), "")
+    return said or f"{len(waiting) or attempt.size} of {attempt.size} pods wait for a node."
+
+
+def _node_lost(attempt: Attempt) -> Decision:
+    lost = [f"{pod.name} on {pod.node or 'its node'}" for pod in attempt.pods if pod.is_lost]
+    said = f"Nobody knows whether {', '.join(lost)} still runs; nothing new starts until then."
+    return Decision("Running", "NodeLost", said)
+
+
+def old_pods_live(context: Context) -> Decision | None:
+    """Two attempts of a stage never live at the same time."""
+    return _live_pods(context)
+
+
+def _live_pods(context: Context) -> Decision | None:
+    newest = context.status.attempt if is_under_way(context.status) else None
+    live = [a for a in context.attempts if a.is_live and a.number != newest]
+    if not live:
+        return None
+    if any(pod.is_lost for attempt in live for pod in attempt.pods):
+        return _node_lost(live[0])._replace(verdict="Waiting")
+    return Decision("Waiting", "Terminating", f"Pods of attempt {live[0].number} are ending.")
+
+
+def sources_unprepared(context: Context) -> Decision | None:
+    """Models and data are fetched and checked before anything asks for GPUs."""
+    if context.prepare is None or context.sources_are_known:
+        return None
+    if context.prepare.verdict in ("Failed", "Blocked"):
+        return Decision("Blocked", "PrepareFailed", "Models and data could not be prepared.")
+    return Decision("Waiting", "Preparing", "Models and data are being checked.")
+
+
+def parent_failed(context: Context) -> Decision | None:
+    """A failed stage holds back those that take its output, and no other."""
+    for name, parent in context.parents.items():
+        if parent.verdict in ("Failed", "Blocked"):
+            return Decision("Blocked", "ParentFailed", f"It needs the output of {name}.")
+    return None
+
+
+def parents_unfinished(context: Context) -> Decision | None:
+    """A stage starts from outputs that are committed."""
+    missing = [name for name in context.parents if name not in context.parent_runs]
+    if not missing:
+        return None
+    said = f"It needs the output of {' and '.join(missing)}."
+    return Decision("Waiting", "WaitingForParents", said)
+
+
+def gate_closed(context: Context) -> Decision | None:
+    """The gate of each stage before this one holds before this one takes GPUs."""
+    stages = context.job.spec.stages.present()
+    for name, run in context.parent_runs.items():
+        gate = stages[name].gate
+        if gate is None:
+            continue
+        decision = _metric_out_of_range(name, gate, run) or _unapproved(context, name, gate, run)
+        if decision:
+            return decision
+    return None
+
+
+def _metric_out_of_range(name: str, gate: MetricGate, run: FinishedRun) -> Decision | None:
+    if gate.metric is None:
+        return None
+    value = run.metrics.get(gate.metric)
+    if value is None:
+        known = ", ".join(sorted(run.metrics)) or "none"
+        said = f"{name} has no metric {gate.metric}; it has {known}."
+        return Decision("Blocked", "GateNotMet", said)
+    low = gate.min is not None and value < gate.min
+    high = gate.max is not None and value > gate.max
+    if not (low or high):
+        return None
+    bound = f"below {gate.min:g}" if low else f"above {gate.max:g}"
+    return Decision("Blocked", "GateNotMet", f"{gate.metric} of {name} is {value:.4g}, {bound}.")
+
+
+def _unapproved(context: Context, name: str, gate: MetricGate, run: FinishedRun) -> Decision | None:
+    """Approval names the result that was looked at, so that it never covers a later one."""
+    key, value = f"{ANNOTATION_APPROVE}{name}", short(run.hash)
+    given = annotation(context.job, key)
+    if not gate.approval or (given and short(given) == value):
+        return None
+    how = f"kubectl annotate rlhfjob {context.job.metadata.name} {key}={value} --overwrite"
+    said = f"The result of {name} waits for a person: {how}"
+    return Decision("Waiting", "AwaitingApproval", said)
+
+
+def error_is_final(context: Context) -> Decision | None:
+    """Configuration errors, and a second divergence, are never retried on the same settings."""
+    ended = context.status.ended
+    if not context.is_current or ended is None or ended.kind != "Final":
+        return None
+    return Decision("Failed", ended.reason, ended.message)
+
+
+def budget_exhausted(context: Context) -> Decision | None:
+    """Faults draw on the budget; disruptions and stops do not."""
+    ended, faults = context.status.ended, context.status.faults
+    allowed = retry_policy(context.job, context.stage).max_faults
+    if not context.is_current or ended is None or ended.kind != "Fault" or faults <= allowed:
+        return None
+    said = f"{faults} attempts failed, retry.maxFaults is {allowed}. The last: {ended.message}"
+    return Decision("Failed", ended.reason, said)
+
+
+def backing_off(context: Context) -> Decision | None:
+    """A pause that doubles, so that a fault that persists costs little."""
+    status = context.status
+    if not context.is_current or status.retry_time is None:
+        return None
+    if context.now >= read(status.retry_time):
+        return None
+    why = status.ended.message if status.ended else ""
+    return Decision("Waiting", "BackingOff", f"Next attempt at {status.retry_time}. {why}".strip())
+
+
+POLICIES: Final[tuple[Policy, ...]] = (
+    result_is_there,
+    suspended,
+    out_of_date,
+    under_way,
+    sources_unprepared,
+    parent_failed,
+    parents_unfinished,
+    old_pods_live,
+    gate_closed,
+    error_is_final,
+    budget_exhausted,
+    backing_off,
+)

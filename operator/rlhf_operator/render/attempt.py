@@ -1,0 +1,71 @@
+"""Puts the children of one attempt together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
+
+from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
+from rlhf_operator.names import attempt_folder
+from rlhf_operator.render.config import config_map, refs_of
+from rlhf_operator.render.gang import gang_for
+from rlhf_operator.render.metadata import AttemptKey, Object
+from rlhf_operator.render.platform import ANY_CLUSTER, Platform
+from rlhf_operator.render.service import service
+from rlhf_operator.render.volumes import checkpoint_claim, place
+from rlhf_operator.render.workload import resources_of, workload
+
+UNKNOWN_DIGEST: Final = "sha256:" + "0" * 64
+
+
+def render(
+    job: RLHFJob,
+    stage: str,
+    attempt: int,
+    input_hash: str,
+    settings: str,
+    platform: Platform = ANY_CLUSTER,
+) -> list[Object]:
+    """The objects of one attempt, in the order in which they are to be applied.
+
+    `job.status` names the outputs of the stages that this one takes; ValueError where it does not.
+    """
+    key = AttemptKey(job, stage, attempt, input_hash, settings)
+    placed = place(refs_of(job.spec, stage))
+    job_object = workload(key, placed, platform)
+    before: list[Object] = []
+    if stage != PREPARE:
+        before.append(service(key))
+        gang = gang_for(job.spec.scheduling, platform)
+        before += gang.objects(key, resources_of(key), platform)
+        gang.mark(key, job_object, platform)
+    return [*checkpoint_claim(job), config_map(key, placed), *before, job_object]
+
+
+def preview(job: RLHFJob, platform: Platform = ANY_CLUSTER) -> list[Object]:
+    """What the whole pipeline would make if every stage succeeded at its first attempt.
+
+    Digests that only a run can tell are zeros, and the names that follow from them differ.
+    """
+    status = JobStatus()
+    objects: list[Object] = []
+    for stage in [PREPARE, *job.spec.stages.present()]:
+        so_far = job.model_copy(update={"status": status})
+        wanted = _foreseen_hash(so_far, stage)
+        objects += render(so_far, stage, 1, wanted, settings(job, stage, wanted), platform)
+        output = f"{attempt_folder(job, stage, wanted, 1)}/output"
+        checkpoint = CheckpointRef(uri=output, digest=UNKNOWN_DIGEST)
+        shown = StageStatus(hash=wanted, checkpoint=checkpoint)
+        status = status.model_copy(update={"stages": {**status.stages, stage: shown}})
+    unique = {(item["kind"], item["metadata"]["name"]): item for item in objects}
+    return list(unique.values())
+
+
+def _foreseen_hash(job: RLHFJob, stage: str) -> str:
+    if stage == PREPARE:
+        return prepare_hash(job, {})
+    outputs = dict.fromkeys(parents(job.spec, stage).values(), UNKNOWN_DIGEST)
+    return input_hash(job, stage, {}, outputs)

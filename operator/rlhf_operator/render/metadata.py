@@ -1,0 +1,85 @@
+"""Names, labels and owners of the children. Nothing of the parent's labels is passed on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rlhf_api.job import KIND, RLHFJob
+
+from rlhf_operator.names import (
+    ANNOTATION_HASH,
+    ANNOTATION_SETTINGS,
+    FIELD_MANAGER,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_STAGE,
+    child_name,
+)
+
+Object = dict[str, Any]
+"""A Kubernetes object, decoded."""
+
+
+class AttemptKey(NamedTuple):
+    """Which attempt on what is rendered."""
+
+    job: RLHFJob
+    stage: str
+    number: int
+    hash: str
+    settings: str
+
+    @property
+    def name(self) -> str:
+        """Name of every child of the attempt but the claim."""
+        return child_name(self.job.metadata.name, self.stage, self.number)
+
+
+def attempt_labels(key: AttemptKey) -> dict[str, str]:
+    """Labels of an attempt's children and pods.
+
+    Never `app.kubernetes.io/instance`, by which GitOps tools take an object to be their own.
+    """
+    return {
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        LABEL_JOB: key.job.metadata.name,
+        LABEL_STAGE: key.stage,
+        LABEL_ATTEMPT: str(key.number),
+    }
+
+
+def attempt_annotations(key: AttemptKey) -> dict[str, str]:
+    """What the attempt works on; and no refresh of Argo CD at each change of a child's status."""
+    return {
+        ANNOTATION_HASH: key.hash,
+        ANNOTATION_SETTINGS: key.settings,
+        "argocd.argoproj.io/ignore-resource-updates": "true",
+    }
+
+
+def metadata(key: AttemptKey) -> Object:
+    """Metadata of an attempt's child."""
+    own: Object = {
+        "name": key.name,
+        "namespace": key.job.metadata.namespace,
+        "labels": attempt_labels(key),
+        "annotations": attempt_annotations(key),
+    }
+    owners = owner_references(key.job)
+    return own | ({"ownerReferences": owners} if owners else {})
+
+
+def owner_references(job: RLHFJob) -> list[Object]:
+    """The RLHFJob as controller: its deletion takes the child along. None before it has a UID."""
+    if not job.metadata.uid:
+        return []
+    return [
+        {
+            "apiVersion": job.api_version,
+            "kind": KIND,
+            "name": job.metadata.name,
+            "uid": job.metadata.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]

@@ -1,0 +1,24 @@
+"""The headless Service that gives the pods of a gang their DNS names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rlhf_operator.render.metadata import AttemptKey, Object, attempt_labels, metadata
+
+RENDEZVOUS_PORT: Final = 29500
+
+
+def service(key: AttemptKey) -> Object:
+    """Publishes addresses before pods are ready: they are ready only once they have met."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(key),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": attempt_labels(key),
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP"}],
+        },
+    }

@@ -1,0 +1,25 @@
+"""Points in time as Kubernetes writes them: RFC 3339, UTC, whole seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from rlhf_api.resources import RetryPolicy
+
+
+def written(moment: datetime) -> str:
+    """2026-01-31T12:00:00Z. `moment` must know its time zone."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read(text: str) -> datetime:
+    """The inverse of `written`."""
+    return datetime.fromisoformat(text)
+
+
+def pause(policy: RetryPolicy, times: int) -> timedelta:
+    """How long to wait after something has happened for the n-th time: doubling, with a ceiling."""
+    if times < 1:
+        return timedelta(0)
+    factor = 2.0 ** min(times - 1, 40)  # beyond that every policy has reached its ceiling
+    return timedelta(seconds=min(policy.backoff_seconds * factor, policy.max_backoff_seconds))

@@ -1,0 +1,188 @@
+"""What is, and what is not, part of a stage's identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import JobBuilder, a_job
+from rlhf_api.job import RLHFJob
+from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
+
+SOURCES = {
+    "model": "sha256:base",
+    "stages.sft.data": "sha256:sft",
+    "stages.reward.data": "sha256:pairs",
+    "stages.ppo.data": "sha256:prompts",
+    "stages.dpo.data": "sha256:pairs",
+}
+
+
+def hashes(job: RLHFJob, sources: dict[str, str] = SOURCES) -> dict[str, str]:
+    """Every stage's hash, if each output's digest followed from its inputs alone."""
+    found: dict[str, str] = {}
+    for stage in job.spec.stages.present():
+        found[stage] = input_hash(job, stage, sources, found)
+    return found
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+BASE = hashes(a_job().build())
+ALL = {"sft", "reward", "ppo", "dpo"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("stages.ppo.kl", {"coef": 0.5}),
+        ("stages.ppo.learningRate", 3e-6),
+        ("stages.ppo.rollout", {"temperature": 0.7}),
+        ("stages.ppo.rewards", {"short": {"http": {"url": "http://judge"}, "weight": 2.0}}),
+    ],
+)
+def test_a_ppo_field_changes_ppo_alone(path: str, value: Any) -> None:
+    assert changed(BASE, hashes(a_job().with_spec(path, value).build())) == {"ppo"}
+
+
+def test_a_changed_sft_file_changes_everything_after_it() -> None:
+    other = {**SOURCES, "stages.sft.data": "sha256:other"}
+    assert changed(BASE, hashes(a_job().build(), other)) == ALL
+
+
+def test_a_changed_reward_field_changes_reward_and_ppo() -> None:
+    job = a_job().with_spec("stages.reward.centerCoef", 0.01).build()
+    assert changed(BASE, hashes(job)) == {"reward", "ppo"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("seed", 7), ("image", "trainer:2"), ("model.init", "random")],
+)
+def test_seed_image_and_model_change_everything(path: str, value: Any) -> None:
+    assert changed(BASE, hashes(a_job().with_spec(path, value).build())) == ALL
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("resources", {"nodes": 4, "gpusPerNode": 8}),
+        ("stages.sft.resources", {"nodes": 2}),
+        ("stages.sft.retry", {"maxFaults": 9, "deadlineSeconds": 60}),
+        ("stages.sft.microBatchSize", 1),
+        ("stages.sft.checkpointing", {"everySteps": 5}),
+        ("stages.sft.gate", {"metric": "eval/loss", "max": 1.0}),
+        ("stages.ppo.rollout", {"engine": "vllm"}),
+        ("scheduling", {"gang": "volcano", "queue": "research"}),
+        ("checkpoints", {"existingClaim": "shared"}),
+        ("evaluation", {"prompts": {"source": "data/heldout.jsonl"}}),
+        ("suspend", True),
+    ],
+)
+def test_what_cannot_change_a_result_changes_nothing(path: str, value: Any) -> None:
+    assert changed(BASE, hashes(a_job().with_spec(path, value).build())) == set()
+
+
+def test_the_name_of_the_job_changes_nothing() -> None:
+    assert changed(BASE, hashes(a_job().named("other").build())) == set()
+
+
+def test_a_moved_file_with_the_same_content_is_the_same_data() -> None:
+    job = a_job().with_spec("stages.sft.data.source", "s3://bucket/sft.jsonl").build()
+    assert changed(BASE, hashes(job)) == set()
+
+
+def test_a_file_of_unknown_content_is_known_by_its_address() -> None:
+    before = hashes(a_job().build(), {})
+    job = a_job().with_spec("stages.dpo.data.source", "moved/pairs.jsonl").build()
+    assert changed(before, hashes(job, {})) == {"dpo"}
+
+
+def test_a_field_written_out_with_its_default_is_the_same_meaning() -> None:
+    job = a_job().with_spec("stages.ppo.kl", {"coef": 0.02, "estimator": "k1"}).build()
+    assert changed(BASE, hashes(job)) == set()
+
+
+def test_a_null_that_replaces_a_default_is_another_meaning() -> None:
+    job = a_job().with_spec("stages.ppo.rollout", {"importanceCap": None}).build()
+    assert changed(BASE, hashes(job)) == {"ppo"}
+
+
+@pytest.mark.parametrize(
+    ("job", "stage", "expected"),
+    [
+        (a_job(), "sft", {}),
+        (a_job(), "reward", {"policy": "sft"}),
+        (a_job(), "ppo", {"policy": "sft", "reward": "reward"}),
+        (a_job(), "dpo", {"policy": "sft"}),
+        (a_job().only("ppo", "reward"), "ppo", {"reward": "reward"}),
+        (a_job().only("dpo"), "dpo", {}),
+        (a_job().with_spec("stages.reward.startFrom", "base"), "reward", {}),
+        (a_job().with_spec("stages.reward.startFrom", "random"), "reward", {}),
+        (a_job().with_spec("stages.reward.startFrom", "sft"), "reward", {"policy": "sft"}),
+    ],
+)
+def test_edges_follow_from_inputs(job: JobBuilder, stage: str, expected: dict[str, str]) -> None:
+    assert parents(job.build().spec, stage) == expected
+
+
+HTTP = {"judge": {"http": {"url": "http://judge"}}}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "critic", "advantage", "needs_reward"),
+    [
+        ({}, "fresh", "grpo", True),
+        ({"own": {"stage": "reward"}}, "fresh", "gae", True),
+        (HTTP, "auto", "gae", True),  # the critic starts from it
+        (HTTP, "fresh", "gae", False),
+        (HTTP, "auto", "grpo", False),  # no critic
+    ],
+)
+def test_ppo_waits_for_the_reward_stage_where_it_uses_it(
+    rewards: dict[str, Any], critic: str, advantage: str, needs_reward: bool
+) -> None:
+    job = a_job().with_spec("stages.ppo.rewards", rewards).with_spec("stages.ppo.critic", critic)
+    job.with_spec("stages.ppo.advantage", advantage)
+    assert ("reward" in parents(job.build().spec, "ppo")) is needs_reward
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("resources", {"nodes": 4}, True),
+        ("stages.sft.microBatchSize", 1, True),
+        ("stages.sft.retry", {"deadlineSeconds": 60}, True),
+        ("stages.sft.retry", {"maxFaults": 9}, False),
+        ("stages.sft.gate", {"approval": True}, False),
+        ("stages.ppo.kl", {"coef": 0.5}, False),
+    ],
+)
+def test_settings_tell_what_an_attempt_was_started_with(
+    path: str, value: Any, expected: bool
+) -> None:
+    before = settings(a_job().build(), "sft", "sha256:x")
+    after = settings(a_job().with_spec(path, value).build(), "sft", "sha256:x")
+    assert (before != after) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("stages.sft.data.source", "other.jsonl", True),
+        ("stages.sft.maxLength", 2048, True),
+        ("evaluation", {"prompts": {"source": "data/heldout.jsonl"}}, True),
+        ("stages.sft.learningRate", 1e-3, False),
+        ("resources", {"nodes": 4}, False),
+    ],
+)
+def test_prepare_looks_again_at_what_it_checks(path: str, value: Any, expected: bool) -> None:
+    before = prepare_hash(a_job().build(), {})
+    assert (before != prepare_hash(a_job().with_spec(path, value).build(), {})) is expected
+
+
+def test_prepare_looks_again_at_a_changed_local_file() -> None:
+    job = a_job().build()
+    assert prepare_hash(job, {"a": "1"}) != prepare_hash(job, {"a": "2"})

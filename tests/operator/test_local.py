@@ -1,0 +1,330 @@
+"""Whole runs on one machine, with an image whose trainer does as it is told in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import MANIFEST
+from rlhf_api.job import RLHFJob
+from rlhf_operator import local
+from rlhf_operator.local.machine import Machine
+from rlhf_operator.names import claim_name, job_folder
+
+IMAGE = Path(__file__).parent / "fake_image"
+
+
+class Bench:
+    """A directory with data, a job, and a book that tells the fake trainer what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = path / "run"
+        self.behaviour = path / "behaviour.json"
+        self.behave({})
+        (path / "base").mkdir()
+        (path / "base" / "config.json").write_text("{}")
+        for name in ("sft", "pairs", "prompts"):
+            (path / f"{name}.jsonl").write_text(f"{name}\n")
+        self.changes: list[RLHFJob] = []
+
+    def behave(self, acts: dict[str, dict[str, Any]]) -> None:
+        self.behaviour.write_text(json.dumps(acts))
+
+    def job(self, name: str = "tiny", **stages: Any) -> RLHFJob:
+        return RLHFJob.parse(self.manifest(name, **stages))
+
+    def manifest(self, name: str = "tiny", **stages: Any) -> dict[str, Any]:
+        data = {
+            "sft": {"data": {"source": str(self.path / "sft.jsonl")}},
+            "reward": {"data": {"source": str(self.path / "pairs.jsonl")}},
+            "ppo": {"data": {"source": str(self.path / "prompts.jsonl")}},
+            "dpo": {"data": {"source": str(self.path / "pairs.jsonl")}},
+        }
+        merged = {key: {**value, **stages.get(key, {})} for key, value in data.items()}
+        for stage in merged.values():
+            stage.setdefault("retry", {"backoffSeconds": 0.0})
+        spec = {"model": {"source": str(self.path / "base")}, "stages": merged}
+        return {**MANIFEST, "metadata": {"name": name}, "spec": spec}
+
+    def run(self, job: RLHFJob | None = None, machine: Machine = Machine(2)) -> RLHFJob:
+        return local.run(
+            job or self.job(), self.directory, on_change=self.changes.append, machine=machine
+        )
+
+    def started(self) -> list[dict[str, Any]]:
+        file = self.behaviour.with_suffix(".started")
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def stages(self) -> list[str]:
+        return [entry["stage"] for entry in self.started()]
+
+    def wait(self, condition: Callable[[], Any]) -> None:
+        for _ in range(600):
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError("it never happened")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(IMAGE))
+    monkeypatch.setenv("FAKE_BEHAVIOUR", str(made.behaviour))
+    return made
+
+
+def status_of(job: RLHFJob) -> dict[str, tuple[str, int]]:
+    assert job.status
+    return {name: (stage.phase, stage.attempt) for name, stage in job.status.stages.items()}
+
+
+def test_a_pipeline_runs_to_its_end(bench: Bench) -> None:
+    job = bench.run()
+    assert job.status is not None
+    assert job.status.phase == "Succeeded"
+    assert status_of(job) == dict.fromkeys(("sft", "reward", "ppo", "dpo"), ("Succeeded", 1))
+    assert bench.stages()[:2] == ["prepare", "sft"]
+    assert bench.stages().index("reward") < bench.stages().index("ppo")
+    for entry in bench.started():
+        assert all(entry["inputs"].values())
+        assert all(entry["files"].values())
+
+
+def test_the_second_run_starts_nothing(bench: Bench) -> None:
+    bench.run()
+    before = bench.started()
+    assert status_of(bench.run()) == status_of(bench.changes[-1])
+    assert bench.started() == before
+
+
+def test_one_changed_ppo_field_starts_ppo_alone(bench: Bench) -> None:
+    bench.run()
+    before = len(bench.started())
+    bench.run(bench.job(ppo={"kl": {"coef": 0.5}}))
+    assert bench.stages()[before:] == ["ppo"]
+
+
+def test_changed_content_of_the_sft_data_starts_everything_after_it(bench: Bench) -> None:
+    bench.run()
+    before = len(bench.started())
+    (bench.path / "sft.jsonl").write_text("something else\n")
+    bench.run()
+    assert sorted(bench.stages()[before:]) == ["dpo", "ppo", "prepare", "reward", "sft"]
+
+
+def test_a_touched_file_is_prepared_again_and_trains_nothing(bench: Bench) -> None:
+    bench.run()
+    before = len(bench.started())
+    os.utime(bench.path / "sft.jsonl", (1, 1))
+    bench.run()
+    assert bench.stages()[before:] == ["prepare"]
+
+
+def test_the_status_file_is_the_job_with_its_status(bench: Bench) -> None:
+    job = bench.run()
+    written = yaml.safe_load((bench.directory / "status.yaml").read_text())
+    assert RLHFJob.parse(written) == job
+    assert bench.changes[-1] == job
+    assert "annotations" not in written["metadata"]
+    checkpoint = job.status.stages["ppo"].checkpoint if job.status else None
+    assert checkpoint
+    assert (bench.directory / "volumes" / claim_name(job) / checkpoint.uri / "manifest.json").exists()
+
+
+def test_a_pod_gets_what_a_container_would(bench: Bench) -> None:
+    bench.run(bench.job(sft={"resources": {"nodes": 4, "gpusPerNode": 8}}))
+    sft = next(entry for entry in bench.started() if entry["stage"] == "sft")
+    pod = bench.directory / "pods" / "tiny-sft-1-0"
+    assert Path(sft["cwd"]) == pod
+    options = dict(zip(sft["argv"][1:-1:2], sft["argv"][2:-1:2], strict=True))
+    assert options["--nnodes"] == "1"
+    assert options["--nproc-per-node"] == "1"
+    assert options["--node-rank"] == "0"
+    assert options["--master-addr"] == "127.0.0.1"
+    assert options["--master-port"] != "29500"
+    assert sft["env"] == {
+        "JOB_COMPLETION_INDEX": "0",
+        "OMP_NUM_THREADS": "2",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TMPDIR": str(pod / "tmp"),
+    }
+
+
+def test_branches_that_run_side_by_side_share_the_cores(bench: Bench) -> None:
+    bench.behave({"reward": {"sleep": 0.5}, "dpo": {"sleep": 0.5}})
+    bench.run(machine=Machine(4))
+    threads = {entry["stage"]: entry["env"]["OMP_NUM_THREADS"] for entry in bench.started()}
+    assert threads["sft"] == "4"
+    assert threads["reward"] == threads["dpo"] == "2"
+
+
+def test_a_fault_is_retried_and_the_log_of_each_attempt_stays(bench: Bench) -> None:
+    bench.behave({"sft/1": {"exit": 75, "silent": True}})
+    job = bench.run()
+    assert status_of(job)["sft"] == ("Succeeded", 2)
+    assert "last words" in (bench.directory / "pods" / "tiny-sft-1-0" / "log.txt").read_text()
+
+
+def test_the_last_words_of_a_log_explain_a_failure_without_a_message(bench: Bench) -> None:
+    bench.behave({"sft": {"exit": 1, "silent": True}})
+    job = bench.run(bench.job(sft={"retry": {"maxFaults": 0}}))
+    assert job.status
+    assert job.status.phase == "Failed"
+    assert "last words" in (job.status.stages["sft"].message or "")
+
+
+def test_bad_configuration_ends_the_run_and_a_second_run_tries_again(bench: Bench) -> None:
+    bench.behave({"dpo": {"exit": 64}})
+    job = bench.run()
+    assert job.status
+    assert job.status.phase == "Failed"
+    assert status_of(job)["ppo"] == ("Succeeded", 1)
+    assert job.status.stages["dpo"].message == "told to exit 64"
+    bench.behave({})
+    assert status_of(bench.run())["dpo"] == ("Succeeded", 2)
+
+
+def test_a_deadline_ends_an_attempt(bench: Bench) -> None:
+    bench.behave({"sft": {"sleep": 60}})
+    retry = {"retry": {"maxFaults": 0, "deadlineSeconds": 1}}
+    job = bench.run(bench.job(sft=retry))
+    assert job.status
+    assert job.status.stages["sft"].reason == "DeadlineExceeded"
+
+
+def test_a_job_of_another_name_starts_afresh(bench: Bench) -> None:
+    first = bench.run()
+    second = bench.run(bench.job("other"))
+    assert second.metadata.uid != first.metadata.uid
+    assert job_folder(second) != job_folder(first)
+    assert bench.stages().count("sft") == 2
+
+
+def test_a_result_whose_directory_is_gone_is_made_again(bench: Bench) -> None:
+    job = bench.run()
+    assert job.status
+    checkpoint = job.status.stages["dpo"].checkpoint
+    assert checkpoint
+    (bench.directory / "volumes" / claim_name(job) / checkpoint.uri / "manifest.json").unlink()
+    before = len(bench.started())
+    assert bench.run().status
+    assert bench.stages()[before:] == ["dpo"]
+
+
+def test_two_runs_never_share_a_directory(bench: Bench) -> None:
+    bench.behave({"sft": {"sleep": 60}})
+    process = in_background(bench)
+    bench.wait(lambda: "sft" in bench.stages())
+    with pytest.raises(local.LocalRunError, match="Another run"):
+        bench.run()
+    process.terminate()
+    process.wait(30)
+
+
+def test_an_unreadable_status_says_what_to_do(bench: Bench) -> None:
+    bench.directory.mkdir()
+    (bench.directory / "status.yaml").write_text("kind: [")
+    with pytest.raises(local.LocalRunError, match="remove it to start afresh"):
+        bench.run()
+
+
+def test_a_terminated_run_lets_its_pods_save_and_goes_on_later(bench: Bench) -> None:
+    bench.behave({"sft/1": {"sleep": 60}})
+    process = in_background(bench)
+    bench.wait(lambda: "sft" in bench.stages())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) != 0
+    status = yaml.safe_load((bench.directory / "status.yaml").read_text())["status"]
+    assert status["stages"]["sft"]["ended"]["kind"] == "Disruption"
+    assert status["stages"]["sft"]["ended"]["exitCode"] == 143
+    assert status["phase"] == "Suspended"
+    job = bench.run()
+    assert status_of(job)["sft"] == ("Succeeded", 2)
+    assert bench.stages().count("prepare") == 1
+
+
+def test_no_pod_outlives_a_killed_run(bench: Bench) -> None:
+    bench.behave({"sft/1": {"sleep": 60, "child": True}})
+    process = in_background(bench)
+    bench.wait(bench.behaviour.with_suffix(".child").exists)
+    pid = bench.started()[-1]["pid"]
+    child = int(bench.behaviour.with_suffix(".child").read_text())
+    process.kill()
+    process.wait(30)
+    bench.wait(lambda: not alive(pid) and not alive(child))
+    job = bench.run()
+    assert status_of(job)["sft"] == ("Succeeded", 2)
+    assert job.status
+    assert job.status.stages["sft"].faults == 0
+
+
+def test_a_pod_that_ignores_its_end_is_waited_for(bench: Bench) -> None:
+    """The run is killed and started again at once, while the old pod still ends."""
+    bench.behave({"sft/1": {"sleep": 2, "ignore_term": True}})
+    process = in_background(bench)
+    bench.wait(lambda: "sft" in bench.stages())
+    pid = bench.started()[-1]["pid"]
+    process.kill()
+    process.wait(30)
+    assert alive(pid)
+    job = bench.run()
+    assert status_of(job)["sft"][0] == "Succeeded"
+    assert not alive(pid)
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(bench: Bench) -> None:
+    bench.behave({"sft/1": {"sleep": 60, "child": True}})
+    process = in_background(bench)
+    bench.wait(bench.behaviour.with_suffix(".child").exists)
+    child = int(bench.behaviour.with_suffix(".child").read_text())
+    state = json.loads((bench.directory / "pods" / "tiny-sft-1-0" / "process.json").read_text())
+    os.kill(state["pid"], signal.SIGKILL)
+    process.wait(60)
+    assert not alive(child)
+    written = RLHFJob.parse(yaml.safe_load((bench.directory / "status.yaml").read_text()))
+    assert status_of(written)["sft"] == ("Succeeded", 2)
+
+
+def test_a_killed_trainer_is_a_fault(bench: Bench) -> None:
+    bench.behave({"sft/1": {"sleep": 60}})
+    process = in_background(bench)
+    bench.wait(lambda: "sft" in bench.stages())
+    os.kill(bench.started()[-1]["pid"], signal.SIGKILL)
+    process.wait(60)
+    written = RLHFJob.parse(yaml.safe_load((bench.directory / "status.yaml").read_text()))
+    assert status_of(written)["sft"] == ("Succeeded", 2)
+    assert written.status
+    assert written.status.stages["sft"].faults == 1
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def in_background(bench: Bench) -> subprocess.Popen[bytes]:
+    """The same run in a process of its own, which a test may kill."""
+    manifest = bench.path / "job.json"
+    manifest.write_text(json.dumps(bench.manifest()))
+    code = (
+        "import json, sys, pathlib;"
+        "from rlhf_api.job import RLHFJob; from rlhf_operator import local;"
+        "job = RLHFJob.parse(json.loads(pathlib.Path(sys.argv[1]).read_text()));"
+        "local.run(job, pathlib.Path(sys.argv[2]), on_change=lambda job: None)"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, str(manifest), str(bench.directory)])

@@ -1,0 +1,462 @@
+"""What the plan does next, case by case."""
+
+from __future__ import annotations
+
+import pytest
+from builders import NOON, World, a_job, begun
+from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren
+
+
+def test_prepare_comes_first_and_alone() -> None:
+    assert begun(World(a_job().build()).plan()) == ["prepare"]
+
+
+def test_an_attempt_is_written_to_the_status_before_its_children_are_made() -> None:
+    world = World(a_job().build())
+    (first,) = world.reconcile()
+    assert isinstance(first, BeginAttempt)
+    assert world.stage("prepare").attempt == 1
+    assert not world.attempts
+    (second,) = world.reconcile()
+    assert isinstance(second, CreateChildren)
+    assert (second.stage, second.attempt) == ("prepare", 1)
+
+
+def test_children_are_made_again_where_a_crash_left_none() -> None:
+    world = World(a_job().build())
+    world.reconcile()
+    assert world.plan() == world.plan()
+    assert isinstance(world.plan()[0], CreateChildren)
+
+
+def test_children_that_are_not_whole_are_completed() -> None:
+    world = World(a_job().build())
+    world.settle()
+    attempt = world.current("prepare")
+    world.attempts["prepare", 1] = attempt._replace(is_whole=False)
+    assert [type(action) for action in world.plan()] == [CreateChildren]
+
+
+def test_nothing_is_done_while_pods_run() -> None:
+    world = World(a_job().build()).up_to("sft")
+    assert world.plan() == []
+
+
+def test_stages_follow_their_edges_and_branches_run_side_by_side() -> None:
+    world = World(a_job().build())
+    world.settle()
+    world.succeeds("prepare")
+    assert set(live_stages(world)) == {"sft"}
+    world.succeeds("sft")
+    assert set(live_stages(world)) == {"reward", "dpo"}
+    world.succeeds("reward")
+    assert set(live_stages(world)) == {"dpo", "ppo"}
+    world.succeeds("ppo", "dpo")
+    assert world.status.phase == "Succeeded"
+
+
+def live_stages(world: World) -> list[str]:
+    return [attempt.stage for attempt in world.attempts.values() if attempt.is_live]
+
+
+def test_a_finished_job_is_left_alone() -> None:
+    world = World(a_job().build()).finish()
+    before = world.job
+    assert world.after(days=30).reconcile() == []
+    assert world.job == before
+
+
+def test_finished_stages_stay_finished_when_their_children_are_gone() -> None:
+    world = World(a_job().build()).finish()
+    world.attempts.clear()
+    assert world.settle() == []
+    assert world.status.phase == "Succeeded"
+
+
+def test_one_changed_ppo_field_runs_ppo_alone() -> None:
+    world = World(a_job().build()).finish()
+    world.edit(a_job().with_spec("stages.ppo.kl", {"coef": 0.5}))
+    assert begun(world.settle()) == ["ppo"]
+    assert world.stage("ppo").attempt == 2
+
+
+def test_changed_sft_data_runs_everything_after_it() -> None:
+    world = World(a_job().build()).finish()
+    world.edit(a_job().with_spec("stages.sft.data.source", "data/other.jsonl"))
+    assert begun(world.settle()) == ["prepare"]
+    world.finish()
+    assert {name: world.stage(name).attempt for name in world.order()} == {
+        "prepare": 2, "sft": 2, "reward": 2, "ppo": 2, "dpo": 2,
+    }  # fmt: skip
+
+
+def test_a_moved_file_with_the_same_content_runs_prepare_alone() -> None:
+    world = World(a_job().build()).finish()
+    world.edit(a_job().with_spec("stages.sft.data.source", "moved/sft.jsonl")).finish()
+    assert world.stage("prepare").attempt == 2
+    assert world.stage("sft").attempt == 1
+
+
+def test_a_changed_local_file_is_prepared_again() -> None:
+    world = World(a_job().build())
+    world.fingerprints = {"data/sft.jsonl": "before"}
+    world.finish()
+    world.fingerprints = {"data/sft.jsonl": "after"}
+    assert begun(world.plan()) == ["prepare"]
+
+
+def test_settings_that_come_back_take_the_earlier_result() -> None:
+    changed = a_job().with_spec("stages.ppo.kl", {"coef": 0.5})
+    world = World(a_job().build()).finish()
+    first = world.stage("ppo").checkpoint
+    world.edit(changed).finish()
+    assert world.stage("ppo").checkpoint != first
+    world.edit(a_job())
+    assert world.settle() == []
+    assert world.stage("ppo").checkpoint == first
+    assert world.stage("ppo").attempt == 2
+    assert world.status.phase == "Succeeded"
+
+
+def test_attempt_numbers_go_on_after_an_earlier_result_was_taken() -> None:
+    world = World(a_job().build()).finish()
+    for coef in (0.5, 0.02, 0.7):
+        world.edit(a_job().with_spec("stages.ppo.kl", {"coef": coef})).finish()
+    assert world.stage("ppo").attempt == 3
+
+
+@pytest.mark.parametrize("code", [1, 65, 75, 137, 143, 255])
+def test_a_fault_is_retried_after_a_pause(code: int) -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", code)
+    assert world.stage("sft").faults == 1
+    assert world.stage("sft").reason == "BackingOff"
+    assert world.after(seconds=9).plan() == []
+    world.after(seconds=1)
+    assert begun(world.plan()) == ["sft"]
+    world.settle()
+    assert world.stage("sft").attempt == 2
+    assert [attempt.number for attempt in world.live("sft")] == [2]
+
+
+def test_the_pause_doubles_up_to_five_minutes() -> None:
+    job = a_job().with_spec("stages.sft.retry", {"maxFaults": 9}).build()
+    world = World(job).up_to("sft")
+    pauses = []
+    for _ in range(7):
+        world.fails("sft", 75)
+        at = world.now
+        while not begun(world.plan()):
+            world.after(seconds=5)
+        pauses.append((world.now - at).total_seconds())
+        world.settle()
+        world.runs("sft")
+    assert pauses == [10, 20, 40, 80, 160, 300, 300]
+
+
+def test_faults_beyond_the_budget_are_final() -> None:
+    world = World(a_job().with_spec("stages.sft.retry", {"maxFaults": 1}).build()).up_to("sft")
+    world.fails("sft", 75).after(seconds=10).settle()
+    world.fails("sft", 75)
+    assert world.stage("sft").phase == "Failed"
+    assert world.after(days=1).settle() == []
+    assert world.stage("sft").faults == 2
+
+
+def test_a_larger_budget_revives_a_failed_stage() -> None:
+    world = World(a_job().with_spec("stages.sft.retry", {"maxFaults": 0}).build()).up_to("sft")
+    world.fails("sft", 75)
+    world.edit(a_job().with_spec("stages.sft.retry", {"maxFaults": 1})).after(minutes=1)
+    assert begun(world.settle()) == ["sft"]
+
+
+@pytest.mark.parametrize("code", [1, 137, 143])
+def test_disruptions_are_free(code: int) -> None:
+    world = World(a_job().with_spec("stages.sft.retry", {"maxFaults": 0}).build()).up_to("sft")
+    world.fails("sft", code, is_disrupted=True)
+    assert world.stage("sft").faults == 0
+    assert world.stage("sft").disruptions == 1
+    world.settle()
+    assert world.stage("sft").attempt == 2
+
+
+def test_repeated_disruptions_are_spaced_out() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 137, is_disrupted=True)
+    world.settle()
+    world.fails("sft", 137, is_disrupted=True)
+    assert world.settle() == []
+    assert world.stage("sft").reason == "BackingOff"
+
+
+def test_a_configuration_error_is_never_retried() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 64)
+    assert world.stage("sft").phase == "Failed"
+    assert world.after(days=1).settle() == []
+
+
+def test_a_configuration_error_outranks_a_disruption() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 64, is_disrupted=True)
+    assert world.stage("sft").phase == "Failed"
+
+
+def test_a_configuration_error_is_retried_when_only_operational_settings_change() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 64)
+    world.edit(a_job().with_spec("resources", {"nodes": 2}))
+    assert begun(world.settle()) == ["sft"]
+
+
+def test_a_retry_annotation_revives_a_failed_stage() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 64)
+    world.edit(a_job().with_annotation("rlhf.dev/retry", "please"))
+    assert begun(world.settle()) == ["sft"]
+
+
+def test_divergence_is_tried_once_more_and_then_final() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 66).after(seconds=10).settle()
+    assert world.stage("sft").attempt == 2
+    world.fails("sft", 66)
+    assert world.stage("sft").phase == "Failed"
+    assert world.after(days=1).settle() == []
+
+
+def test_exit_code_0_without_a_checkpoint_is_a_fault() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.becomes("sft", "Succeeded", exit_code=0)
+    world.reconcile()
+    assert world.stage("sft").faults == 1
+    assert world.stage("sft").ended is not None
+    assert world.stage("sft").ended.reason == "NoResult"
+
+
+def test_an_end_is_counted_once() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 75)
+    for _ in range(5):
+        world.reconcile()
+    assert world.stage("sft").faults == 1
+
+
+def test_a_deadline_is_a_fault_whatever_the_pods_say() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.attempts["sft", 1] = world.current("sft")._replace(reason="DeadlineExceeded")
+    world.fails("sft", 143)
+    assert world.stage("sft").faults == 1
+    assert world.stage("sft").ended is not None
+    assert world.stage("sft").ended.reason == "DeadlineExceeded"
+
+
+def test_pods_that_somebody_deleted_are_a_disruption() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.vanishes("sft").settle()
+    assert world.stage("sft").disruptions == 1
+    assert world.stage("sft").attempt == 2
+    assert world.stage("sft").faults == 0
+
+
+def test_a_new_attempt_waits_until_every_old_pod_has_ended() -> None:
+    world = World(a_job().build()).up_to("sft")
+    attempt = world.current("sft")
+    straggler = attempt.pods[0]._replace(name="tiny-sft-1-1", completion_index=1)
+    failed = attempt.pods[0]._replace(phase="Failed", exit_code=75)
+    world.attempts["sft", 1] = attempt._replace(
+        pods=(failed, straggler), size=2, condition="Failed"
+    )
+    world.after(minutes=10)
+    assert world.settle() == []
+    assert world.stage("sft").attempt == 1
+    world.becomes("sft", "Failed", exit_code=75).settle()
+    assert begun(world.after(minutes=10).settle()) == ["sft"]
+
+
+def test_a_lost_node_means_waiting() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.becomes("sft", "Unknown", node="node-7")
+    assert world.after(hours=5).settle() == []
+    assert world.stage("sft").reason == "NodeLost"
+    assert "node-7" in (world.stage("sft").message or "")
+
+
+def test_a_failed_branch_does_not_stop_the_other() -> None:
+    world = World(a_job().build())
+    world.settle()
+    world.succeeds("prepare").succeeds("sft")
+    world.fails("dpo", 64)
+    assert world.condition("Reconciling")[0] == "True"
+    assert world.condition("Stalled")[0] == "False"
+    world.succeeds("reward").succeeds("ppo")
+    assert world.stage("ppo").phase == "Succeeded"
+    assert world.stage("dpo").phase == "Failed"
+    assert world.condition("Stalled")[0] == "True"
+
+
+def test_a_failed_stage_blocks_what_needs_it() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 64)
+    assert {world.stage(name).reason for name in ("reward", "ppo", "dpo")} == {"ParentFailed"}
+    assert world.condition("Stalled") == ("True", "ConfigurationError")
+
+
+def test_suspending_stops_the_children_and_keeps_results() -> None:
+    world = World(a_job().build()).up_to("reward")
+    actions = world.edit(a_job().with_spec("suspend", True)).reconcile()
+    assert {(a.stage, type(a)) for a in actions} == {
+        ("reward", DeleteChildren), ("dpo", DeleteChildren),
+    }  # fmt: skip
+    world.gone()
+    assert world.settle() == []
+    assert world.stage("sft").phase == "Succeeded"
+    assert world.stage("reward").phase == "Suspended"
+    assert world.stage("reward").disruptions == world.stage("reward").faults == 0
+
+
+def test_resuming_starts_a_new_attempt_on_the_same_hash() -> None:
+    world = World(a_job().build()).up_to("reward")
+    before = world.stage("reward").hash
+    world.edit(a_job().with_spec("suspend", True)).settle()
+    assert begun(world.edit(a_job()).plan()) == []  # old pods are still ending
+    assert set(begun(world.gone().settle())) == {"reward", "dpo"}
+    assert world.stage("reward").hash == before
+    assert world.stage("reward").attempt == 2
+
+
+def test_changing_nodes_in_mid_stage_restarts_it_on_the_same_hash() -> None:
+    world = World(a_job().build()).up_to("sft")
+    before = world.stage("sft")
+    world.edit(a_job().with_spec("resources", {"nodes": 4})).settle()
+    assert world.stage("sft").attempt == 1
+    assert not begun(world.plan())
+    world.gone().settle()
+    assert world.stage("sft").attempt == 2
+    assert world.stage("sft").hash == before.hash
+    assert world.stage("sft").faults == 0
+
+
+def test_changing_a_hyper_parameter_in_mid_stage_starts_it_afresh() -> None:
+    world = World(a_job().build()).up_to("sft")
+    before = world.stage("sft").hash
+    world.edit(a_job().with_spec("stages.sft.learningRate", 1e-3)).settle()
+    world.gone().settle()
+    assert world.stage("sft").attempt == 2
+    assert world.stage("sft").hash != before
+
+
+def test_changing_the_budget_or_a_gate_leaves_a_running_attempt_alone() -> None:
+    world = World(a_job().build()).up_to("sft")
+    edited = a_job().with_spec("stages.sft.retry", {"maxFaults": 7})
+    edited.with_spec("stages.sft.gate", {"metric": "eval/loss", "max": 3.0})
+    assert world.edit(edited).settle() == []
+
+
+def test_an_attempt_whose_parent_has_to_run_again_stops() -> None:
+    world = World(a_job().build()).up_to("ppo")
+    world.edit(a_job().with_spec("stages.sft.learningRate", 1e-3))
+    actions = world.reconcile()
+    assert DeleteChildren("ppo", 1, "InputsChanged") in actions
+    assert begun(actions) == ["sft"]
+
+
+def test_a_running_attempt_goes_on_while_sources_are_looked_at_again() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.edit(a_job().with_spec("stages.sft.data.source", "moved/sft.jsonl"))
+    assert begun(world.settle()) == ["prepare"]
+    assert world.live("sft")
+    world.succeeds("prepare")
+    assert world.stage("sft").attempt == 1
+    assert world.live("sft")
+
+
+def test_an_attempt_that_was_called_off_before_it_had_children_gets_none() -> None:
+    world = World(a_job().build())
+    world.reconcile()
+    world.edit(a_job().with_spec("suspend", True))
+    assert world.settle() == []
+    assert not world.attempts
+
+
+def test_the_pods_of_a_removed_stage_end() -> None:
+    world = World(a_job().build()).up_to("reward")
+    world.edit(a_job().without("dpo"))
+    assert DeleteChildren("dpo", 1, "StageRemoved") in world.reconcile()
+    world.gone().settle()
+    assert not world.live("dpo")
+    assert world.live("reward")
+    assert world.stage("dpo").attempt == 1
+
+
+def test_a_stage_that_comes_back_goes_on_counting() -> None:
+    world = World(a_job().build()).up_to("reward")
+    world.edit(a_job().without("dpo")).settle()
+    world.gone().succeeds("prepare")
+    world.edit(a_job()).settle()
+    world.succeeds("prepare")
+    assert world.stage("dpo").attempt == 2
+    assert world.live("dpo")
+
+
+def test_a_refresh_annotation_has_the_sources_looked_at_again() -> None:
+    world = World(a_job().build()).finish()
+    world.edit(a_job().with_annotation("rlhf.dev/refresh", "now"))
+    assert begun(world.settle()) == ["prepare"]
+    assert world.finish().stage("sft").attempt == 1
+
+
+def test_a_gate_holds_the_next_stage_back() -> None:
+    gate = {"metric": "eval/accuracy", "min": 0.65}
+    world = World(a_job().with_spec("stages.reward.gate", gate).build()).up_to("reward")
+    world.succeeds("reward", **{"eval/accuracy": 0.6})
+    assert not world.live("ppo")
+    assert world.stage("ppo").reason == "GateNotMet"
+    assert "0.6, below 0.65" in (world.stage("ppo").message or "")
+    lower = a_job().with_spec("stages.reward.gate", {"metric": "eval/accuracy", "min": 0.5})
+    assert begun(world.edit(lower).settle()) == ["ppo"]
+
+
+def test_a_gate_on_a_metric_that_is_not_there_says_which_are() -> None:
+    gate = {"metric": "eval/acuracy", "min": 0.65}
+    world = World(a_job().with_spec("stages.reward.gate", gate).build()).up_to("reward")
+    world.succeeds("reward", **{"eval/accuracy": 0.9})
+    assert "eval/accuracy" in (world.stage("ppo").message or "")
+
+
+def test_approval_names_the_result_that_was_looked_at() -> None:
+    job = a_job().with_spec("stages.reward.gate", {"approval": True})
+    world = World(job.build()).up_to("reward")
+    world.succeeds("reward")
+    assert world.stage("ppo").reason == "AwaitingApproval"
+    wrong = a_job().with_spec("stages.reward.gate", {"approval": True})
+    world.edit(wrong.with_annotation("rlhf.dev/approve-reward", "0" * 12))
+    assert world.settle() == []
+    digest = (world.stage("reward").hash or "")[7:19]
+    assert digest in (world.stage("ppo").message or "")
+    right = a_job().with_spec("stages.reward.gate", {"approval": True})
+    world.edit(right.with_annotation("rlhf.dev/approve-reward", digest))
+    assert begun(world.settle()) == ["ppo"]
+
+
+def test_clocks_may_jump_back() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 75)
+    assert world.after(hours=-1).settle() == []
+    world.now = NOON
+    assert begun(world.after(seconds=10).settle()) == ["sft"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [(("ppo",), "PrepareFailed"), (("dpo",), "PrepareFailed")],
+)
+def test_bad_data_fails_the_job_before_any_gpu_is_asked_for(
+    stages: tuple[str, ...], expected: str
+) -> None:
+    world = World(a_job().build())
+    world.settle()
+    world.fails("prepare", 64)
+    assert world.settle() == []
+    assert {world.stage(name).reason for name in stages} == {expected}
+    assert world.condition("Stalled")[0] == "True"

@@ -1,0 +1,164 @@
+"""What the status says, and the conditions by which tools read it."""
+
+from __future__ import annotations
+
+import pytest
+from builders import World, a_job
+from rlhf_api.job import RLHFJob
+from rlhf_api.status import JobStatus
+from rlhf_operator.events import events
+from rlhf_operator.messages import LIMIT, redacted
+from rlhf_operator.observed import Progress
+
+
+def conditions(world: World) -> dict[str, str]:
+    return {item.type: item.status for item in world.status.conditions}
+
+
+TABLE = {
+    "running": {"Ready": "False", "Reconciling": "True", "Stalled": "False", "Suspended": "False"},
+    "done": {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Suspended": "False"},
+    "failed": {"Ready": "False", "Reconciling": "False", "Stalled": "True", "Suspended": "False"},
+    "suspended": {"Ready": "False", "Reconciling": "False", "Stalled": "False", "Suspended": "True"},
+}  # fmt: skip
+
+
+def running() -> World:
+    return World(a_job().build()).up_to("sft")
+
+
+def done() -> World:
+    return World(a_job().build()).finish()
+
+
+def failed() -> World:
+    return running().fails("sft", 64)
+
+
+def suspended() -> World:
+    world = running().edit(a_job().with_spec("suspend", True))
+    world.settle()
+    world.gone().settle()
+    return world
+
+
+WORLDS = {"running": running, "done": done, "failed": failed, "suspended": suspended}
+
+
+@pytest.mark.parametrize("state", list(WORLDS))
+def test_conditions_are_those_that_gitops_tools_read(state: str) -> None:
+    assert conditions(WORLDS[state]()) == TABLE[state]
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [("running", "Running"), ("done", "Succeeded"), ("failed", "Failed"), ("suspended", "Suspended")],
+)
+def test_the_phase_is_one_word(state: str, phase: str) -> None:
+    assert WORLDS[state]().status.phase == phase
+
+
+def test_a_first_pass_says_that_it_has_seen_the_job() -> None:
+    world = World(a_job().build())
+    world.reconcile()
+    assert world.status.observed_generation == 1
+    assert world.status.phase == "Pending"
+    assert conditions(world) == TABLE["running"]
+
+
+def test_a_transition_time_moves_only_with_the_status() -> None:
+    world = running()
+    before = {item.type: item.last_transition_time for item in world.status.conditions}
+    world.after(minutes=5).succeeds("sft")
+    after = {item.type: item.last_transition_time for item in world.status.conditions}
+    assert before == after
+    world.after(minutes=5).finish()
+    moved = {item.type: item.last_transition_time for item in world.status.conditions}
+    assert {kind for kind in after if after[kind] != moved[kind]} == {"Ready", "Reconciling"}
+
+
+def test_a_running_stage_shows_attempt_hash_start_and_progress() -> None:
+    world = running()
+    world.progress["sft", 1] = Progress(41.5, 90.0, {"train/loss": 2.5})
+    world.after(minutes=1).reconcile()
+    sft = world.stage("sft")
+    assert (sft.phase, sft.attempt, sft.start_time) == ("Running", 1, "2026-01-31T12:00:00Z")
+    assert sft.hash is not None
+    assert sft.hash.startswith("sha256:")
+    assert (sft.progress_percent, sft.remaining_seconds) == (41.5, 90.0)
+    assert sft.metrics == {"train/loss": 2.5}
+
+
+def test_reports_of_an_older_attempt_are_not_shown() -> None:
+    world = running().fails("sft", 75).after(minutes=1)
+    world.settle()
+    world.progress["sft", 1] = Progress(99.0)
+    world.reconcile()
+    assert world.stage("sft").progress_percent is None
+
+
+def test_a_finished_stage_shows_checkpoint_metrics_and_times() -> None:
+    world = running().after(minutes=2).succeeds("sft", **{"eval/loss": 1.25})
+    sft = world.stage("sft")
+    assert sft.phase == "Succeeded"
+    assert (sft.reason, sft.message) == (None, None)
+    assert sft.completion_time == "2026-01-31T12:02:00Z"
+    assert sft.checkpoint is not None
+    assert sft.checkpoint.uri.endswith("attempt-1/output")
+    assert sft.metrics == {"eval/loss": 1.25}
+    assert sft.progress_percent == 100.0
+    assert sft.finished[0].checkpoint == sft.checkpoint
+
+
+def test_prepare_fills_in_the_digests_of_the_sources() -> None:
+    world = World(a_job().build())
+    world.settle()
+    world.succeeds("prepare")
+    assert world.status.sources["stages.sft.data"] == "sha256:sft.jsonl"
+
+
+def test_pods_that_wait_for_a_node_say_why() -> None:
+    world = running()
+    world.becomes("sft", "Pending", reason="Unschedulable", message="0/3 nodes have 8 GPUs")
+    world.reconcile()
+    assert world.stage("sft").phase == "Pending"
+    assert "0/3 nodes have 8 GPUs" in (world.stage("sft").message or "")
+
+
+def test_a_status_survives_being_written_and_read() -> None:
+    job = done().job
+    assert RLHFJob.parse(job.to_dict()) == job
+
+
+def test_messages_are_short_and_carry_no_secrets() -> None:
+    text = redacted("x" * 5000 + " failed with token=abc123 hf_" + "A" * 34 + " https://u:p@host/\x00")
+    assert len(text.encode()) <= LIMIT
+    assert text.endswith("failed with token=[redacted] [redacted] https://[redacted]@host/")
+
+
+def test_events_tell_each_transition_once() -> None:
+    world, told = World(a_job().only("sft").build()), []
+    for _ in range(30):
+        before = world.job.status
+        if not world.reconcile():
+            for attempt in [a for a in world.attempts.values() if a.is_live]:
+                world.becomes(attempt.stage, "Running")
+                world.succeeds(attempt.stage)
+        told += [event.reason for event in events(before, world.status)]
+    assert told.count("Succeeded") == 1
+    assert told.count("StageSucceeded") == 2
+
+
+def test_an_event_names_exit_code_reason_and_pod() -> None:
+    world = running()
+    before = world.status
+    world.fails("sft", 137, reason="OOMKilled")
+    (event,) = [e for e in events(before, world.status) if e.reason == "AttemptFault"]
+    assert event.type == "Warning"
+    assert "OOMKilled, exit code 137, pod tiny-sft-1-0" in event.message
+
+
+def test_an_unchanged_status_has_no_events() -> None:
+    status = done().status
+    assert events(status, status) == []
+    assert events(None, JobStatus()) == []

@@ -1,0 +1,57 @@
+"""Talking to a trained model."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rlhf_trainer.chat import Chat, talk
+from rlhf_trainer.errors import ConfigurationError
+
+
+def said(chat: Chat, text: str) -> list[str]:
+    target = io.StringIO()
+    talk(chat, io.StringIO(text), target)
+    return target.getvalue().split("\n")
+
+
+def test_pieces_make_up_the_answer_that_transformers_gives(models: Mapping[str, Path]) -> None:
+    chat = Chat(models["llama"], max_new_tokens=6)
+    pieces = list(chat.answer("what colour?"))
+    prompt = chat.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "what colour?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=False,
+    )
+    tokens = chat.model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
+    whole = chat.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert "".join(pieces) == whole.rstrip("\ufffd")
+    assert chat.turns[1] == {"role": "assistant", "content": "".join(pieces)}
+
+
+def test_each_line_is_a_turn_and_reset_forgets(models: Mapping[str, Path]) -> None:
+    chat = Chat(models["llama"], max_new_tokens=4)
+    once = said(chat, "hello\n\n/reset\nhello\n/exit\nnever read\n")
+    assert once[0] == once[1]
+    assert len(chat.turns) == 2
+    said(chat, "again")
+    assert len(chat.turns) == 4
+
+
+def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no model configuration"):
+        Chat(tmp_path)
+
+
+def test_the_command_reads_a_pipe(models: Mapping[str, Path]) -> None:
+    command = [sys.executable, "-m", "rlhf_trainer", "chat", str(models["llama"])]
+    command += ["--max-new-tokens", "4"]
+    done = subprocess.run(command, input="hello\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1

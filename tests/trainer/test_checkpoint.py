@@ -1,0 +1,226 @@
+"""Checkpoints: what is committed is whole, what is damaged or foreign is passed over, state is whole."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Pod
+from engine_curve import curve, make_engine, weights
+from rlhf_trainer.checkpoint import Checkpointer, verify
+from rlhf_trainer.errors import CheckpointUnusable, Transient
+from rlhf_trainer.ranks import Ranks
+
+SFT = {"data": {"source": "unused"}}
+
+
+def checkpointer(pod: Pod, ranks: Ranks, attempt: int = 1, keep: int = 2, **changes: Any) -> Any:
+    return Checkpointer(pod.stage_run("sft", SFT, attempt=attempt, **changes), ranks, keep)
+
+
+def steps(saver: Checkpointer) -> list[int]:
+    return sorted(int(p.name[5:]) for p in (saver.directory / "steps").glob("step-*"))
+
+
+def test_engine_state_and_random_states_come_back(in_pod: Pod, ranks: Ranks) -> None:
+    engine = make_engine(in_pod.model, ranks, 0)
+    curve(engine, steps=2)
+    saver = checkpointer(in_pod, ranks)
+    for draw in (random.random, np.random.random, torch.rand, np.random.standard_normal):
+        draw() if draw is not torch.rand else draw(1)
+    saver.save(2, {"model": engine}, {"coef": 0.1, "moments": torch.ones(2)}, best=None)
+    drawn = (random.random(), np.random.standard_normal(), torch.rand(3))
+    expected = curve(engine, steps=2)
+
+    fresh = make_engine(in_pod.model, ranks, 0)
+    restored = checkpointer(in_pod, ranks, attempt=2).restore({"model": fresh})
+    assert restored is not None
+    assert restored.step == 2
+    assert restored.state["coef"] == 0.1
+    assert torch.equal(restored.state["moments"], torch.ones(2))
+    again = (random.random(), np.random.standard_normal(), torch.rand(3))
+    assert drawn[:2] == again[:2]
+    assert torch.equal(drawn[2], again[2])
+    assert curve(fresh, steps=2) == expected
+    after = weights(fresh)
+    assert all(torch.equal(value, after[name]) for name, value in weights(engine).items())
+
+
+def test_nothing_to_restore_is_none(in_pod: Pod, ranks: Ranks) -> None:
+    assert checkpointer(in_pod, ranks).restore({}) is None
+
+
+def truncate(directory: Path) -> None:
+    file = directory / "state.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(directory: Path) -> None:
+    file = directory / "state.pt"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def remove_a_file(directory: Path) -> None:
+    (directory / "rng-00000.pt").unlink()
+
+
+def remove_the_manifest(directory: Path) -> None:
+    (directory / "manifest.json").unlink()
+
+
+def break_the_manifest(directory: Path) -> None:
+    (directory / "manifest.json").write_text("{")
+
+
+def make_foreign(directory: Path) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["lineage"]["job"] = "another"
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "bytes, expected"),
+        (flip_a_bit, "damaged"),
+        (remove_a_file, "missing"),
+        (remove_the_manifest, "has no manifest.json"),
+        (break_the_manifest, "damaged"),
+        (make_foreign, "another lineage"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_passed_over_with_the_reason(
+    damage: Callable[[Path], None],
+    reason: str,
+    in_pod: Pod,
+    ranks: Ranks,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("rlhf_trainer"), "propagate", True)
+    saver = checkpointer(in_pod, ranks)
+    for step in (1, 2):
+        saver.save(step, {}, {"step": step})
+    damage(saver.directory / "steps" / "step-00000002")
+    restored = checkpointer(in_pod, ranks, attempt=2).restore({})
+    assert restored is not None
+    assert restored.state == {"step": 1}
+    assert "passing over" in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_half_written_checkpoint_is_never_seen(
+    in_pod: Pod, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = checkpointer(in_pod, ranks)
+    saver.save(1, {}, {"step": 1})
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(Transient, match="No space left on device"):
+            saver.save(2, {}, {"step": 2})
+    assert steps(saver) == [1]
+    restored = saver.restore({})
+    assert restored is not None
+    assert restored.step == 1
+    saver.save(2, {}, {"step": 2})
+    assert steps(saver) == [1, 2]
+
+
+def test_the_newest_step_over_all_attempts_up_to_ours_is_taken(
+    in_pod: Pod, ranks: Ranks
+) -> None:
+    for attempt, step in ((1, 5), (2, 7), (3, 6), (4, 9)):
+        checkpointer(in_pod, ranks, attempt, keep=9).save(step, {}, {"attempt": attempt})
+    restored = checkpointer(in_pod, ranks, attempt=3).restore({})
+    assert restored is not None
+    assert (restored.step, restored.state["attempt"]) == (7, 2)
+
+
+def test_another_number_of_ranks_is_refused_with_what_to_do(in_pod: Pod, ranks: Ranks) -> None:
+    saver = checkpointer(in_pod, ranks)
+    saver.save(1, {}, {})
+    file = saver.directory / "steps/step-00000001/manifest.json"
+    file.write_text(file.read_text().replace('"worldSize": 1', '"worldSize": 4'))
+    with pytest.raises(CheckpointUnusable, match=r"written by 4 processes.* run it with 4"):
+        checkpointer(in_pod, ranks, attempt=2).restore({})
+
+
+def test_old_checkpoints_go_and_the_newest_stay_over_attempts(in_pod: Pod, ranks: Ranks) -> None:
+    first, second = (checkpointer(in_pod, ranks, attempt, keep=2) for attempt in (1, 2))
+    for step in (1, 2, 3):
+        first.save(step, {}, {})
+    assert steps(first) == [2, 3]
+    second.save(4, {}, {})
+    assert (steps(first), steps(second)) == ([3], [4])
+
+
+def test_best_weights_stay_while_a_checkpoint_names_them(in_pod: Pod, ranks: Ranks) -> None:
+    saver = checkpointer(in_pod, ranks, keep=1)
+
+    def write(directory: Path) -> None:
+        (directory / "weights").write_text("w")
+
+    saver.keep_weights(2, write)
+    saver.save(3, {}, {}, best=2)
+    saver.keep_weights(4, write)  # a kill now would resume from 3, whose best is still 2
+    later = checkpointer(in_pod, ranks, attempt=2)
+    assert later.kept_weights(2) is not None
+    saver.save(5, {}, {}, best=4)
+    assert later.kept_weights(2) is None
+    kept = later.kept_weights(4)
+    assert kept is not None
+    (kept / "weights").write_text("x")
+    assert later.kept_weights(4) is None
+
+
+def test_the_same_step_may_be_saved_again(in_pod: Pod, ranks: Ranks) -> None:
+    saver = checkpointer(in_pod, ranks)
+    saver.save(1, {}, {"take": 1})
+    saver.save(1, {}, {"take": 2})
+    restored = saver.restore({})
+    assert restored is not None
+    assert restored.state == {"take": 2}
+    assert [p.name for p in (saver.directory / "steps").iterdir()] == ["step-00000001"]
+
+
+def write_output(directory: Path) -> None:
+    (directory / "config.json").write_text("{}")
+
+
+def test_output_has_a_digest_that_others_can_verify(in_pod: Pod, ranks: Ranks) -> None:
+    saver = checkpointer(in_pod, ranks)
+    metrics = {"eval/loss": 1.5, "train/tokens_per_second": 123.4, "time/update": 3.0}
+    ref = saver.commit_output(write_output, metrics)
+    assert ref.uri == "job/sft-0123456789ab/attempt-1/output"
+    directory = Path("checkpoints") / ref.uri
+    assert verify(directory, ref.digest)["metrics"] == {"eval/loss": 1.5}
+    with pytest.raises(CheckpointUnusable, match="expected sha256:0"):
+        verify(directory, "sha256:0")
+    (directory / "config.json").write_text("[]")
+    with pytest.raises(CheckpointUnusable, match="SHA-256"):
+        verify(directory, ref.digest)
+
+
+def test_equal_outputs_have_equal_digests(in_pod: Pod, ranks: Ranks) -> None:
+    digests = []
+    for speed in (1.0, 2.0):
+        saver = checkpointer(in_pod, ranks)
+        ref = saver.commit_output(write_output, {"train/tokens_per_second": speed})
+        digests.append(ref.digest)
+        shutil.rmtree(saver.directory)
+    assert digests[0] == digests[1]

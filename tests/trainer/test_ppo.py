@@ -1,0 +1,87 @@
+"""The PPO stage end to end on a tiny model: it learns, whatever reward, critic and estimator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_api.run import StageResult
+from rlhf_api.stages.ppo import PPOStage
+from rlhf_trainer.stages import ppo
+
+Train = Callable[..., tuple[StageResult, list[dict[str, float]]]]
+
+REWARD = """
+def colours(prompts, answers, rows):
+    return [float(sum(letter in 'aeiou' for letter in a)) / max(len(a), 1) for a in answers]
+"""
+
+
+def prompt_rows() -> list[dict[str, str]]:
+    return [{"prompt": f"{'say ' * (i % 5)}a vowel {i}"} for i in range(12)]
+
+
+@pytest.fixture
+def settings(in_pod: Any) -> dict[str, Any]:
+    """A small PPO stage with a function as its reward."""
+    folder = in_pod.directory / "inputs" / "code"
+    folder.mkdir()
+    (folder / "vowel_reward.py").write_text(REWARD)
+    sys.modules.pop("vowel_reward", None)
+    in_pod.paths["code"] = "inputs/code"
+    return {
+        "data": {"source": in_pod.data("prompts", prompt_rows()), "evalFraction": 0},
+        "rollouts": 2,
+        "globalBatchSize": 8,
+        "minibatchSize": 4,
+        "microBatchSize": 4,
+        "updateEpochs": 2,
+        "learningRate": 1e-3,
+        "criticLearningRate": 1e-3,
+        "rewards": {"vowels": {"function": {"entrypoint": "vowel_reward:colours", "source": "code"}}},
+        "rollout": {"maxPromptLength": 64, "maxNewTokens": 8},
+    }
+
+
+@pytest.fixture
+def train(in_pod: Any, open_session: Any, settings: dict[str, Any]) -> Train:
+    """Trains one stage in this process: its result and the metrics of each rollout."""
+
+    def run(**changes: Any) -> tuple[StageResult, list[dict[str, float]]]:
+        stage = in_pod.stage_run("ppo", settings | changes)
+        result = ppo.train(open_session(stage))
+        return result, [line["metrics"] for line in in_pod.metrics(stage)]
+
+    return run
+
+
+def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
+    result, metrics = train(rollouts=1, updateEpochs=1, minibatchSize=8)
+    assert result.reason == "Done"
+    assert metrics[0]["ppo/kl"] == pytest.approx(0, abs=1e-5)
+    assert metrics[0]["ppo/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics[0]["ppo/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"critic": "shared"},
+        {"lora": {"rank": 4}, "critic": "shared"},
+        {"lora": {"rank": 4}, "entropyCoef": 0.01, "dualClip": 3.0},
+        {"advantage": "grpo", "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4}},
+        {"advantage": "rloo", "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 2}},
+        {"advantage": "reinforce++"},
+        {"kl": {"adaptive": {"target": 0.1}}, "ema": {"decay": 0.9}, "criticWarmupRollouts": 1},
+        {"precision": "bf16"},
+    ],
+    ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items())[:40],
+)
+def test_every_variant_trains_to_a_finite_end(train: Train, changes: dict[str, Any]) -> None:
+    result, metrics = train(**changes)
+    assert result.exit_code == 0
+    assert result.checkpoint is not None
+    assert all(isinstance(value, float | int) for value in metrics[-1].values())

@@ -1,0 +1,97 @@
+"""PPO on two processes over gloo: the same curve as on one, whatever ZeRO partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Pod, write_model
+
+COMPARED = (
+    "ppo/reward",
+    "ppo/kl",
+    "ppo/entropy",
+    "ppo/response_length",
+    "ppo/policy_loss",
+    "ppo/value_loss",
+    "ppo/actor_grad_norm",
+)
+
+
+def curve(
+    directory: Path, model: Path, ranks: int, zero: int, changes: Mapping[str, Any]
+) -> list[list[float]]:
+    """Metrics of each rollout of a run on so many processes."""
+    pod = Pod(directory, model)
+    folder = pod.directory / "inputs" / "code"
+    folder.mkdir(parents=True)
+    (folder / "short_reward.py").write_text(
+        "def score(prompts, answers, rows):\n    return [-len(a) / 8 for a in answers]\n"
+    )
+    pod.paths["code"] = "inputs/code"
+    prompts = [{"prompt": f"{'long ' * (i % 6)}question {i}"} for i in range(12)]
+    settings = {
+        "data": {"source": pod.data("prompts", prompts), "evalFraction": 0},
+        "rollouts": 3,
+        "globalBatchSize": 6,
+        "minibatchSize": 3,
+        "microBatchSize": 2,
+        "updateEpochs": 2,
+        "learningRate": 1e-3,
+        "criticLearningRate": 1e-3,
+        "rewards": {
+            "short": {"function": {"entrypoint": "short_reward:score", "source": "code"}}
+        },
+        "rollout": {"maxPromptLength": 64, "maxNewTokens": 24, "temperature": 1.5},
+        "zero": {"stage": zero},
+        **changes,
+    }
+    run = pod.stage_run("ppo", settings)
+    code, log = pod.run(run, ranks)
+    assert code == 0, log
+    lines = [line["metrics"] for line in pod.metrics(run)[:3]]
+    return [[line[name] for name in COMPARED] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that ends its answer at about every twelfth token."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    directory = write_model(tmp_path_factory.mktemp("ending"))
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    with torch.no_grad():
+        model.get_input_embeddings().weight += 1  # a direction that all hidden states share,
+        model.get_output_embeddings().weight[2] = 0.1  # and that the EOS points in
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory: pytest.TempPathFactory, ending: Path) -> Any:
+    """The curve of one process without ZeRO, for each critic."""
+    found: dict[str, list[list[float]]] = {}
+
+    def get(critic: str) -> list[list[float]]:
+        if critic not in found:
+            directory = tmp_path_factory.mktemp("one")
+            found[critic] = curve(directory, ending, 1, 0, {"critic": critic})
+        return found[critic]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "critic"), [(0, "fresh"), (1, "shared"), (2, "fresh"), (3, "fresh")])
+def test_two_ranks_give_the_curve_of_one(
+    zero: int, critic: str, tmp_path: Path, ending: Path, of_one: Any
+) -> None:
+    two = curve(tmp_path, ending, 2, zero, {"critic": critic})
+    one = of_one(critic)
+    lengths = {round(row[COMPARED.index("ppo/response_length")] * 6) for row in one}
+    assert min(lengths) < 6 * 24, "no response ended early: ranks would never differ in length"
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)

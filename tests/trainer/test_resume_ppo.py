@@ -1,0 +1,119 @@
+"""A PPO run that is killed at any moment and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_api.run import StageRun
+from rlhf_trainer.errors import Terminated
+from rlhf_trainer.stages import ppo
+
+ROLLOUTS = 5
+SETTINGS: dict[str, Any] = {
+    "rollouts": ROLLOUTS,
+    "globalBatchSize": 8,
+    "minibatchSize": 4,
+    "microBatchSize": 2,
+    "updateEpochs": 2,
+    "learningRate": 1e-3,
+    "criticLearningRate": 1e-3,
+    "checkpointing": {"everySteps": 2},
+    "rollout": {"maxPromptLength": 64, "maxNewTokens": 8},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full, own critic, average, adaptive β": {
+        "ema": {"decay": 0.8},
+        "kl": {"adaptive": {"target": 0.2, "horizon": 20}},
+        "maxKl": 1000.0,
+    },
+    "full, shared critic": {"critic": "shared"},
+    "LoRA": {"lora": {"rank": 4}},
+}
+
+
+def stage(pod: Any, changes: dict[str, Any], attempt: int = 1) -> StageRun:
+    folder = pod.directory / "inputs" / "code"
+    folder.mkdir(exist_ok=True)
+    (folder / "vowels_of_resume.py").write_text(
+        "def score(prompts, answers, rows):\n"
+        "    return [sum(c in 'aeiou' for c in a) / max(len(a), 1) for a in answers]\n"
+    )
+    pod.paths["code"] = "inputs/code"
+    reward = {"entrypoint": "vowels_of_resume:score", "source": "code"}
+    prompts = [{"prompt": f"{'say ' * (i % 5)}a vowel {i}"} for i in range(12)]
+    settings = {
+        "data": {"source": pod.data("prompts", prompts), "evalFraction": 0},
+        "rewards": {"vowels": {"function": reward}},
+    }
+    run: StageRun = pod.stage_run("ppo", SETTINGS | settings | changes, attempt=attempt)
+    return run
+
+
+def weights(pod: Any, run: StageRun) -> str:
+    return hashlib.sha256((pod.output(run) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def kill_after(pod: Any, run: StageRun, rollouts: int, seconds: float) -> None:
+    """SIGKILL so many seconds after the metrics of a rollout were written."""
+    process = pod.start(run)
+    metrics = pod.directory / run.output / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < rollouts:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    time.sleep(seconds)
+    assert process.poll() is None, "it ended before it was killed"
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_run_ends_with_the_weights_of_the_uninterrupted_one(
+    variant: str, in_pod: Any, open_session: Any
+) -> None:
+    changes = VARIANTS[variant]
+    whole = stage(in_pod, changes)
+    ppo.train(open_session(whole))
+    expected = weights(in_pod, whole)
+    shutil.rmtree(in_pod.directory / whole.lineage)
+
+    killed = stage(in_pod, changes)
+    kill_after(in_pod, killed, rollouts=3, seconds=0.01)
+    resumed = stage(in_pod, changes, attempt=2)
+    ppo.train(open_session(resumed))
+    assert weights(in_pod, resumed) == expected
+    steps = [line["step"] for line in in_pod.metrics(resumed)]
+    assert steps[0] == 3  # it went on from the checkpoint at rollout 2
+
+
+def test_sigterm_saves_between_two_rollouts_and_the_next_attempt_goes_on(
+    in_pod: Any, open_session: Any
+) -> None:
+    whole = stage(in_pod, {})
+    ppo.train(open_session(whole))
+    expected = weights(in_pod, whole)
+    shutil.rmtree(in_pod.directory / whole.lineage)
+
+    session = open_session(stage(in_pod, {}))
+    session.guard.signalled = True
+    with pytest.raises(Terminated, match="saved at rollout 1 of 5"):
+        ppo.train(session)
+    resumed = stage(in_pod, {}, attempt=2)
+    ppo.train(open_session(resumed))
+    assert weights(in_pod, resumed) == expected
+
+
+def test_resume_without_the_average_would_be_seen(in_pod: Any, open_session: Any) -> None:
+    """The comparison above can fail: another average gives other weights."""
+    digests = set()
+    for decay in (0.8, 0.81):
+        run = stage(in_pod, {"ema": {"decay": decay}, "rollouts": 1})
+        ppo.train(open_session(run))
+        digests.add(weights(in_pod, run))
+        shutil.rmtree(in_pod.directory / Path(run.lineage))
+    assert len(digests) == 2

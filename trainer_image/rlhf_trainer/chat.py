@@ -1,0 +1,125 @@
+"""`python -m rlhf_trainer chat DIRECTORY`: talk to a trained model on stdin and stdout.
+
+In a terminal the answer appears token by token; from a pipe each line is a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from rlhf_trainer.errors import ConfigurationError, TrainerError
+
+HELP = "Type a message; /reset starts afresh, /exit leaves."
+
+
+def main(directory: str, arguments: Sequence[str]) -> int:
+    """The chat command; its exit code."""
+    options = argparse.ArgumentParser(prog="rlhf_trainer chat")
+    options.add_argument("--max-new-tokens", type=int, default=256)
+    options.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
+    options.add_argument("--seed", type=int, default=0)
+    chosen = options.parse_args(arguments)
+    try:
+        chat = Chat(Path(directory), chosen.max_new_tokens, chosen.temperature, chosen.seed)
+    except TrainerError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    try:
+        talk(chat, sys.stdin, sys.stdout)
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+def talk(chat: Chat, source: TextIO, target: TextIO) -> None:
+    """Turn by turn, until the source ends or the user leaves."""
+    terminal = source.isatty() and target.isatty()
+    if terminal:
+        print(HELP, file=target)
+    while (line := _next_line(source, target, terminal)) is not None:
+        match line.strip():
+            case "":
+                continue
+            case "/exit" | "/quit":
+                return
+            case "/reset":
+                chat.reset()
+            case message:
+                for text in chat.answer(message):
+                    print(text, end="", flush=True, file=target)
+                print(file=target, flush=True)
+
+
+class Chat:
+    """One conversation with one model."""
+
+    def __init__(
+        self, directory: Path, max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        from rlhf_trainer.models import PLAIN_TEMPLATE, load_directory
+
+        self.model = load_directory(directory).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        if not self.tokenizer.chat_template:
+            self.tokenizer.chat_template = PLAIN_TEMPLATE
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigurationError(f"the tokenizer in {directory} has no end-of-sequence token")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.generator = torch.Generator().manual_seed(seed)
+        self.turns: list[dict[str, str]] = []
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.turns = []
+
+    def answer(self, message: str) -> Iterator[str]:
+        """The model's answer in pieces, whole characters each."""
+        self.turns.append({"role": "user", "content": message})
+        prompt = self.tokenizer.apply_chat_template(
+            self.turns, add_generation_prompt=True, tokenize=False
+        )
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        said, tokens = "", []
+        for token in self._tokens(ids):
+            tokens.append(token)
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            if not text.endswith("\ufffd"):  # the middle of a character
+                yield text[len(said) :]
+                said = text
+        self.turns.append({"role": "assistant", "content": said})
+
+    @torch.no_grad()
+    def _tokens(self, prompt: Sequence[int]) -> Iterator[int]:
+        from rlhf_trainer.evaluate import end_tokens
+
+        ends = end_tokens(self.tokenizer, self.model)
+        feed, cache = torch.tensor([list(prompt)], device=self.device), None
+        for _ in range(self.max_new_tokens):
+            out: Any = self.model(feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, token = out.past_key_values, self._pick(out.logits[0, -1].float().cpu())
+            if token in ends:
+                return
+            yield token
+            feed = torch.tensor([[token]], device=self.device)
+
+    def _pick(self, logits_V: torch.Tensor) -> int:
+        if self.temperature == 0:
+            return int(logits_V.argmax())
+        probabilities_V = (logits_V / self.temperature).softmax(-1)
+        return int(torch.multinomial(probabilities_V, 1, generator=self.generator))
+
+
+def _next_line(source: TextIO, target: TextIO, terminal: bool) -> str | None:
+    if terminal:
+        print("> ", end="", flush=True, file=target)
+    return source.readline() or None

@@ -1,0 +1,366 @@
+"""Checkpoints: committed by an atomic rename, vouched for by a SHA-256 manifest, restored bit for bit.
+
+Layout below the lineage (all attempts on one input hash):
+
+    attempt-<n>/steps/step-<s>/   manifest.json, state.pt, rng-<rank>.pt, <engine>/…
+    attempt-<n>/best/step-<s>/    a model in Hugging Face layout that was best on held-out rows
+    attempt-<n>/output/           what the stage hands on
+
+A directory is written under a name that starts with `.tmp-`, its files are fsynced and hashed, the
+manifest is written, and only then it gets its name: what has a name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from rlhf_api.run import MANIFEST, StageRun
+from rlhf_api.status import CheckpointRef
+
+from rlhf_trainer.errors import CheckpointUnusable, Transient
+from rlhf_trainer.ranks import Ranks
+
+if TYPE_CHECKING:
+    from rlhf_trainer.engine import Engine
+
+FORMAT_VERSION: Final = 1
+CHECKPOINT_VOLUME: Final = "checkpoints"
+_STEP = re.compile(r"^step-(\d+)$")
+_ATTEMPT = re.compile(r"^attempt-(\d+)$")
+_WALL_CLOCK = ("time/", "train/tokens_per_second")
+log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """Where a run goes on from."""
+
+    step: int
+    state: dict[str, Any]  # what the stage gave to `save`
+
+
+class _Candidate(NamedTuple):
+    step: int
+    attempt: int
+    path: Path
+
+
+class Checkpointer:
+    """Saves and restores one run. All its methods are collectives but where it says otherwise."""
+
+    def __init__(self, run: StageRun, ranks: Ranks, keep: int) -> None:
+        self.run, self.ranks, self.keep = run, ranks, keep
+        self.directory = Path(run.output)
+        self.lineage = {"job": run.job.uid, "stage": run.stage, "hash": run.hash}
+
+    def save(
+        self,
+        step: int,
+        engines: Mapping[str, Engine],
+        state: Mapping[str, Any],
+        best: int | None = None,
+    ) -> None:
+        """Commit the whole state after `step` steps, then delete what is no longer needed.
+
+        `state` holds tensors and JSON values. The random states of every library and rank are
+        added. `best` is the step whose `keep_weights` must stay.
+        """
+
+        def write(directory: Path) -> None:
+            for name, engine in engines.items():
+                engine.save(directory / name)
+            if self.ranks.is_main:
+                torch.save(dict(state), directory / "state.pt")
+            torch.save(_random_states(), directory / f"rng-{self.ranks.rank:05d}.pt")
+
+        self._commit(self.directory / "steps" / f"step-{step:08d}", write, step, {"best": best})
+        if self.ranks.is_main:
+            self._delete_old()
+        self.ranks.barrier()
+
+    def restore(self, engines: Mapping[str, Engine]) -> Restored | None:
+        """Load the newest valid checkpoint of this lineage; None where there is none.
+
+        Damaged and foreign ones are passed over, each with a line in the log. One that is whole but
+        was written by another number of ranks is CheckpointUnusable.
+        """
+        for candidate in self.ranks.broadcast(self._candidates("steps")):
+            manifest = self._accepted(candidate)
+            if manifest is None:
+                continue
+            self._require_same_ranks(candidate, manifest)
+            for name, engine in engines.items():
+                engine.load(candidate.path / name)
+            state = torch.load(candidate.path / "state.pt", weights_only=True, map_location="cpu")
+            rng = candidate.path / f"rng-{self.ranks.rank:05d}.pt"
+            _restore_random_states(torch.load(rng, weights_only=True))
+            if self.ranks.is_main:
+                log.info("going on from step %d (attempt %d)", candidate.step, candidate.attempt)
+            return Restored(candidate.step, state)
+        return None
+
+    def keep_weights(self, step: int, write: Callable[[Path], None]) -> None:
+        """Commit a model in Hugging Face layout as the best one so far.
+
+        It stays as long as a retained checkpoint names its step as `best`.
+        """
+        self._commit(self.directory / "best" / f"step-{step:08d}", write, step, {})
+
+    def kept_weights(self, step: int) -> Path | None:
+        """The valid model that `keep_weights` committed at this step, in any attempt."""
+        for candidate in self.ranks.broadcast(self._candidates("best")):
+            if candidate.step == step and self._accepted(candidate) is not None:
+                return candidate.path
+        return None
+
+    def commit_output(
+        self, write: Callable[[Path], None], metrics: Mapping[str, float] | None = None
+    ) -> CheckpointRef:
+        """Commit what the stage hands on. `write` gets a directory, on every rank; it must write on
+        one rank alone (`ranks.is_main`), but may gather on all.
+
+        Equal weights give equal bytes: what depends on the clock stays out of the manifest.
+        """
+        steady = {k: v for k, v in (metrics or {}).items() if not k.startswith(_WALL_CLOCK)}
+        self._commit(self.directory / "output", write, None, {"metrics": steady})
+        uri = self.directory.relative_to(CHECKPOINT_VOLUME) if self._on_volume else self.directory
+        digest = self.ranks.broadcast(_sha256(self.directory / "output" / MANIFEST))
+        return CheckpointRef(uri=f"{uri.as_posix()}/output", digest=f"sha256:{digest}")
+
+    @property
+    def _on_volume(self) -> bool:
+        return self.directory.parts[:1] == (CHECKPOINT_VOLUME,)
+
+    def _commit(
+        self, final: Path, write: Callable[[Path], None], step: int | None, extra: dict[str, Any]
+    ) -> None:
+        temporary = final.with_name(f".tmp-{final.name}")
+        try:
+            self.ranks.on_main(lambda: _fresh(temporary))
+            write(temporary)
+            self.ranks.barrier()
+            files = self._hashed(temporary)
+            self.ranks.on_main(lambda: self._publish(temporary, final, files, step, extra))
+        except OSError as error:
+            raise Transient(f"cannot write {final}: {error.strerror or error}", step=step) from error
+
+    def _hashed(self, directory: Path) -> dict[str, Any]:
+        """SHA-256 and size of each file, fsynced; the ranks share the work."""
+        mine = {
+            str(path.relative_to(directory)): {"sha256": _synced_sha256(path), "size": size}
+            for path, size in _share(directory, self.ranks)
+        }
+        parts = self.ranks.gather_objects(mine)
+        return {name: part[name] for part in parts for name in part}
+
+    def _publish(
+        self,
+        temporary: Path,
+        final: Path,
+        files: dict[str, Any],
+        step: int | None,
+        extra: dict[str, Any],
+    ) -> None:
+        manifest = {
+            "formatVersion": FORMAT_VERSION,
+            "lineage": self.lineage,
+            "attempt": self.run.attempt,
+            "step": step,
+            "worldSize": self.ranks.world_size,
+            **extra,
+            "files": files,
+        }
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        _write_synced(temporary / MANIFEST, text)
+        _sync_directories(temporary)
+        if final.exists():  # the same step again, after a roll-back
+            final.rename(final.with_name(f".old-{final.name}"))
+        temporary.rename(final)
+        _sync_directory(final.parent)
+        shutil.rmtree(final.with_name(f".old-{final.name}"), ignore_errors=True)
+
+    def _candidates(self, kind: str) -> list[_Candidate]:
+        """Committed directories of this and earlier attempts, newest step first."""
+        found = []
+        for attempt_directory in self.directory.parent.glob("attempt-*"):
+            match = _ATTEMPT.match(attempt_directory.name)
+            if match is None or int(match[1]) > self.run.attempt:
+                continue
+            for path in (attempt_directory / kind).glob("step-*"):
+                if step := _STEP.match(path.name):
+                    found.append(_Candidate(int(step[1]), int(match[1]), path))
+        return sorted(found, reverse=True)
+
+    def _accepted(self, candidate: _Candidate) -> dict[str, Any] | None:
+        """The manifest, if this is whole and of our lineage; else None, with the reason logged."""
+        reason, manifest = "", {}
+        try:
+            manifest = _checked_manifest(candidate.path, self.ranks)
+            if manifest.get("lineage") != self.lineage:
+                reason = f"it is of another lineage: {manifest.get('lineage')}"
+        except CheckpointUnusable as error:
+            reason = str(error)
+        reasons = [r for r in self.ranks.gather_objects(reason) if r]
+        if reasons and self.ranks.is_main:
+            log.warning("passing over %s: %s", candidate.path, reasons[0])
+        return None if reasons else manifest
+
+    def _require_same_ranks(self, candidate: _Candidate, manifest: dict[str, Any]) -> None:
+        wrote = manifest["worldSize"]
+        if wrote != self.ranks.world_size:
+            raise CheckpointUnusable(
+                f"{candidate.path} was written by {wrote} processes and this attempt has "
+                f"{self.ranks.world_size}: run it with {wrote} again (nodes × GPUs per node), or "
+                f"delete {self.directory.parent} to start the stage afresh",
+                step=candidate.step,
+            )
+
+    def _delete_old(self) -> None:
+        """Keep the newest checkpoints and the best weights that they name."""
+        candidates = self._candidates("steps")
+        for candidate in candidates[self.keep :]:
+            _remove(candidate.path)
+        named = {_best_of(candidate.path) for candidate in candidates[: self.keep]}
+        for candidate in self._candidates("best"):
+            if candidate.step not in named:
+                _remove(candidate.path)
+
+
+def verify(directory: Path, digest: str | None = None) -> dict[str, Any]:
+    """The manifest of a committed directory, every file checked against it. Not a collective.
+
+    `digest` is what another stage says the manifest's own SHA-256 is. Raises CheckpointUnusable
+    with the reason: no manifest, a file missing, of another size or content, another digest.
+    """
+    manifest_file = directory / MANIFEST
+    if digest is not None and manifest_file.is_file():
+        found = f"sha256:{_sha256(manifest_file)}"
+        if found != digest:
+            raise CheckpointUnusable(f"{manifest_file} has digest {found}, expected {digest}")
+    return _checked_manifest(directory, Ranks())
+
+
+def _checked_manifest(directory: Path, ranks: Ranks) -> dict[str, Any]:
+    """The manifest, this rank's share of the files checked."""
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        version = manifest["formatVersion"]
+    except FileNotFoundError:
+        raise CheckpointUnusable(f"{directory} has no {MANIFEST}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointUnusable(f"{directory / MANIFEST} is damaged: {error}") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointUnusable(f"{directory} has format {version}, this trainer reads 1")
+    for index, name in enumerate(sorted(files)):
+        if index % ranks.world_size == ranks.rank:
+            _check_file(directory / name, files[name])
+    return manifest
+
+
+def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise CheckpointUnusable(f"{path} has {size} bytes, expected {expected['size']}")
+        if _sha256(path) != expected["sha256"]:
+            raise CheckpointUnusable(f"{path} is damaged: its SHA-256 is not the manifest's")
+    except FileNotFoundError:
+        raise CheckpointUnusable(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointUnusable(f"{path} cannot be read: {error}") from None
+
+
+def _share(directory: Path, ranks: Ranks) -> list[tuple[Path, int]]:
+    """This rank's share of a directory's files, with their sizes."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return [(path, path.stat().st_size) for path in paths[ranks.rank :: ranks.world_size]]
+
+
+def _random_states() -> dict[str, Any]:
+    """Of python, numpy, torch on the CPU and this rank's CUDA device."""
+    import numpy as np
+
+    kind, keys, *rest = np.random.get_state()
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [str(kind), torch.from_numpy(keys.astype("int64")), *map(float, rest)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random_states(states: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    random.setstate(states["python"])
+    kind, keys, position, has_gauss, gauss = states["numpy"]
+    keys = keys.numpy().astype("uint32")
+    np.random.set_state((kind, keys, int(position), int(has_gauss), gauss))
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _best_of(path: Path) -> int | None:
+    try:
+        best: int | None = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("best")
+    except (OSError, ValueError):
+        return None
+    return best
+
+
+def _fresh(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+
+def _remove(path: Path) -> None:
+    """Out of sight first, so that a crash in mid-removal leaves nothing that looks whole."""
+    gone = path.with_name(f".old-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _synced_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directories(top: Path) -> None:
+    for directory in [path for path in top.rglob("*") if path.is_dir()]:
+        _sync_directory(directory)
+    _sync_directory(top)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""Which column of a row holds what: the names that real data sets use, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rlhf_api.data import Columns
+
+from rlhf_trainer.data.problems import RowProblem
+
+SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
+    "prompt": (
+        "prompt", "query", "question", "instruction", "problem", "inputs", "user", "human", "input",
+    ),
+    "input": ("input", "context"),
+    "answer": (
+        "answer", "response", "completion", "output", "target", "targets", "solution", "reply",
+        "assistant", "generation",
+    ),
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "messages": ("messages", "conversations", "conversation", "dialogue", "dialog"),
+    "chosen": ("chosen", "chosen_response", "preferred", "response_j", "accepted"),
+    "rejected": ("rejected", "rejected_response", "dispreferred", "response_k"),
+    "answers": ("answers", "responses", "completions", "candidates", "outputs", "output", "answer"),
+    "ranks": ("ranks", "rank", "ranking"),
+    "margin": ("margin",),
+    "label": ("label", "kto_tag"),
+    "text": ("text", "content"),
+    "scores": ("scores", "ratings", "score"),
+    "tools": ("tools", "functions"),
+}  # fmt: skip
+"""Names by part, the most telling first. ``scores`` and ``tools`` have no mapping of their own."""
+
+
+class Names:
+    """The columns of one file, by part."""
+
+    def __init__(self, columns: Columns, examples: Mapping[str, Any]) -> None:
+        """``examples``: each column of the file with one value that is not null."""
+        self.examples = examples
+        self._mapped: dict[str, str | None] = columns.model_dump(by_alias=False)
+
+    def mapped(self, part: str) -> bool:
+        """Whether the user named the column."""
+        return self._mapped.get(part) is not None
+
+    def get(self, part: str, *, but: str | None = None) -> str | None:
+        """The column of a part, or None. ``but`` is a column that is taken already."""
+        own = self._mapped.get(part)
+        if own is not None:
+            return own
+        taken = {but, *self._mapped.values()}
+        return next((n for n in SYNONYMS[part] if n in self.examples and n not in taken), None)
+
+    def example(self, part: str) -> Any:
+        """A value of the part's column, or None."""
+        column = self.get(part)
+        return None if column is None else self.examples.get(column)
+
+
+def cell(row: Mapping[str, Any], column: str) -> Any:
+    """The value in a column that every row must have."""
+    if column not in row:
+        raise RowProblem(f"`{column}` is missing")
+    return row[column]
+
+
+def truth(value: Any, column: str) -> bool:
+    """A label as a truth value."""
+    known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+    label = known.get(str(value).lower())
+    if label is None:
+        raise RowProblem(f"`{column}` is {value!r}, neither true nor false")
+    return label
+
+
+def number(value: Any, column: str) -> float:
+    """A number, also one that CSV gave as text."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise RowProblem(f"`{column}` is {value!r}, not a number") from None

@@ -1,0 +1,250 @@
+"""Examples to tokens, each no longer than a stage allows.
+
+What is too long is refused, or cut on request (`overlong: truncate`): a dialogue loses its end; a
+preference first loses the start of its prompt, but its answers never get more than three quarters
+of the length; a prompt loses its start. A first BOS token always stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from rlhf_api.data import DataSource
+
+from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
+from rlhf_trainer.data.load import Loaded
+from rlhf_trainer.data.problems import BadRow, RowProblem, settle
+from rlhf_trainer.data.rendering import Piece, pieces_of, rendered, tokenised
+from rlhf_trainer.data.turns import Turns
+from rlhf_trainer.errors import BadData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Overlong = Literal["refuse", "truncate"]
+ANSWER_SHARE = 3 / 4
+"""Share of the length that answers may take from their prompt."""
+
+Example = Dialogue | Preference | Prompt | Labelled | PlainText
+T = TypeVar("T", bound=Example)
+E = TypeVar("E")
+
+
+class Encoded(NamedTuple):
+    """A row for language modelling; ``loss_mask[t]`` says whether token t counts in the loss."""
+
+    id: str
+    tokens: list[int]
+    loss_mask: list[bool]
+
+
+class Answer(NamedTuple):
+    """Tokens that follow a prompt, end-of-turn token included.
+
+    ``mask`` is True for the assistant's own: all, but where a dialogue goes on for several turns.
+    """
+
+    tokens: list[int]
+    mask: list[bool]
+
+
+class EncodedPreference(NamedTuple):
+    """A prompt and its answers, best first; equal ranks are ties."""
+
+    id: str
+    prompt: list[int]
+    answers: list[Answer]
+    ranks: tuple[int, ...]
+    margin: float
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt that ends where the model is to answer. ``text`` is the question for people and for
+    reward functions; ``row`` is the whole row of the data set."""
+
+    id: str
+    tokens: list[int]
+    row: dict[str, Any]
+    text: str
+
+
+class EncodedLabelled(NamedTuple):
+    """A prompt and an answer that was called good or bad."""
+
+    id: str
+    prompt: list[int]
+    answer: Answer
+    good: bool
+
+
+def encode_dialogue(
+    tokenizer: PreTrainedTokenizerBase,
+    dialogue: Dialogue,
+    max_length: int,
+    train_on: Literal["answers", "all"] = "answers",
+    overlong: Overlong = "refuse",
+) -> Encoded:
+    """A dialogue with the loss on the assistant's turns, or on all. Raises RowProblem."""
+    pieces = pieces_of(tokenizer, dialogue.messages, dialogue.tools)
+    tokens: list[int] = []
+    mask: list[bool] = []
+    for piece, ids in zip(pieces, tokenised(tokenizer, pieces), strict=True):
+        said = piece.turn >= 0 and dialogue.messages[piece.turn].trained
+        tokens += ids
+        mask += [said or train_on == "all"] * len(ids)
+    if len(tokens) > max_length:
+        _refuse_unless(overlong, len(tokens), max_length)
+        tokens, mask = tokens[:max_length], mask[:max_length]
+    if not any(mask[1:]):
+        raise RowProblem(f"no answer is left within {max_length} tokens")
+    return Encoded(dialogue.id, tokens, mask)
+
+
+def encode_preference(
+    tokenizer: PreTrainedTokenizerBase,
+    preference: Preference,
+    max_length: int,
+    overlong: Overlong = "refuse",
+) -> EncodedPreference:
+    """A prompt and its answers. Raises RowProblem, also where two answers have the same tokens."""
+    prompt, answers = _answered(
+        tokenizer, preference.prompt, preference.answers, preference.tools, max_length, overlong
+    )
+    if all(answer.tokens == answers[0].tokens for answer in answers[1:]):
+        raise RowProblem("all answers have the same tokens")
+    return EncodedPreference(preference.id, prompt, answers, preference.ranks, preference.margin)
+
+
+def encode_labelled(
+    tokenizer: PreTrainedTokenizerBase,
+    labelled: Labelled,
+    max_length: int,
+    overlong: Overlong = "refuse",
+) -> EncodedLabelled:
+    """A prompt, its answer and the label. Raises RowProblem."""
+    prompt, answers = _answered(
+        tokenizer, labelled.prompt, (labelled.answer,), labelled.tools, max_length, overlong
+    )
+    return EncodedLabelled(labelled.id, prompt, answers[0], labelled.good)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int,
+    overlong: Overlong = "refuse",
+) -> EncodedPrompt:
+    """A prompt with the template's generation prompt at its end. Raises RowProblem."""
+    tokens = _prompt_tokens(tokenizer, prompt.messages, prompt.tools)
+    if len(tokens) > max_length:
+        _refuse_unless(overlong, len(tokens), max_length)
+        tokens = _without_start(tokenizer, tokens, max_length)
+    return EncodedPrompt(prompt.id, tokens, prompt.row, asked_text(prompt.messages))
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase,
+    plain: PlainText,
+    max_length: int,
+    overlong: Overlong = "refuse",
+) -> Encoded:
+    """Plain text with BOS where the tokenizer has the habit, and EOS; all of it counts."""
+    tokens: list[int] = tokenizer(plain.text)["input_ids"]
+    if tokens[-1:] != [tokenizer.eos_token_id]:
+        tokens = [*tokens, int(tokenizer.eos_token_id)]
+    if len(tokens) > max_length:
+        _refuse_unless(overlong, len(tokens), max_length)
+        tokens = tokens[:max_length]
+    return Encoded(plain.id, tokens, [True] * len(tokens))
+
+
+def encode_all(loaded: Loaded[T], encode: Callable[[T], E], source: DataSource) -> Loaded[E]:
+    """Every example encoded; what cannot be is refused or left out as the source says.
+
+    Raises BadData with file, line and reason.
+    """
+    bad = list(loaded.skipped)
+    train = _encoded(loaded.train, encode, bad)
+    heldout = _encoded(loaded.heldout, encode, bad)
+    total = len(loaded.train) + len(loaded.heldout) + len(loaded.skipped)
+    settle(source, bad, total)
+    if not train:
+        raise BadData(f"{source.source}: no row can be used")
+    return Loaded(train, heldout, bad)
+
+
+def asked_text(turns: Turns) -> str:
+    """The question in plain words: the user's one turn, or the turns with their roles."""
+    told = [turn for turn in turns if turn.role != "system"]
+    if len(told) == 1:
+        return told[0].content
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in told)
+
+
+def _encoded(examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow]) -> list[E]:
+    encoded: list[E] = []
+    for example in examples:
+        try:
+            encoded.append(encode(example))
+        except RowProblem as problem:
+            file, _, line = example.id.rpartition(":")
+            bad.append(BadRow(file, int(line), str(problem)))
+    return encoded
+
+
+def _answered(
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Turns,
+    said: Sequence[Turns],
+    tools: Sequence[Any],
+    max_length: int,
+    overlong: Overlong,
+) -> tuple[list[int], list[Answer]]:
+    """Tokens of a prompt, and of each of its answers."""
+    prompt = _prompt_tokens(tokenizer, asked, tools)
+    answers = [_answer(tokenizer, asked, turns, tools) for turns in said]
+    longest = max(len(answer.tokens) for answer in answers)
+    if len(prompt) + longest > max_length:
+        _refuse_unless(overlong, len(prompt) + longest, max_length)
+        room = max(max_length - len(prompt), min(longest, int(ANSWER_SHARE * max_length)))
+        answers = [Answer(tokens[:room], mask[:room]) for tokens, mask in answers]
+        prompt = _without_start(tokenizer, prompt, max_length - min(room, longest))
+    return prompt, answers
+
+
+def _answer(
+    tokenizer: PreTrainedTokenizerBase, asked: Turns, said: Turns, tools: Sequence[Any]
+) -> Answer:
+    """What follows the prompt. The prompt's own assistant turns count as shown."""
+    pieces = pieces_of(tokenizer, asked + said, tools)
+    first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
+    shown = Piece("".join(piece.text for piece in pieces[:first]), -1)
+    ids = tokenised(tokenizer, [shown, *pieces[first:]])
+    tokens: list[int] = []
+    mask: list[bool] = []
+    for piece, part in zip(pieces[first:], ids[1:], strict=True):
+        tokens += part
+        mask += [piece.turn >= 0] * len(part)
+    return Answer(tokens, mask)
+
+
+def _prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any]
+) -> list[int]:
+    return tokenised(tokenizer, [Piece(rendered(tokenizer, turns, tools, asks=True), -1)])[0]
+
+
+def _without_start(tokenizer: PreTrainedTokenizerBase, tokens: list[int], length: int) -> list[int]:
+    """The last tokens, and BOS before them where it was."""
+    has_bos = tokens[0] == tokenizer.bos_token_id
+    kept = tokens[-(length - has_bos) :] if length > has_bos else []
+    return tokens[:1] + kept if has_bos else kept
+
+
+def _refuse_unless(overlong: Overlong, length: int, max_length: int) -> None:
+    if overlong == "refuse":
+        raise RowProblem(
+            f"{length} tokens, and {max_length} are allowed (raise maxLength or maxPromptLength, "
+            "or set `overlong: truncate`)"
+        )

@@ -1,0 +1,62 @@
+"""What a row of a data set means, whatever its layout was."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Message(NamedTuple):
+    """One turn. ``trained`` is False for an assistant's turn that must not count in the loss."""
+
+    role: str  # system, user, assistant, tool
+    content: str
+    trained: bool = True
+
+
+class Dialogue(NamedTuple):
+    """A dialogue to imitate: at least one turn is the assistant's."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Any, ...] = ()  # JSON schemas of functions, for templates that show them
+
+
+class Preference(NamedTuple):
+    """Answers to one prompt, best first.
+
+    An answer is a continuation: one assistant turn, or several turns where two dialogues part
+    earlier than at their last answer (as some of hh-rlhf do). Equal ranks are ties.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    answers: tuple[tuple[Message, ...], ...]
+    ranks: tuple[int, ...]  # one per answer, rising; 0 is the best
+    margin: float = 0.0
+    tools: tuple[Any, ...] = ()
+
+
+class Prompt(NamedTuple):
+    """A question that the policy is to answer; ``row`` is the whole row, for reward functions."""
+
+    id: str
+    messages: tuple[Message, ...]
+    row: dict[str, Any]
+    tools: tuple[Any, ...] = ()
+
+
+class Labelled(NamedTuple):
+    """An answer that was called good or bad (KTO)."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: tuple[Message, ...]
+    good: bool
+    tools: tuple[Any, ...] = ()
+
+
+class PlainText(NamedTuple):
+    """Running text, as for the pretraining mix."""
+
+    id: str
+    text: str

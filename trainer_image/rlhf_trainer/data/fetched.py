@@ -1,0 +1,202 @@
+"""Sources that are not mounted: fetched by prepare to the checkpoint volume, once, and pinned.
+
+A model or a bucket's files lie in the source's folder as they are. A hub data set has one folder
+of Parquet files for each split that some stage names. Beside them ``fetched.json`` says what was
+fetched, at which commit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from rlhf_api.data import DataSource, ModelSource
+
+from rlhf_trainer.errors import BadData, ConfigurationError, Transient
+
+MARKER: Final = "fetched.json"
+UNUSED: Final = ("*.msgpack", "*.h5", "*.onnx", "*.gguf", "*.ot", "original/*", "*.md", ".*")
+"""Files of a model repository that no stage reads."""
+
+NOT_THERE: Final = frozenset(
+    {
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+        "GatedRepoError",
+        "EntryNotFoundError",
+        "DatasetNotFoundError",
+        "HFValidationError",
+        "DataFilesNotFoundError",
+        "FileNotFoundError",
+        "PermissionError",
+        "ValueError",
+    }
+)
+"""Errors that another try cannot heal, by name: their classes move between library versions."""
+
+
+def is_remote(uri: str) -> bool:
+    """Whether prepare has to fetch it."""
+    return uri.startswith(("hf://", "s3://", "gs://"))
+
+
+def fetched(root: Path) -> dict[str, Any] | None:
+    """What prepare wrote about a folder that it fetched, or None."""
+    path = root / MARKER
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def folder_of_split(root: Path, split: str) -> Path:
+    """The folder with the rows of one split; the root itself where splits have no folders."""
+    about = fetched(root)
+    if about is None or "splits" not in about:
+        return root
+    if split not in about["splits"]:
+        have = ", ".join(about["splits"])
+        raise BadData(f"{about['source']}: there is no split {split!r}; there are {have}")
+    return root / split
+
+
+def fetch_model(source: ModelSource, uri: str, target: Path) -> None:
+    """A hub model at its pinned commit, or a bucket's folder."""
+    if not uri.startswith("hf://"):
+        _fetch_bucket(uri, target)
+        return
+    from huggingface_hub import HfApi, snapshot_download
+
+    repository = uri.removeprefix("hf://")
+    if _is_done(target, uri, source.revision):
+        return
+    with _plain_errors(uri):
+        commit = HfApi().model_info(repository, revision=source.revision).sha
+
+        def write(directory: Path) -> None:
+            snapshot_download(
+                repository, revision=commit, local_dir=directory, ignore_patterns=list(UNUSED)
+            )
+            shutil.rmtree(directory / ".cache", ignore_errors=True)
+
+        about = {"source": uri, "revision": source.revision, "commit": commit}
+        _into(target, write, about)
+
+
+def fetch_data(source: DataSource, uri: str, target: Path) -> None:
+    """The splits of a hub data set (hf://OWNER/NAME[/CONFIGURATION]), or a bucket's files."""
+    if not uri.startswith("hf://"):
+        _fetch_bucket(uri, target)
+        return
+    splits = [source.split]
+    if uri == source.eval_source:
+        splits = [source.split, "test"] if uri == source.source else [source.split]
+    for split in splits:
+        _fetch_split(uri, source.revision, split, target)
+
+
+def _fetch_split(uri: str, revision: str | None, split: str, target: Path) -> None:
+    about = fetched(target) or {"source": uri, "revision": revision, "splits": []}
+    if about["revision"] != revision:
+        raise ConfigurationError(
+            f"{uri} is named with two revisions, {about['revision']} and {revision}; use one"
+        )
+    if split in about["splits"]:
+        return
+    import datasets
+    from huggingface_hub import HfApi
+
+    owner, name, *configuration = uri.removeprefix("hf://").split("/")
+    repository = f"{owner}/{name}"
+    with _plain_errors(uri):
+        commit = about.get("commit") or HfApi().dataset_info(repository, revision=revision).sha
+        rows = datasets.load_dataset(
+            repository, "/".join(configuration) or None, split=split, revision=commit
+        )
+
+        def write(directory: Path) -> None:
+            rows.to_parquet(str(directory / "part-00000.parquet"))
+
+        _replaced(target / split, write)
+    target.mkdir(parents=True, exist_ok=True)
+    _mark(target, {**about, "commit": commit, "splits": [*about["splits"], split]})
+
+
+def _fetch_bucket(uri: str, target: Path) -> None:
+    """Files of S3 or Google Cloud Storage, through fsspec."""
+    if _is_done(target, uri, None):
+        return
+    import fsspec  # type: ignore[import-untyped]
+
+    try:
+        with _plain_errors(uri):
+            files, path = fsspec.core.url_to_fs(uri)
+            if not files.exists(path):
+                raise FileNotFoundError(f"there is no {path}")
+            write = _bucket_writer(files, path)
+            _into(target, write, {"source": uri, "revision": None})
+    except ImportError as error:
+        raise ConfigurationError(f"{uri}: the trainer image lacks a package: {error}") from None
+
+
+def _bucket_writer(files: Any, path: str) -> Callable[[Path], None]:
+    def write(directory: Path) -> None:
+        if files.isdir(path):
+            files.get(path.rstrip("/") + "/", str(directory) + "/", recursive=True)
+        else:
+            files.get(path, str(directory / Path(path).name))
+
+    return write
+
+
+def _is_done(target: Path, uri: str, revision: str | None) -> bool:
+    about = fetched(target)
+    return about is not None and (about["source"], about["revision"]) == (uri, revision)
+
+
+def _into(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
+    def write_marked(directory: Path) -> None:
+        write(directory)
+        _mark(directory, about)
+
+    _replaced(target, write_marked)
+
+
+def _replaced(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under another name first: what has its name is whole."""
+    temporary = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+
+
+def _mark(directory: Path, about: dict[str, Any]) -> None:
+    temporary = directory / f".tmp-{MARKER}"
+    temporary.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", "utf-8")
+    temporary.rename(directory / MARKER)
+
+
+class _plain_errors:  # noqa: N801  (a context manager, used like a function)
+    """Errors of hub and bucket libraries as ours: final where it is not there, else transient."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: Any
+    ) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, ImportError):
+            return
+        names = {cls.__name__ for cls in type(error).__mro__}
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if names & NOT_THERE and not names & {"ConnectionError", "LocalEntryNotFoundError"}:
+            raise ConfigurationError(f"{self._uri} cannot be fetched: {text}") from None
+        raise Transient(f"{self._uri} cannot be fetched now: {text}") from None

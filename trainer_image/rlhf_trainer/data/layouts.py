@@ -1,0 +1,238 @@
+"""Layouts of rows: which columns make which, and what a row of each means.
+
+A layout looks at the columns of a file (with an example of each) and gives a function that reads
+one row, or None. The first in the list that fits is taken. Tables of names that real data sets use
+are in ``columns``; this file is about structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from rlhf_api.data import DataSource
+
+from rlhf_trainer.data import preferences
+from rlhf_trainer.data.columns import Names, cell, number, truth
+from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.problems import RowProblem
+from rlhf_trainer.data.prompts import PromptReader, tools_of
+from rlhf_trainer.data.sample import Sample
+from rlhf_trainer.data.turns import (
+    Turns,
+    is_transcript,
+    is_turns,
+    text_of,
+    transcript_turns,
+    turns_of,
+)
+from rlhf_trainer.errors import BadData
+
+Read = Callable[[dict[str, Any]], Sample]
+
+
+class Layout(NamedTuple):
+    """One way to lay out a row."""
+
+    formats: frozenset[str]  # values of `format` that ask for it
+    columns: str  # for people
+    fit: Callable[[Names], Read | None]
+
+
+def recognise(source: DataSource, examples: Mapping[str, Any]) -> Read:
+    """The reader for files with these columns; BadData with what was found and what is known."""
+    names = Names(source.columns, examples)
+    for layout in LAYOUTS:
+        if source.format == "auto" or source.format in layout.formats:
+            read = layout.fit(names)
+            if read is not None:
+                return read
+    raise BadData(_unrecognised(source, examples))
+
+
+def _unrecognised(source: DataSource, examples: Mapping[str, Any]) -> str:
+    asked = "" if source.format == "auto" else f" as format {source.format!r}"
+    known = "\n".join(f"  {'/'.join(sorted(item.formats))}: {item.columns}" for item in LAYOUTS)
+    return (
+        f"{source.source}: the columns are not recognised{asked}.\n"
+        f"Found: {', '.join(examples) or 'none'}.\nKnown layouts:\n{known}\n"
+        "Other names can be mapped, e.g. columns: {prompt: my_question, answer: my_answer}."
+    )
+
+
+def _kto(names: Names) -> Read | None:
+    label = names.get("label")
+    if label is None:
+        return None
+    value = names.examples.get(label)
+    sure = isinstance(value, bool) or label == "kto_tag" or str(value).lower() in ("true", "false")
+    if not sure and not names.mapped("label"):
+        return None  # a class label of some other task
+    read = _messages(names) or _answered(names)
+    if read is None:
+        return None
+
+    def labelled(row: dict[str, Any]) -> Sample:
+        return read(row)._replace(good=truth(cell(row, label), label))
+
+    return labelled
+
+
+def _ranked(names: Names) -> Read | None:
+    answers = names.get("answers")
+    if answers is None or not isinstance(names.examples.get(answers), list):
+        return None
+    prompt = PromptReader.of(names, but=answers)
+    ranks, scores = names.get("ranks"), names.get("scores")
+    items = names.examples[answers]
+    telling = ranks or scores or preferences.are_scored(items)
+    if prompt is None or not (telling or names.mapped("answers") or answers == "output"):
+        return None  # several equally right answers, say of a quiz, are no ranking
+
+    def read(row: dict[str, Any]) -> Sample:
+        found = preferences.ranked(
+            cell(row, answers),
+            answers,
+            cell(row, ranks) if ranks else None,
+            cell(row, scores) if scores else None,
+        )
+        return Sample(prompt(row), found.answers, found.ranks, tools=tools_of(row, names))
+
+    return read
+
+
+def _pair(names: Names) -> Read | None:
+    chosen, rejected = names.get("chosen"), names.get("rejected")
+    if chosen is None or rejected is None:
+        return None
+    prompt = PromptReader.of(names) or PromptReader.of_dialogue(names)
+    margin = names.get("margin")
+
+    def read(row: dict[str, Any]) -> Sample:
+        best = preferences.continuation(cell(row, chosen), chosen)
+        worst = preferences.continuation(cell(row, rejected), rejected)
+        # a prompt beside whole dialogues repeats their start, and may be absent
+        asked: Turns = ()
+        if prompt is not None and not preferences.are_dialogues(best, worst):
+            asked = prompt(row)
+        before, answers = preferences.parted(asked, best, worst)
+        system = prompt.system_turn(row) if prompt else ()
+        if system and before[0].role != "system":
+            before = system + before
+        by = number(row[margin], margin) if margin in row else 0.0
+        return Sample(before, answers, (0, 1), margin=by, tools=tools_of(row, names))
+
+    return read
+
+
+def _versus(names: Names) -> Read | None:
+    columns = preferences.rivals(names.examples)
+    if columns is None:
+        return None
+    prompt = PromptReader.of(names) or PromptReader.of_dialogue(names)
+
+    def read(row: dict[str, Any]) -> Sample:
+        first, second = (preferences.continuation(cell(row, name), name) for name in columns)
+        best, worst = (first, second) if preferences.first_won(row) else (second, first)
+        asked = prompt(row) if prompt and not preferences.are_dialogues(first, second) else ()
+        before, answers = preferences.parted(asked, best, worst)
+        return Sample(before, answers, (0, 1), tools=tools_of(row, names))
+
+    return read
+
+
+def _messages(names: Names) -> Read | None:
+    column = names.get("messages")
+    if column is None or not (names.mapped("messages") or is_turns(names.examples[column])):
+        return None
+    reader = PromptReader(names, column)
+
+    def read(row: dict[str, Any]) -> Sample:
+        return _dialogue(reader(row), names, row)
+
+    return read
+
+
+def _dialogue(turns: Turns, names: Names, row: dict[str, Any]) -> Sample:
+    """A dialogue whose last turn answers, or asks for an answer."""
+    tools = tools_of(row, names)
+    if turns[-1].role != "assistant":
+        return Sample(turns, tools=tools)
+    if len(turns) == 1:
+        raise RowProblem("the dialogue is an answer without a question")
+    return Sample(turns[:-1], (turns[-1:],), (0,), tools=tools)
+
+
+def _answered(names: Names) -> Read | None:
+    prompt = PromptReader.of(names)
+    answer = names.get("answer", but=prompt.column if prompt else None)
+    if prompt is None or answer is None:
+        return None
+
+    def read(row: dict[str, Any]) -> Sample:
+        value = cell(row, answer)
+        turns = turns_of(value, answer) if is_turns(value) else ()
+        turns = turns or (Message("assistant", text_of(value, answer)),)
+        return Sample(prompt(row), (turns,), (0,), tools=tools_of(row, names))
+
+    return read
+
+
+def _transcript(names: Names) -> Read | None:
+    column = names.get("text") or names.get("messages")
+    if column is None or not is_transcript(names.examples.get(column)):
+        return None
+
+    def read(row: dict[str, Any]) -> Sample:
+        return _dialogue(transcript_turns(text_of(cell(row, column), column), column), names, row)
+
+    return read
+
+
+def _asked(names: Names) -> Read | None:
+    prompt = PromptReader.of(names)
+    if prompt is None:
+        return None
+    return lambda row: Sample(prompt(row), tools=tools_of(row, names))
+
+
+def _text(names: Names) -> Read | None:
+    column = names.get("text")
+    if column is None:
+        return None
+    return lambda row: Sample((), text=text_of(cell(row, column), column))
+
+
+LAYOUTS: Final[tuple[Layout, ...]] = (
+    Layout(frozenset({"kto"}), "messages or prompt + answer, with a boolean label", _kto),
+    Layout(
+        frozenset({"ranked"}),
+        "prompt/query + answers (a list, best first) with ranks or scores",
+        _ranked,
+    ),
+    Layout(
+        frozenset({"preference", "hh", "sharegpt", "messages", "alpaca"}),
+        "prompt/query/instruction/conversations + chosen + rejected (texts, messages or lists of "
+        "messages), or chosen + rejected as whole dialogues that share their start",
+        _pair,
+    ),
+    Layout(
+        frozenset({"preference"}),
+        "prompt + two responses (response_0/response_1, response_a/response_b, …) + which won",
+        _versus,
+    ),
+    Layout(
+        frozenset({"messages", "sharegpt"}),
+        "messages/conversations: a list of role/content or from/value",
+        _messages,
+    ),
+    Layout(
+        frozenset({"prompt", "alpaca"}),
+        "prompt/query/question/instruction (+ input, system, history) + "
+        "answer/response/completion/output/target",
+        _answered,
+    ),
+    Layout(frozenset({"hh"}), "text: a transcript (Human: … Assistant: …)", _transcript),
+    Layout(frozenset({"prompt", "alpaca"}), "prompt/query/question/instruction alone", _asked),
+    Layout(frozenset({"text"}), "text", _text),
+)

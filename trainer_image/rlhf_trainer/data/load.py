@@ -1,0 +1,270 @@
+"""A source to examples: read, understand, tell the good from the bad, hold some out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from rlhf_api.data import DataSource
+
+from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
+from rlhf_trainer.data.fetched import folder_of_split
+from rlhf_trainer.data.layouts import Read, recognise
+from rlhf_trainer.data.problems import BadRow, RowProblem, settle
+from rlhf_trainer.data.rows import Row, read_rows
+from rlhf_trainer.data.sample import Sample
+from rlhf_trainer.errors import BadData, ConfigurationError
+
+T = TypeVar("T")
+Make = Callable[[Row, Sample], list[T]]
+
+LOOKED_AT: Final = 64
+"""Good rows at the head of a file by whose columns its layout is recognised."""
+
+
+class Loaded(NamedTuple, Generic[T]):
+    """Examples of one source in file order; ``skipped`` was left out on request."""
+
+    train: list[T]
+    heldout: list[T]
+    skipped: list[BadRow]
+
+
+def load_dialogues(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Dialogue]:
+    """Dialogues for SFT. Of preferences the best answer is taken. Raises BadData."""
+    return _load(source, paths, seed, _dialogues)
+
+
+def load_preferences(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Preference]:
+    """Pairs and ranked lists. Raises BadData."""
+    return _load(source, paths, seed, _preferences)
+
+
+def load_prompts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Prompt]:
+    """Prompts: of any layout, what comes before the last answer. Raises BadData."""
+    return _load(source, paths, seed, _prompts)
+
+
+def load_labelled(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Labelled]:
+    """Answers with a label (KTO). Of a pair, the chosen is good and the rejected bad."""
+    return _load(source, paths, seed, _labelled)
+
+
+def load_texts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[PlainText]:
+    """Plain text. Raises BadData."""
+    return _load(source, paths, seed, _texts)
+
+
+def load_language(
+    source: DataSource, paths: Mapping[str, str], seed: int
+) -> Loaded[PlainText | Dialogue]:
+    """Plain text or dialogues, for the pretraining mix. Raises BadData."""
+    return _load(source, paths, seed, _language)
+
+
+# --- what a stage wants of a row ------------------------------------------------------------------
+
+
+def _dialogues(row: Row, sample: Sample) -> list[Dialogue]:
+    if sample.good is not None:
+        raise RowProblem(
+            "rows with a label hold bad answers too; `format: messages` or `format: prompt` "
+            "trains on all of them"
+        )
+    if not sample.answers:
+        raise RowProblem("there is no answer to learn" + _seen(sample))
+    return [Dialogue(row.id, sample.prompt + sample.answers[0], sample.tools)]
+
+
+def _preferences(row: Row, sample: Sample) -> list[Preference]:
+    if len(sample.answers) < 2:
+        raise RowProblem("there are no two answers to compare" + _seen(sample))
+    found = Preference(
+        row.id, sample.prompt, sample.answers, sample.ranks, sample.margin, sample.tools
+    )
+    return [found]
+
+
+def _prompts(row: Row, sample: Sample) -> list[Prompt]:
+    if not sample.prompt:
+        raise RowProblem("there is no prompt" + _seen(sample))
+    if sample.prompt[-1].role in ("assistant", "system"):
+        raise RowProblem(f"the prompt ends with the {sample.prompt[-1].role}'s turn")
+    return [Prompt(row.id, sample.prompt, row.value, sample.tools)]
+
+
+def _labelled(row: Row, sample: Sample) -> list[Labelled]:
+    if sample.good is not None and sample.answers:
+        only = (row.id, sample.prompt, sample.answers[0], sample.good, sample.tools)
+        return [Labelled(*only)]
+    if len(sample.answers) != 2:
+        raise RowProblem("there is neither a labelled answer nor a pair" + _seen(sample))
+    both = zip(sample.answers, (True, False), strict=True)
+    return [Labelled(row.id, sample.prompt, answer, good, sample.tools) for answer, good in both]
+
+
+def _texts(row: Row, sample: Sample) -> list[PlainText]:
+    if sample.text is None:
+        raise RowProblem("there is no column of plain text")
+    return [PlainText(row.id, sample.text)]
+
+
+def _language(row: Row, sample: Sample) -> list[PlainText | Dialogue]:
+    return [*(_texts(row, sample) if sample.text is not None else _dialogues(row, sample))]
+
+
+def _seen(sample: Sample) -> str:
+    """What the row is instead, for the message."""
+    if sample.text is not None:
+        return ": the row is plain text"
+    if sample.answers:
+        return f": the row is a prompt with {len(sample.answers)} answer(s)"
+    return ": the row is a prompt alone, or a dialogue that ends with a question"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class _Keyed(NamedTuple, Generic[T]):
+    key: bytes  # of what was asked: rows with one prompt are held out together
+    example: T
+
+
+def _load(source: DataSource, paths: Mapping[str, str], seed: int, make: Make[T]) -> Loaded[T]:
+    found, skipped = _read(source, source.source, paths, make)
+    if source.eval_source is None:
+        return Loaded(*_held_out(found, seed, source.eval_fraction), skipped)
+    heldout, also_skipped = _read(source, source.eval_source, paths, make)
+    train, heldout_examples = ([item.example for item in part] for part in (found, heldout))
+    return Loaded(train, heldout_examples, skipped + also_skipped)
+
+
+def _read(
+    source: DataSource, address: str, paths: Mapping[str, str], make: Make[T]
+) -> tuple[list[_Keyed[T]], list[BadRow]]:
+    """The examples at one address; bad rows are settled as the source says."""
+    found: list[_Keyed[T]] = []
+    bad: list[BadRow] = []
+    total = 0
+    for item in _understood(source, _rows(source, address, paths), make):
+        total += 1
+        if isinstance(item, BadRow):
+            bad.append(item)
+        else:
+            found.extend(item)
+    settle(source, bad, total)
+    if not found:
+        raise BadData(f"{address}: no row can be used")
+    return found, bad
+
+
+def _rows(source: DataSource, address: str, paths: Mapping[str, str]) -> Iterator[Row | BadRow]:
+    """Rows with the user's variables filled in, as many as the source's limit."""
+    path = paths.get(address)
+    if path is None:
+        raise ConfigurationError(f"{address}: the stage file names no path for this source")
+    split = source.split
+    if address == source.eval_source:
+        split = "test" if address == source.source else split
+    root = folder_of_split(Path(path), split)
+    try:
+        for number, row in enumerate(read_rows(root, source, split)):
+            if number == source.limit:
+                return
+            yield _filled(row, source.variables) if isinstance(row, Row) else row
+    except BadData as error:
+        raise BadData(f"{address}: {error}") from None
+
+
+def _understood(
+    source: DataSource, rows: Iterable[Row | BadRow], make: Make[T]
+) -> Iterator[list[_Keyed[T]] | BadRow]:
+    """Each row as examples, or as a BadRow. Each file has a layout of its own."""
+    for _, in_file in groupby(rows, key=lambda row: row.file):
+        head: list[Row | BadRow] = []
+        good = 0
+        for row in in_file:
+            head.append(row)
+            good += isinstance(row, Row)
+            if good == LOOKED_AT:
+                break
+        if not good:
+            yield from (row for row in head if isinstance(row, BadRow))
+            continue
+        read = recognise(source, _columns(head))
+        for rows_of_file in (head, in_file):
+            yield from (_examples(row, read, make) for row in rows_of_file)
+
+
+def _columns(rows: Iterable[Row | BadRow]) -> dict[str, Any]:
+    """Every column with its first value that is not empty, or else an empty one."""
+    columns: dict[str, Any] = {}
+    for row in rows:
+        if isinstance(row, Row):
+            for name, value in row.value.items():
+                if columns.get(name) in (None, "", []):
+                    columns[name] = value
+    return columns
+
+
+def _examples(row: Row | BadRow, read: Read, make: Make[T]) -> list[_Keyed[T]] | BadRow:
+    if isinstance(row, BadRow):
+        return row
+    try:
+        sample = read(row.value)
+        key = _key(sample)
+        return [_Keyed(key, example) for example in make(row, sample)]
+    except RowProblem as problem:
+        return BadRow(row.file, row.line, str(problem))
+
+
+def _filled(row: Row, variables: Mapping[str, str]) -> Row:
+    """``{{name}}`` replaced where the user gave the name; other braces are the author's."""
+    if not variables:
+        return row
+    names = "|".join(map(re.escape, variables))
+    pattern = re.compile(r"\{\{\s*(" + names + r")\s*\}\}")
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return pattern.sub(lambda match: variables[match[1]], value)
+        if isinstance(value, list):
+            return [fill(item) for item in value]
+        if isinstance(value, dict):
+            return {key: fill(item) for key, item in value.items()}
+        return value
+
+    return row._replace(value=fill(row.value))
+
+
+# --- holding out ----------------------------------------------------------------------------------
+
+
+def _key(sample: Sample) -> bytes:
+    asked = sample.text if sample.text is not None else [turn[:2] for turn in sample.prompt]
+    return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).digest()
+
+
+def _held_out(found: list[_Keyed[T]], seed: int, fraction: float) -> tuple[list[T], list[T]]:
+    """(train, held out). Whether a prompt is held out hangs on the seed and its text alone, so that
+    rows with one prompt stay together and a row that is added moves no other. Of a small set at
+    least one prompt is held out."""
+    draws = {item.key: _draw(item.key, seed) for item in found}
+    held = {key for key, draw in draws.items() if draw < fraction}
+    if fraction > 0 and not held and len(draws) > 1:
+        held = {min(draws, key=lambda key: draws[key])}
+    if len(held) == len(draws):
+        held.clear()
+    train = [item.example for item in found if item.key not in held]
+    return train, [item.example for item in found if item.key in held]
+
+
+def _draw(key: bytes, seed: int) -> float:
+    """A uniform number in [0, 1) from seed and key."""
+    digest = hashlib.sha256(seed.to_bytes(8, "big") + key).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,97 @@
+"""What was asked: system message, earlier turns, question with its input."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rlhf_trainer.data.columns import Names, cell
+from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.problems import RowProblem
+from rlhf_trainer.data.turns import (
+    Turns,
+    history_of,
+    is_transcript,
+    is_turn,
+    text_of,
+    transcript_turns,
+    turns_of,
+)
+
+
+class PromptReader:
+    """Reads the turns in a prompt or dialogue column, with the columns that belong to it."""
+
+    def __init__(self, names: Names, column: str, *, taken: str | None = None) -> None:
+        self.column = column
+        self._system = names.get("system")
+        history = names.get("history")
+        self._history = None if history == column else history
+        # dolly's `context` belongs to its instruction; another prompt's context may be anything
+        own = names.mapped("input") or column in ("instruction", "prompt")
+        further = names.get("input", but=column) if own else None
+        self._input = None if further == taken else further
+
+    @classmethod
+    def of(cls, names: Names, *, but: str | None = None) -> PromptReader | None:
+        """For the prompt column, or None where there is none."""
+        column = names.get("prompt", but=but)
+        if column is None and isinstance(names.examples.get("context"), list):
+            column = "context"  # HelpSteer3: the dialogue so far
+        if column is None and isinstance(names.examples.get("history"), str):
+            column = "history"  # SHP: the post that was answered
+        return None if column is None else cls(names, column, taken=but)
+
+    @classmethod
+    def of_dialogue(cls, names: Names) -> PromptReader | None:
+        """For a dialogue column that ends with the question, or None."""
+        column = names.get("messages")
+        return None if column is None else cls(names, column)
+
+    def __call__(self, row: dict[str, Any]) -> Turns:
+        """System message, history, question."""
+        turns = self._asked(row)
+        if self._history in row:
+            turns = history_of(row[self._history], self._history) + turns
+        if turns[0].role == "system":
+            return turns
+        return self.system_turn(row) + turns
+
+    def system_turn(self, row: dict[str, Any]) -> Turns:
+        """The system message, where the row has one with something in it."""
+        text = row.get(self._system) if self._system else None
+        if text is None or text == "":
+            return ()
+        if not isinstance(text, str):
+            raise RowProblem(f"`{self._system}` is {type(text).__name__}, not text")
+        return (Message("system", text),) if text.strip() else ()
+
+    def _asked(self, row: dict[str, Any]) -> Turns:
+        value = cell(row, self.column)
+        if isinstance(value, list):
+            return turns_of(value, self.column)
+        if is_turn(value):
+            return turns_of([value], self.column)
+        if is_transcript(value):
+            return transcript_turns(value, self.column)
+        further = row.get(self._input) if self._input else None
+        if further is None or further == "":
+            return (Message("user", text_of(value, self.column)),)
+        if not isinstance(further, str):
+            raise RowProblem(f"`{self._input}` is {type(further).__name__}, not text")
+        text = f"{value}\n{further}" if value else further  # as LLaMA-Factory joins them
+        return (Message("user", text_of(text, self.column)),)
+
+
+def tools_of(row: dict[str, Any], names: Names) -> tuple[Any, ...]:
+    """Schemas of the functions that the assistant may call; JSON text is decoded."""
+    column = names.get("tools")
+    value = row.get(column) if column else None
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise RowProblem(f"`{column}` is not JSON") from None
+    if not value:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)

@@ -1,0 +1,196 @@
+"""Dialogues through the tokenizer's chat template, cut at the borders of what the model says.
+
+A template gives one text. To know which part of it is the assistant's, the dialogue is rendered up
+to each of its turns: that rendering (with the generation prompt) is where the turn starts in nearly
+all templates. Where it is no prefix of the whole (a template that treats the last turn in its own
+way), the turn's text is looked for instead.
+
+What the model says includes the token that ends its turn, and nothing after it: it learns to stop,
+a reward model scores there, and generation stops there. Pieces are tokenised one by one, so that a
+prompt has the same tokens in training and in generation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.problems import RowProblem
+from rlhf_trainer.data.turns import Turns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Piece(NamedTuple):
+    """A part of the rendered text. ``turn`` is the index of the assistant's turn, -1 elsewhere."""
+
+    text: str
+    turn: int
+
+
+class _Span(NamedTuple):
+    begin: int
+    end: int
+    turn: int
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    tools: Sequence[Any] = (),
+    *,
+    asks: bool = False,
+) -> str:
+    """The template's text. ``asks`` adds the prompt for the assistant's next turn."""
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=list(tools) or None,
+            tokenize=False,
+            add_generation_prompt=asks,
+        )
+    except Exception as error:  # templates raise whatever their authors like
+        raise RowProblem(f"the chat template refuses it: {_first_line(error)}") from None
+    return str(text)
+
+
+def pieces_of(
+    tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any] = ()
+) -> list[Piece]:
+    """The rendered dialogue in pieces: what is shown and what the assistant says, in turn.
+
+    The dialogue must end with an assistant's turn; the text ends with its end-of-turn token.
+    """
+    text = rendered(tokenizer, turns, tools)
+    spans = [_ended(tokenizer, text, span) for span in _spans(tokenizer, turns, tools, text)]
+    pieces: list[Piece] = []
+    cursor = 0
+    for span in spans:
+        pieces += [
+            Piece(text[cursor : span.begin], -1),
+            Piece(text[span.begin : span.end], span.turn),
+        ]
+        cursor = span.end
+    if not _ends_with_special(tokenizer, pieces[-1].text):
+        said = pieces[-1].text
+        if not turns[-1].content.endswith("\n"):
+            said = said.removesuffix("\n")  # it parts turns, and none follows
+        pieces[-1] = Piece(said + str(tokenizer.eos_token), pieces[-1].turn)
+    return [piece for piece in pieces if piece.text]
+
+
+def tokenised(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[list[int]]:
+    """Token ids of each piece. No special tokens are added: the template wrote them."""
+    if _adds_space(tokenizer) and tokenizer.is_fast:
+        return _tokenised_whole(tokenizer, pieces)
+    return [tokenizer(piece.text, add_special_tokens=False)["input_ids"] for piece in pieces]
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens at which generation stops: EOS, and the token that ends a turn in the template."""
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    last = tokenised(tokenizer, pieces_of(tokenizer, turns))[-1][-1]
+    return sorted({int(tokenizer.eos_token_id), last})
+
+
+def _spans(
+    tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any], text: str
+) -> list[_Span]:
+    """Where each of the assistant's turns begins and ends in the whole text."""
+    spans: list[_Span] = []
+    cursor = 0
+    for index, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        span = _by_prefix(tokenizer, turns, tools, text, index, cursor)
+        span = span or _by_content(tokenizer, text, turn, index, cursor)
+        spans.append(span)
+        cursor = span.end
+    return spans
+
+
+def _by_prefix(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Turns,
+    tools: Sequence[Any],
+    text: str,
+    index: int,
+    cursor: int,
+) -> _Span | None:
+    if index == 0:
+        return None  # some templates cannot render nothing
+    before = rendered(tokenizer, turns[:index], tools, asks=True)
+    is_last = index == len(turns) - 1
+    after = text if is_last else rendered(tokenizer, turns[: index + 1], tools)
+    if len(before) < cursor or not text.startswith(before) or not text.startswith(after):
+        return None
+    return _Span(len(before), len(after), index) if len(after) > len(before) else None
+
+
+def _by_content(
+    tokenizer: PreTrainedTokenizerBase, text: str, turn: Message, index: int, cursor: int
+) -> _Span:
+    content = turn.content if turn.content in text[cursor:] else turn.content.strip()
+    begin = text.find(content, cursor)
+    if begin < 0:
+        raise RowProblem(f"the chat template does not show turn {index + 1} as it is")
+    end = begin + len(content)
+    closing = _special_pattern(tokenizer).match(text, end)
+    return _Span(begin, closing.end() if closing else end, index)
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, text: str, span: _Span) -> _Span:
+    """Without the newline that many templates put behind the end-of-turn token."""
+    said = text[span.begin : span.end].rstrip()
+    if _ends_with_special(tokenizer, said):
+        return span._replace(end=span.begin + len(said))
+    return span
+
+
+@lru_cache(maxsize=16)
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    found = {*tokenizer.all_special_tokens, *added} - {""}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+@lru_cache(maxsize=16)
+def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    return re.compile(r"\s*(?:" + "|".join(map(re.escape, _special_tokens(tokenizer))) + ")")
+
+
+def _ends_with_special(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    return text.endswith(_special_tokens(tokenizer))
+
+
+@lru_cache(maxsize=16)
+def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text gets a space before its first word (SentencePiece's dummy prefix): then
+    pieces tokenised one by one would not be the text."""
+    ids = tokenizer("x", add_special_tokens=False)["input_ids"]
+    return bool(ids) and str(tokenizer.convert_ids_to_tokens(ids[:1])[0]).startswith(("▁", "Ġ"))
+
+
+def _tokenised_whole(
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]
+) -> list[list[int]]:
+    """The whole text at once; a token belongs to the piece in which its last character lies."""
+    text = "".join(piece.text for piece in pieces)
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens: list[list[int]] = [[] for _ in pieces]
+    index, border = 0, len(pieces[0].text)
+    for token, (_, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        while end > border:
+            index += 1
+            border += len(pieces[index].text)
+        tokens[index].append(token)
+    return tokens
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,116 @@
+"""The rows of each stage, read, checked and encoded: the same for prepare and for training."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rlhf_api.stages import DPOStage, PPOStage, RewardStage, SFTStage
+
+from rlhf_trainer.data.encode import (
+    Encoded,
+    EncodedLabelled,
+    EncodedPreference,
+    EncodedPrompt,
+    encode_all,
+    encode_dialogue,
+    encode_labelled,
+    encode_preference,
+    encode_prompt,
+    encode_text,
+)
+from rlhf_trainer.data.examples import Dialogue, PlainText
+from rlhf_trainer.data.load import (
+    Loaded,
+    load_dialogues,
+    load_labelled,
+    load_language,
+    load_preferences,
+    load_prompts,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LEFT_OUT: Final = "data.json"
+log = logging.getLogger(__name__)
+
+
+def sft_rows(
+    stage: SFTStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+) -> Loaded[Encoded]:
+    """Dialogues with the loss mask that the stage asks for."""
+    return encode_all(
+        load_dialogues(stage.data, paths, seed),
+        lambda row: encode_dialogue(
+            tokenizer, row, stage.max_length, stage.train_on, stage.data.overlong
+        ),
+        stage.data,
+    )
+
+
+def preference_rows(
+    stage: RewardStage | DPOStage,
+    tokenizer: PreTrainedTokenizerBase,
+    paths: Mapping[str, str],
+    seed: int,
+) -> Loaded[EncodedPreference]:
+    """Pairs and ranked lists."""
+    return encode_all(
+        load_preferences(stage.data, paths, seed),
+        lambda row: encode_preference(tokenizer, row, stage.max_length, stage.data.overlong),
+        stage.data,
+    )
+
+
+def labelled_rows(
+    stage: DPOStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+) -> Loaded[EncodedLabelled]:
+    """Answers with a label, for KTO."""
+    return encode_all(
+        load_labelled(stage.data, paths, seed),
+        lambda row: encode_labelled(tokenizer, row, stage.max_length, stage.data.overlong),
+        stage.data,
+    )
+
+
+def prompt_rows(
+    stage: PPOStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+) -> Loaded[EncodedPrompt]:
+    """Prompts to sample from."""
+    length = stage.rollout.max_prompt_length
+    return encode_all(
+        load_prompts(stage.data, paths, seed),
+        lambda row: encode_prompt(tokenizer, row, length, stage.data.overlong),
+        stage.data,
+    )
+
+
+def pretraining_rows(
+    stage: PPOStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+) -> Loaded[Encoded]:
+    """Text or dialogues of PPO's pretraining mix, no longer than a prompt and its response."""
+    assert stage.pretraining is not None
+    source = stage.pretraining.data
+    length = stage.rollout.max_prompt_length + stage.rollout.max_new_tokens
+
+    def encode(row: PlainText | Dialogue) -> Encoded:
+        if isinstance(row, PlainText):
+            return encode_text(tokenizer, row, length, source.overlong)
+        return encode_dialogue(tokenizer, row, length, overlong=source.overlong)
+
+    return encode_all(load_language(source, paths, seed), encode, source)
+
+
+def write_left_out(directory: Path, rows: Loaded[Any]) -> None:
+    """Say in ``data.json`` how many rows are trained on and held out, and which were left out."""
+    directory.mkdir(parents=True, exist_ok=True)
+    skipped = [row._asdict() for row in rows.skipped]
+    about = {"train": len(rows.train), "heldout": len(rows.heldout), "leftOut": skipped}
+    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    (directory / LEFT_OUT).write_text(text, "utf-8")
+    if skipped:
+        log.warning("%d rows were left out, the first: %s", len(skipped), rows.skipped[0])

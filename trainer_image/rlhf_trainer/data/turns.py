@@ -1,0 +1,167 @@
+"""Values of columns to turns of a dialogue: messages, sharegpt, pairs, hh-rlhf text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.problems import RowProblem
+
+Turns = tuple[Message, ...]
+
+ROLES: Final[dict[str, str]] = {
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "customer": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "developer": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+}
+ROLE_KEYS: Final = ("role", "from", "speaker")
+CONTENT_KEYS: Final = ("content", "value", "text")
+PAIR_KEYS: Final = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
+HH_TURN: Final = re.compile(r"(?:^|\n\n)(Human|Assistant|System):[ ]?")
+GUANACO_TURN: Final = re.compile(r"(?:^|\n*)### (Human|Assistant|System):[ ]?")
+
+
+def text_of(value: Any, column: str) -> str:
+    """A cell that must be text with something in it; white space around it is kept."""
+    if not isinstance(value, str):
+        raise RowProblem(f"`{column}` is {type(value).__name__}, not text")
+    if not value.strip():
+        raise RowProblem(f"`{column}` is blank")
+    return value
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a cell looks like a list of turns."""
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value looks like one turn, or a question and its answer."""
+    if not isinstance(value, dict):
+        return False
+    keys = set(value)
+    return bool(keys & set(ROLE_KEYS)) or any(keys >= set(pair) for pair in PAIR_KEYS)
+
+
+def turns_of(value: Any, column: str) -> Turns:
+    """The turns in a cell that holds a list of messages."""
+    if not isinstance(value, list) or not value:
+        raise RowProblem(f"`{column}` is not a list of turns, or an empty one")
+    turns: list[Message] = []
+    for number, item in enumerate(value, 1):
+        turns.extend(_turn(item, f"{column}[{number}]"))
+    return tuple(turns)
+
+
+def _turn(item: Any, where: str) -> Turns:
+    if not isinstance(item, dict):
+        raise RowProblem(f"`{where}` is not an object with role and content")
+    role_key = next((key for key in ROLE_KEYS if key in item), None)
+    if role_key is None:
+        return _pair(item, where)
+    name = item[role_key]
+    role = ROLES.get(name.lower()) if isinstance(name, str) else None
+    if role is None:
+        raise RowProblem(f"`{where}` has the unknown {role_key} {name!r}")
+    trained = item.get("weight", 1) not in (0, False)
+    return (Message(role, _content(item, where, role), trained),)
+
+
+def _pair(item: dict[str, Any], where: str) -> Turns:
+    for question, answer in PAIR_KEYS:
+        if question in item and answer in item:
+            asked = text_of(item[question], f"{where}.{question}")
+            given = text_of(item[answer], f"{where}.{answer}")
+            return (Message("user", asked), Message("assistant", given))
+    raise RowProblem(f"`{where}` has no role (one of {', '.join(ROLE_KEYS)})")
+
+
+def _content(item: dict[str, Any], where: str, role: str) -> str:
+    calls = item.get("tool_calls")
+    content = next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None)
+    if isinstance(content, list):
+        content = "".join(_part(part, where) for part in content)
+    if calls:
+        content = (content or "") + "".join(map(_call, calls))
+    if content is None:
+        raise RowProblem(f"`{where}` has no content (one of {', '.join(CONTENT_KEYS)})")
+    if isinstance(content, str) and not content.strip() and role in ("system", "tool"):
+        return content  # an empty system prompt or result is an answer too
+    return text_of(content, where)
+
+
+def _part(part: Any, where: str) -> str:
+    """One part of a content list; only text can be trained on."""
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, dict) else None
+    if not isinstance(text, str):
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        raise RowProblem(f"`{where}` holds a part of type {kind!r}; only text can be used")
+    return text
+
+
+def _call(call: Any) -> str:
+    """A tool call as text, in the way of Hermes and Qwen."""
+    function = call.get("function", call) if isinstance(call, dict) else call
+    return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
+
+
+def history_of(value: Any, column: str) -> Turns:
+    """Earlier turns, as LLaMA-Factory gives them: pairs of question and answer."""
+    if not isinstance(value, list):
+        raise RowProblem(f"`{column}` is not a list of question and answer")
+    turns: list[Message] = []
+    for number, pair in enumerate(value, 1):
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise RowProblem(f"`{column}[{number}]` is not a question and its answer")
+        asked, given = (text_of(text, f"{column}[{number}]") for text in pair)
+        turns += [Message("user", asked), Message("assistant", given)]
+    return tuple(turns)
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a text is a whole dialogue as in hh-rlhf: ``\\n\\nHuman: … \\n\\nAssistant: …``."""
+    return (
+        isinstance(value, str)
+        and value.lstrip().startswith(("Human:", "### Human:"))
+        and "Assistant:" in value
+    )
+
+
+def transcript_turns(text: str, column: str) -> Turns:
+    """The turns of an hh-rlhf or Guanaco transcript; a last ``Assistant:`` with nothing behind it
+    asks for an answer and is no turn. Text is kept but for the notation itself."""
+    pattern = GUANACO_TURN if text.lstrip().startswith("###") else HH_TURN
+    pieces = pattern.split(text.lstrip())
+    roles, contents = pieces[1::2], pieces[2::2]
+    if pieces[0].strip() or not roles:
+        raise RowProblem(f"`{column}` does not begin with a turn (Human: …)")
+    if roles[-1] == "Assistant" and not contents[-1].strip():
+        roles, contents = roles[:-1], contents[:-1]
+    for number, content in enumerate(contents, 1):
+        if not content.strip():
+            raise RowProblem(f"`{column}` has a blank turn (number {number})")
+    names = {"Human": "user", "Assistant": "assistant", "System": "system"}
+    return tuple(Message(names[role], text) for role, text in zip(roles, contents, strict=True))

@@ -1,0 +1,75 @@
+"""What can go wrong in a run, and the exit code that tells the operator what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rlhf_api.run import ExitCode
+
+ROW_IDS_SHOWN = 16
+
+
+class TrainerError(Exception):
+    """An end of the run that a person can understand: a message and an exit code, no traceback."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.CONFIGURATION
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+    @property
+    def reason(self) -> str:
+        """One CamelCase word for programs."""
+        return type(self).__name__
+
+
+class ConfigurationError(TrainerError):
+    """The job cannot work as written; trying again would not help."""
+
+
+class BadData(TrainerError):
+    """A data set that cannot be trained on; the message names file, line and reason."""
+
+
+class CheckpointUnusable(TrainerError):
+    """A checkpoint or an input model that is damaged, foreign or of another shape."""
+
+    exit_code = ExitCode.CHECKPOINT
+
+
+class Diverged(TrainerError):
+    """Numbers stopped being finite, again after a roll-back."""
+
+    exit_code = ExitCode.DIVERGED
+
+
+class NonFinite(Diverged):
+    """NaN or Inf in a tensor, found before the optimizer step; every rank raises it alike."""
+
+    def __init__(
+        self, name: str, *, step: int | None = None, row_ids: Sequence[str] = (), value: str = ""
+    ) -> None:
+        self.name, self.row_ids, self.value = name, tuple(row_ids), value
+        super().__init__(self._sentence(step), step=step)
+
+    def _sentence(self, step: int | None) -> str:
+        where = "" if step is None else f" at step {step}"
+        value = self.value or "not finite"
+        shown = ", ".join(self.row_ids[:ROW_IDS_SHOWN])
+        more = len(self.row_ids) - ROW_IDS_SHOWN
+        rows = f"; rows of the batch: {shown}" if shown else ""
+        return f"{self.name} is {value}{where}{rows}" + (f" and {more} more" if more > 0 else "")
+
+
+class Transient(TrainerError):
+    """Worth another attempt: an endpoint down, a peer lost, a disk full."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class Terminated(TrainerError):
+    """SIGTERM: the state was saved, a later attempt goes on from it."""
+
+    exit_code = ExitCode.TERMINATED

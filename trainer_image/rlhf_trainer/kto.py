@@ -1,0 +1,165 @@
+"""Kahneman-Tversky optimization: single answers that were called good or bad.
+
+    r = log π(y|x) − log π_ref(y|x)
+    loss = λ_D·(1 − σ(β(r − z₀))) of a good answer,  λ_U·(1 − σ(β(z₀ − r))) of a bad one
+
+z₀, an estimate of KL(π‖π_ref), is taken over the whole global batch before its first micro-batch
+(Ethayarajh et al. 2024, sec. 4): each prompt with the answer of the next row of the data set.
+
+Shapes: B answers of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rlhf_api.stages import DPOStage
+from torch import Tensor
+
+from rlhf_trainer.answer_task import AnswerTask, Split, answer_logprobs
+from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, sums_of_rows
+from rlhf_trainer.data.encode import Answer, EncodedLabelled
+from rlhf_trainer.data.stage_rows import labelled_rows, write_left_out
+from rlhf_trainer.engine import Engine
+from rlhf_trainer.losses import kto_kl_baseline, kto_loss
+from rlhf_trainer.session import Session
+from rlhf_trainer.supervised import Contribution
+
+FIGURES = ("train/accuracy", "dpo/chosen_reward", "dpo/rejected_reward", "dpo/kl_baseline")
+"""Share of answers whose reward lies on the right side of z₀; mean implicit reward of the good and
+of the bad answers; z₀."""
+
+
+class Judged(NamedTuple):
+    """A prompt with its answer, and with an answer to another prompt."""
+
+    id: str
+    rows: tuple[AnswerRow, AnswerRow]
+    good: bool
+    reference: tuple[float, ...] = ()  # log π_ref of both, where it is stored
+
+
+class Baseline:
+    """z₀ of one global batch, computed when its first micro-batch asks for it."""
+
+    def __init__(self) -> None:
+        self.mine: list[MicroBatch] = []  # this rank's micro-batches
+        self.value: Tensor | None = None
+
+
+class MicroBatch(NamedTuple):
+    """Answers with their labels."""
+
+    rows: AnswerRows
+    mismatched: AnswerRows
+    good_B: Tensor
+    examples: tuple[Judged, ...]
+    answers_in_all: int  # of the global batch
+    good_in_all: int
+    baseline: Baseline
+
+
+class KtoTask(AnswerTask[Judged, MicroBatch]):
+    """What KTO tells the loop of supervised stages."""
+
+    def __init__(self, *common: Any) -> None:
+        *rest, self._reference = common
+        super().__init__(*rest)
+
+    @staticmethod
+    def examples(session: Session, config: DPOStage) -> tuple[list[Judged], list[Judged]]:
+        """Training and held-out examples."""
+        rows = labelled_rows(config, session.tokenizer, session.run.paths, session.run.seed)
+        if session.ranks.is_main:
+            write_left_out(Path(session.run.output), rows)
+        longest = config.max_length
+        return _mismatched(rows.train, longest), _mismatched(rows.heldout, longest)
+
+    def micro_batches(self, split: Split, chosen: Sequence[int]) -> list[MicroBatch]:
+        """As ever; all of a step share one z₀."""
+        mine = super().micro_batches(split, chosen)
+        baseline = Baseline()
+        baseline.mine = [part._replace(baseline=baseline) for part in mine]
+        return baseline.mine
+
+    def laid(self, examples: Sequence[Judged], in_all: Sequence[Judged]) -> MicroBatch:
+        """The answers laid end to end, and apart from them the mismatched ones."""
+        device = self.session.ranks.device
+        return MicroBatch(
+            rows=self.rows_of([_Only(example.id, example.rows[:1]) for example in examples]),
+            mismatched=self.rows_of([_Only(example.id, example.rows[1:]) for example in examples]),
+            good_B=torch.tensor([example.good for example in examples], device=device),
+            examples=tuple(examples),
+            answers_in_all=len(in_all),
+            good_in_all=sum(example.good for example in in_all),
+            baseline=Baseline(),
+        )
+
+    def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
+        """Σ over answers of the loss, over all answers of the global batch."""
+        config = self.settings
+        assert isinstance(config, DPOStage)
+        z0 = self._baseline(engine, micro_batch.baseline)
+        logprobs_M = answer_logprobs(engine, micro_batch.rows, self.is_packable)
+        share = len(micro_batch.examples) / micro_batch.answers_in_all
+        if not micro_batch.examples:
+            zero = logprobs_M.sum()
+            return Contribution(zero, dict.fromkeys(FIGURES, zero))
+        sums_B = sums_of_rows(logprobs_M, micro_batch.rows.counts)
+        reference_B = self._of_reference(micro_batch.rows, micro_batch, 0)
+        weights = config.desirable_weight, config.undesirable_weight
+        good_B = micro_batch.good_B
+        found = kto_loss(sums_B, reference_B, good_B, z0, config.beta, *weights)
+        right_B = (found.rewards > config.beta * z0) == good_B
+        good, bad = micro_batch.good_in_all, micro_batch.answers_in_all - micro_batch.good_in_all
+        values = (
+            right_B.sum() / micro_batch.answers_in_all,
+            found.rewards[good_B].sum() / max(good, 1),
+            found.rewards[~good_B].sum() / max(bad, 1),
+            z0 * share,
+        )
+        loss = found.loss.sum() / micro_batch.answers_in_all
+        return Contribution(loss, dict(zip(FIGURES, values, strict=True)))
+
+    @torch.no_grad()
+    def _baseline(self, engine: Engine, baseline: Baseline) -> Tensor:
+        """z₀ over all ranks; a collective at the first call."""
+        if baseline.value is None:
+            policy, reference = [], []
+            for part in baseline.mine:
+                logprobs_M = answer_logprobs(engine, part.mismatched, self.is_packable)
+                if part.examples:
+                    policy.append(sums_of_rows(logprobs_M, part.mismatched.counts))
+                    reference.append(self._of_reference(part.mismatched, part, 1))
+            nothing = [torch.zeros(0, device=self.session.ranks.device)]
+            sums = torch.cat(policy or nothing), torch.cat(reference or nothing)
+            baseline.value = kto_kl_baseline(*sums, self.session.ranks.sum)
+        return baseline.value
+
+    def _of_reference(self, rows: AnswerRows, micro_batch: MicroBatch, which: int) -> Tensor:
+        stored = [example.reference[which : which + 1] for example in micro_batch.examples]
+        found: Tensor = self._reference(rows, stored)
+        return found
+
+
+class _Only(NamedTuple):
+    """An example with some of its rows."""
+
+    id: str
+    rows: Sequence[AnswerRow]
+
+
+def _mismatched(rows: Sequence[EncodedLabelled], max_length: int) -> list[Judged]:
+    """Each row with the answer of the next row that has another prompt, cut to fit."""
+    judged = []
+    for index, row in enumerate(rows):
+        others = (rows[(index + k) % len(rows)] for k in range(1, len(rows)))
+        other = next((other for other in others if other.prompt != row.prompt), row)
+        room = max(1, max_length - len(row.prompt))
+        answer = Answer(other.answer.tokens[:room], other.answer.mask[:room])
+        both = (AnswerRow(row.prompt, row.answer), AnswerRow(row.prompt, answer))
+        judged.append(Judged(row.id, both, row.good))
+    return judged

@@ -1,0 +1,92 @@
+"""`python -m rlhf_trainer launch`: torchrun's own agent, but the pod's exit code is the trainer's.
+
+torchrun exits 1 whatever its workers exited with, and gives them 30 seconds after SIGTERM. Here the
+first failing rank's exit code is ours, and SIGTERM is passed on while the ranks take the time that
+the pod's grace period gives them. One rank in all needs no agent: it runs in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_trainer.ranks import cpu_threads
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, named as torchrun names them."""
+    options = argparse.ArgumentParser(prog="rlhf_trainer launch", allow_abbrev=False)
+    options.add_argument("--nnodes", type=int, default=1, help="pods of the gang")
+    options.add_argument("--node-rank", type=int, default=0, help="index of this pod")
+    options.add_argument("--nproc-per-node", type=int, default=1, help="processes in this pod")
+    options.add_argument("--master-addr", default="127.0.0.1", help="address of pod 0")
+    options.add_argument("--master-port", type=int, default=29500, help="port of the rendezvous")
+    options.add_argument("stage_file", help="the stage file")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Start the ranks of this pod and wait; the exit code is that of the first one that failed."""
+    options = parser().parse_args(arguments)
+    if options.nnodes * options.nproc_per_node == 1:
+        from rlhf_trainer.__main__ import run_stage
+
+        return run_stage(options.stage_file)
+    return _run_agent(options)
+
+
+def _run_agent(options: argparse.Namespace) -> int:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ["OMP_NUM_THREADS"] = str(
+        cpu_threads(
+            {**os.environ, "LOCAL_WORLD_SIZE": str(options.nproc_per_node)}, os.cpu_count() or 1
+        )
+    )
+    config = LaunchConfig(
+        min_nodes=options.nnodes,
+        max_nodes=options.nnodes,
+        nproc_per_node=options.nproc_per_node,
+        run_id="rlhf",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{options.master_addr}:{options.master_port}",
+        rdzv_configs={"rank": options.node_rank, "timeout": 900},
+        max_restarts=0,
+        signals_to_handle="SIGUSR2",  # never sent: SIGTERM is for the ranks, see below
+        shutdown_timeout=30,
+    )
+    signal.signal(signal.SIGTERM, _pass_on)
+    signal.signal(signal.SIGINT, _pass_on)
+    command = ["-m", "rlhf_trainer", "run", options.stage_file]
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError as error:
+        return _exit_code(error)
+    return 0
+
+
+def _pass_on(*_: Any) -> None:
+    """SIGTERM to every rank; the agent goes on waiting for them."""
+    for child in _children(os.getpid()):
+        try:
+            os.kill(child, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
+
+
+def _children(parent: int) -> list[int]:
+    with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def _exit_code(error: Any) -> int:
+    """Of the first failure in time; a rank killed by a signal reads 128 + its number, as in a shell."""
+    _, failure = error.get_first_failure()
+    code = int(failure.exitcode)
+    print(f"rank {error.get_first_failure()[0]} ended with {code}", file=sys.stderr)
+    return 128 - code if code < 0 else code

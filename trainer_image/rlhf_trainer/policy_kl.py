@@ -1,0 +1,68 @@
+"""How far a trained policy has gone from its reference, measured on its own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from rlhf_trainer.answer_task import answer_logprobs
+from rlhf_trainer.data.answer_rows import AnswerRow, pack_answers
+from rlhf_trainer.data.encode import Answer
+from rlhf_trainer.data.rendering import end_token_ids
+from rlhf_trainer.engine import model_dtype
+from rlhf_trainer.models import load_output, load_policy
+from rlhf_trainer.session import Session
+
+PROMPTS: Final = 128
+AT_ONCE: Final = 16
+
+
+@torch.no_grad()
+def kl_to_reference(session: Session, heldout: Sequence[AnswerRow]) -> dict[str, float]:
+    """eval/kl: KL(π‖π_ref) per response, in nats, of the committed output on held-out prompts.
+
+    Mean over one response to each prompt, sampled at temperature 1, of Σ_t log π − log π_ref (k1,
+    as ppo/kl). A response is at most as long as the longest held-out answer.
+    """
+    from rlhf_trainer.rollout.native import generate
+
+    rows, ranks, run = heldout[:PROMPTS], session.ranks, session.run
+    if not rows:
+        return {}
+    dtype = model_dtype(session.config, ranks)
+    policy: Any = load_output(run, Path(run.output) / "output", dtype).to(ranks.device)
+    mine = range(ranks.rank, len(rows), ranks.world_size)
+    prompts = [rows[i].prompt for i in mine]
+    responses = generate(
+        policy,
+        prompts,
+        max_new_tokens=max(len(row.answer.tokens) for row in rows),
+        eos_token_ids=end_token_ids(session.tokenizer),
+        pad_token_id=int(session.tokenizer.pad_token_id),
+        generator=torch.Generator().manual_seed(run.seed),
+        row_indices=mine,
+        rows_in_all=len(rows),
+        rows_at_once=AT_ONCE,
+    )
+    sampled = [
+        AnswerRow(prompt, Answer(tokens, [True] * len(tokens)))
+        for prompt, tokens in zip(prompts, responses.tokens, strict=True)
+    ]
+    of_policy = _summed(policy, sampled, ranks.device)
+    del policy
+    reference: Any = load_policy(run, dtype=dtype).to(ranks.device)
+    apart = torch.tensor(of_policy - _summed(reference, sampled, ranks.device), dtype=torch.float64)
+    return {"eval/kl": float(ranks.sum(apart)) / len(rows)}
+
+
+def _summed(model: Any, rows: Sequence[AnswerRow], device: torch.device) -> float:
+    """Σ over all rows of log π(answer | prompt)."""
+    model.eval()
+    total = 0.0
+    for start in range(0, len(rows), AT_ONCE):
+        part = pack_answers(rows[start : start + AT_ONCE], device)
+        total += float(answer_logprobs(model, part, is_packable=False).double().sum())
+    return total

@@ -1,0 +1,114 @@
+"""The reference of DPO and its relatives: the policy as it was before training.
+
+Its log-probs of the data's answers never change, so they are computed once, before the first step,
+by the very model that is then trained: no second model is needed. With `referenceCache: false` it
+stays instead: a frozen copy, or with LoRA the policy with its adapter off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import torch
+from rlhf_api.stages import DPOStage
+from torch import Tensor, nn
+
+from rlhf_trainer.answer_task import Example, answer_logprobs, tokens_of
+from rlhf_trainer.data.answer_rows import AnswerRows, pack_answers, sums_of_rows
+from rlhf_trainer.data.batches import global_batch
+from rlhf_trainer.engine import model_dtype
+from rlhf_trainer.models import load_policy
+from rlhf_trainer.sequences import pack
+from rlhf_trainer.session import Session
+from rlhf_trainer.supervised import shares
+
+WITH_REFERENCE: Final = ("sigmoid", "ipo", "kto")
+
+
+class Referenced(Example, Protocol):
+    """An example with room for its reference log-probs."""
+
+    def _replace(self, **changes: Any) -> Any: ...
+
+
+R = TypeVar("R", bound=Referenced)
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+class Reference(NamedTuple):
+    """log π_ref of rows: what was stored, or what a model that stays says."""
+
+    model: Callable[..., Any] | None
+    is_packable: bool
+    context: Context  # within it `model` is the reference
+    device: torch.device
+
+    @classmethod
+    def of(cls, session: Session, config: DPOStage, trained: Any, is_packable: bool) -> Reference:
+        """The reference that the settings ask for; `trained` is the policy, with LoRA where used."""
+        device = session.ranks.device
+        if config.reference_cache or config.loss not in WITH_REFERENCE:
+            return cls(None, is_packable, nullcontext, device)
+        if config.lora is not None:
+            return cls(trained, is_packable, trained.disable_adapter, device)
+        frozen: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks)).to(device)
+        return cls(frozen.requires_grad_(False).eval(), pack(frozen), nullcontext, device)
+
+    def __call__(self, rows: AnswerRows, stored: Sequence[Sequence[float]]) -> Tensor:
+        """log π_ref of each row, summed over its answer: (R,), nats."""
+        if self.model is None:
+            values = [value for example in stored for value in example]
+            return torch.tensor(values, device=self.device)
+        with torch.no_grad(), self.context():
+            return _row_logprobs(self.model, rows, self.is_packable)
+
+
+def with_reference(
+    session: Session,
+    config: DPOStage,
+    model: nn.Module,
+    parts: tuple[list[R], list[R]],
+    total_steps: int,
+    is_packable: bool,
+) -> tuple[list[R], list[R]]:
+    """(train, held out) with stored log-probs of `model`, as far as they will be asked for."""
+    if config.loss not in WITH_REFERENCE or not config.reference_cache:
+        return parts
+    train, heldout = parts
+    rows, size, seed = len(train), config.global_batch_size, session.run.seed
+    used = {i for step in range(total_steps) for i in global_batch(rows, size, seed, step)}
+    scored = _scorer(session, config, model, is_packable)
+    return scored(train, used), scored(heldout, range(len(heldout)))
+
+
+def _scorer(
+    session: Session, config: DPOStage, model: nn.Module, is_packable: bool
+) -> Callable[[Sequence[R], Iterable[int]], list[R]]:
+    """A function that stores log-probs in chosen examples. The ranks share the work."""
+
+    @torch.no_grad()
+    def scored(examples: Sequence[R], chosen: Iterable[int]) -> list[R]:
+        model.eval()
+        found: dict[int, tuple[float, ...]] = {}
+        lengths = tokens_of(examples)
+        for part in shares(sorted(chosen), lengths, config, is_packable, session.ranks):
+            if not part:
+                continue
+            rows = [row for i in part for row in examples[i].rows]
+            packed = pack_answers(rows, session.ranks.device)
+            values = iter(_row_logprobs(model, packed, is_packable).tolist())
+            found |= {i: tuple(next(values) for _ in examples[i].rows) for i in part}
+        everyones: dict[int, tuple[float, ...]] = {}
+        for some in session.ranks.gather_objects(found):
+            everyones |= some
+        return [
+            example._replace(reference=everyones.get(i, ())) for i, example in enumerate(examples)
+        ]
+
+    return scored
+
+
+def _row_logprobs(model: Callable[..., Any], rows: AnswerRows, is_packable: bool) -> Tensor:
+    return sums_of_rows(answer_logprobs(model, rows, is_packable), rows.counts)

@@ -1,0 +1,137 @@
+"""Prepare: fetch, pin and check every model and data set, before a stage asks for GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.run import ExitCode, StageResult, StageRun
+from rlhf_api.sources import SourceRef, uris
+from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
+from rlhf_api.stages.ppo import FunctionReward
+
+from rlhf_trainer.data.digests import path_of, source_digest, sources_of
+from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote
+from rlhf_trainer.data.load import Loaded, load_prompts
+from rlhf_trainer.data.stage_rows import (
+    labelled_rows,
+    preference_rows,
+    pretraining_rows,
+    prompt_rows,
+    sft_rows,
+)
+from rlhf_trainer.errors import BadData, ConfigurationError
+
+Read = Callable[[], Loaded[Any]]
+
+
+def prepare(run: StageRun) -> StageResult:
+    """Fetch what is remote, check every row of every stage as the stage itself will, take digests.
+
+    Raises BadData with all that is wrong in all data sets, ConfigurationError for the rest.
+    """
+    refs = list(sources_of(run))
+    for ref in refs:
+        _fetch(ref, run)
+    for ref in refs:
+        _check_files(ref, run)
+    rows = _check_rows(run)
+    digests = {ref.field: source_digest(ref, run.paths) for ref in refs}
+    return StageResult(
+        exit_code=ExitCode.DONE,
+        reason="Done",
+        message=f"checked {len(refs)} sources: {', '.join(rows)}"[:1024],
+        sources=digests,
+    )
+
+
+def _fetch(ref: SourceRef, run: StageRun) -> None:
+    for uri in filter(is_remote, uris(ref.value)):
+        target = path_of(uri, run.paths)
+        if isinstance(ref.value, DataSource):
+            fetch_data(ref.value, uri, target)
+        elif isinstance(ref.value, ModelSource):
+            fetch_model(ref.value, uri, target)
+        else:
+            raise ConfigurationError(f"spec.{ref.field}: code comes from a folder, not from {uri}")
+
+
+def _check_files(ref: SourceRef, run: StageRun) -> None:
+    """Whether what a source names is there, and looks like what it should be."""
+    for uri in uris(ref.value):
+        path = path_of(uri, run.paths)
+        if not path.exists():
+            raise ConfigurationError(f"spec.{ref.field}: {uri} is not there")
+    path = path_of(ref.value.source, run.paths)
+    if isinstance(ref.value, ModelSource):
+        _check_model(ref.value, path)
+    elif isinstance(ref.value, FunctionReward):
+        _check_function(ref.value, path)
+
+
+def _check_model(source: ModelSource, path: Path) -> None:
+    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        raise ConfigurationError(f"{source.source}: no model is here (config.json is missing)")
+    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    if source.init == "pretrained" and not weights:
+        raise ConfigurationError(
+            f"{source.source}: there are no weights (*.safetensors); `init: random` draws new ones"
+        )
+
+
+def _check_function(source: FunctionReward, path: Path) -> None:
+    """Whether the module's file is there; the code itself is run by the stage that uses it."""
+    module = source.entrypoint.split(":")[0].replace(".", "/")
+    if not (path / f"{module}.py").is_file() and not (path / module / "__init__.py").is_file():
+        raise ConfigurationError(
+            f"{source.source}: there is no {module}.py for {source.entrypoint}"
+        )
+
+
+def _check_rows(run: StageRun) -> list[str]:
+    """What each data set holds, in words; BadData with the problems of all of them together."""
+    found: list[str] = []
+    problems: list[str] = []
+    for field, read in _readers(run).items():
+        try:
+            rows = read()
+            found.append(f"{field} {len(rows.train)} + {len(rows.heldout)} rows")
+        except BadData as error:
+            problems.append(f"spec.{field}: {error}")
+    if problems:
+        raise BadData("\n".join(problems))
+    return found
+
+
+def _readers(run: StageRun) -> dict[str, Read]:
+    """How the rows of each data set are read, by field in the spec."""
+    from rlhf_trainer.models import load_tokenizer
+
+    tokenizer = load_tokenizer(run)
+    readers: dict[str, Read] = {}
+    for name, stage in run.stages.present().items():
+        rows_of = _rows_of(stage)
+        readers[f"stages.{name}.data"] = partial(rows_of, stage, tokenizer, run.paths, run.seed)
+        if isinstance(stage, PPOStage) and stage.pretraining is not None:
+            readers[f"stages.{name}.pretraining.data"] = partial(
+                pretraining_rows, stage, tokenizer, run.paths, run.seed
+            )
+    if run.evaluation is not None:
+        prompts = run.evaluation.prompts
+        readers["evaluation.prompts"] = partial(load_prompts, prompts, run.paths, run.seed)
+    return readers
+
+
+def _rows_of(stage: AnyStage) -> Callable[..., Loaded[Any]]:
+    match stage:
+        case SFTStage():
+            return sft_rows
+        case RewardStage():
+            return preference_rows
+        case DPOStage():
+            return labelled_rows if stage.loss == "kto" else preference_rows
+        case PPOStage():
+            return prompt_rows

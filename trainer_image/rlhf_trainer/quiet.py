@@ -1,0 +1,54 @@
+"""The one place where third-party chatter is turned off: what is left on a user's screen is for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+LINE_FORMAT = "%(message)s"
+
+
+def configure_logging(rank: int = 0) -> None:
+    """Our own lines on stderr, from rank 0 all of them, from the others what is wrong."""
+    handler = logging.StreamHandler(sys.stderr)
+    prefix = "" if rank == 0 else f"[rank {rank}] "
+    handler.setFormatter(logging.Formatter(prefix + LINE_FORMAT))
+    ours = logging.getLogger("rlhf_trainer")
+    ours.handlers[:] = [handler]
+    ours.propagate = False
+    ours.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+
+
+def silence_libraries() -> None:
+    """Before they are imported: they read these variables as they load."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for name in ("torch.distributed", "torch.distributed.elastic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft)\b")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def import_deepspeed() -> Any:
+    """deepspeed, with errors alone in its log (what it warns of, our own messages say)."""
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+@contextmanager
+def no_prints() -> Iterator[None]:
+    """Drop what a library prints to stdout; stages say nothing there."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield

@@ -1,0 +1,136 @@
+"""The processes that train together: which one this is, and the few collectives that stages use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlhf_trainer.quiet import import_deepspeed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among `world_size`; every collective must be called by all of them alike."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    @classmethod
+    def start(cls) -> Ranks:
+        """Join the process group that torchrun describes; without torchrun, a group of one.
+
+        NCCL where there is CUDA, else gloo. DeepSpeed uses the same group.
+        """
+        env = os.environ
+        env.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+        rank, world, local = (int(env.get(k, d)) for k, d in TORCHRUN_DEFAULTS.items())
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        else:
+            env.setdefault("DS_ACCELERATOR", "cpu")
+            torch.set_num_threads(cpu_threads(env, os.cpu_count() or 1))
+        _join(rank, world, "nccl" if cuda else "gloo")
+        return cls(rank, world, local, device)
+
+    def stop(self) -> None:
+        """Leave the group; without this, torch warns at exit."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        import deepspeed.comm.comm as deepspeed_comm
+
+        deepspeed_comm.cdb = None
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, as a new tensor; the identity on one rank."""
+        return self._reduced(tensor, dist.ReduceOp.SUM)
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """Maximum over ranks, as a new tensor; the identity on one rank."""
+        return self._reduced(tensor, dist.ReduceOp.MAX)
+
+    def broadcast(self, obj: T) -> T:
+        """Rank 0's object, on every rank. It is pickled: keep it small."""
+        if self.world_size == 1:
+            return obj
+        box: list[Any] = [obj]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        received: T = box[0]
+        return received
+
+    def gather_objects(self, obj: T) -> list[T]:
+        """The objects of all ranks, in rank order, on every rank. They are pickled: keep them small."""
+        if self.world_size == 1:
+            return [obj]
+        box: list[Any] = [None] * self.world_size
+        dist.all_gather_object(box, obj)
+        return box
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Let rank 0 act and give its result to all; if it fails, all ranks raise its exception."""
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.is_main:
+            try:
+                outcome = (action(), None)
+            except Exception as error:
+                if self.world_size == 1:
+                    raise
+                outcome = (None, error)
+        result, error = self.broadcast(outcome)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def _reduced(self, tensor: Tensor, op: Any) -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        box = tensor.detach().to(self.device, copy=True)
+        dist.all_reduce(box, op)
+        return box.to(tensor.device)
+
+
+TORCHRUN_DEFAULTS: Mapping[str, str] = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def cpu_threads(env: Mapping[str, str], cores: int) -> int:
+    """Threads of this process: OMP_NUM_THREADS where the user set it, else an equal share of cores.
+
+    torchrun sets OMP_NUM_THREADS to 1 where it is unset; our launcher sets the share itself.
+    """
+    if env.get("OMP_NUM_THREADS", "").isdigit():
+        return max(1, int(env["OMP_NUM_THREADS"]))
+    return max(1, cores // int(env.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _join(rank: int, world_size: int, backend: str) -> None:
+    """A group of one needs no port: an in-memory store stands for the rendezvous."""
+    if not dist.is_initialized():
+        if world_size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend, rank=rank, world_size=world_size)
+    deepspeed = import_deepspeed()
+    # The op for shared-memory all-reduce serves inference alone, and compiles C++ for a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -1,0 +1,205 @@
+"""Generation with the training model itself: packed prompts, a reserved cache, no finished rows.
+
+Sequences that ended leave the batch, so that a batch of uneven responses costs what its tokens
+cost. There is no collective in here: ranks may generate for different times, as long as weights
+are whole on each of them (`Engine.gathered`).
+
+Shapes: B rows that still grow, T response tokens, C columns of the cache, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_trainer.rollout.cache import ReservedCache
+from rlhf_trainer.rollout.sampling import Sampling, sample
+from rlhf_trainer.sequences import ATTENTION, model_inputs, pack_rows
+
+
+class Responses(NamedTuple):
+    """What was sampled, in the order of the prompts."""
+
+    tokens: list[list[int]]  # with the end-of-sequence token where there is one
+    finished: list[bool]  # ended by itself
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    min_new_tokens: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    eos_token_ids: Sequence[int],
+    pad_token_id: int,
+    generator: torch.Generator | None = None,
+    row_indices: Sequence[int] | None = None,
+    rows_in_all: int | None = None,
+    rows_at_once: int | None = None,
+) -> Responses:
+    """Answer each prompt with a transformers model (or a PEFT model) whose weights are whole.
+
+    Temperature 0 takes the likeliest token and needs no generator. `generator` is a CPU generator:
+    it gives one uniform number for each of `rows_in_all` × `max_new_tokens`; prompt i takes those
+    of row `row_indices[i]` (default: i). So a row's response depends on its prompt, the weights and
+    its number alone, not on which rank answers it beside which others. `rows_at_once` bounds
+    memory: more prompts are answered in turns, those of similar length together.
+    """
+    uniform = _uniform_numbers(len(prompts), max_new_tokens, generator, row_indices, rows_in_all)
+    if temperature > 0 and generator is None:
+        raise ValueError("sampling needs a generator: only temperature 0 goes without")
+    sampling = Sampling(temperature, top_k, top_p)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    size = rows_at_once or max(len(prompts), 1)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    with _evaluating(model):
+        for turn in (order[i : i + size] for i in range(0, len(order), size)):
+            batch = _Batch(model, [prompts[i] for i in turn], max_new_tokens, pad_token_id)
+            ends = frozenset(eos_token_ids)
+            answers = batch.run(sampling, uniform[turn], ends, min_new_tokens)
+            for i, (answer, ended) in zip(turn, answers, strict=True):
+                tokens[i], finished[i] = answer, ended
+    return Responses(tokens, finished)
+
+
+class _Batch:
+    """Rows that are answered together. Row j of the cache belongs to prompt `self.owner[j]`."""
+
+    def __init__(
+        self, model: Any, prompts: list[Sequence[int]], max_new_tokens: int, pad_token_id: int
+    ) -> None:
+        if not all(prompts):
+            raise ValueError("a prompt without tokens cannot be answered")
+        self.model, self.prompts, self.pad = model, prompts, pad_token_id
+        self.device = next(model.parameters()).device
+        self.config = model.config.get_text_config()
+        self.max_new_tokens = max_new_tokens
+        self.width = max(map(len, prompts))  # columns of the prompts
+        self.columns = self.width + max_new_tokens
+        self.owner = list(range(len(prompts)))
+        layers = int(self.config.num_hidden_layers)
+        self.cache = ReservedCache(layers, len(prompts), self.columns)
+        starts = torch.tensor([self.width - len(p) for p in prompts])
+        column_C = torch.arange(self.columns)
+        self.seen_BC = (column_C >= starts[:, None]).to(self.device)
+        self.position_B = torch.tensor([len(p) for p in prompts], device=self.device)
+
+    def run(
+        self, sampling: Sampling, uniform_BT: Tensor, ends: frozenset[int], min_new_tokens: int
+    ) -> list[tuple[list[int], bool]]:
+        """Each prompt's response and whether it ended by itself."""
+        answers: list[tuple[list[int], bool]] = [([], False) for _ in self.prompts]
+        uniform_BT = uniform_BT.to(self.device)
+        logits_BV = self._prefill()
+        for step in range(self.max_new_tokens):
+            forbidden = sorted(ends) if step + 1 < min_new_tokens else ()
+            tokens_B = sample(logits_BV, uniform_BT[self.owner, step], sampling, forbidden)
+            chosen = tokens_B.tolist()
+            for row, token in enumerate(chosen):
+                answers[self.owner[row]][0].append(token)
+            done = [row for row, token in enumerate(chosen) if token in ends]
+            for row in done:
+                answers[self.owner[row]] = (answers[self.owner[row]][0], True)
+            if len(done) == len(chosen) or step + 1 == self.max_new_tokens:
+                break
+            logits_BV = self._decode(self._drop(done, tokens_B), step)
+        return answers
+
+    def _prefill(self) -> Tensor:
+        """The prompts through the model, into the cache: logits of the first new token (B, V)."""
+        if self.config._attn_implementation != ATTENTION:
+            return self._padded_prefill()
+        packed = pack_rows(self.prompts, self.device)
+        self.cache.expect_packed(packed.lengths, self.width, self.device)
+        inputs, _ = model_inputs(packed, is_packable=True)
+        last_B = torch.tensor(packed.lengths, device=self.device).cumsum(0) - 1
+        inputs |= {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": last_B}
+        logits_BV: Tensor = self.model(**inputs).logits[0]
+        self.cache.packed_is_in(self.width)
+        return logits_BV
+
+    def _padded_prefill(self) -> Tensor:
+        rows = [[self.pad] * (self.width - len(p)) + list(p) for p in self.prompts]
+        seen_BC = self.seen_BC[:, : self.width]
+        logits_BTV = self.model(
+            input_ids=torch.tensor(rows, device=self.device),
+            attention_mask=seen_BC.long(),
+            position_ids=(seen_BC.long().cumsum(-1) - 1).clamp_min(0),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        last_BV: Tensor = logits_BTV[:, -1]
+        return last_BV
+
+    def _decode(self, tokens_B: Tensor, step: int) -> Tensor:
+        """One token a row through the model: logits of the next one (B, V)."""
+        end = self.width + step + 1
+        logits_BTV = self.model(
+            input_ids=tokens_B[:, None],
+            attention_mask=self._mask(end),
+            position_ids=(self.position_B + step)[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        last_BV: Tensor = logits_BTV[:, -1]
+        return last_BV
+
+    def _mask(self, end: int) -> Tensor:
+        """(B, 1, 1, C) where our attention takes it as it is, else (B, C)."""
+        first = self.cache.layers[0].first
+        seen_BC = self.seen_BC[:, first:end]
+        window = getattr(self.config, "sliding_window", None)
+        plain = window is None or window >= self.columns
+        if plain and self.config._attn_implementation == ATTENTION:
+            return seen_BC[:, None, None]
+        return seen_BC.long()
+
+    def _drop(self, done: list[int], tokens_B: Tensor) -> Tensor:
+        """Take finished rows out of everything; returns the tokens of those that stay."""
+        if not done:
+            return tokens_B
+        order = list(range(len(self.owner)))
+        for row in reversed(done):  # from the last: a row that moves down is never one to drop
+            self.cache.drop_row(row)
+            order[row] = order[-1]
+            order.pop()
+        self.owner = [self.owner[i] for i in order]
+        keep = torch.tensor(order, device=self.device)
+        self.seen_BC, self.position_B = self.seen_BC[keep], self.position_B[keep]
+        self.cache.narrow(self.width - max(len(self.prompts[i]) for i in self.owner))
+        return tokens_B[keep]
+
+
+def _uniform_numbers(
+    prompts: int,
+    max_new_tokens: int,
+    generator: torch.Generator | None,
+    row_indices: Sequence[int] | None,
+    rows_in_all: int | None,
+) -> Tensor:
+    rows = range(prompts) if row_indices is None else row_indices
+    total = max(rows, default=-1) + 1 if rows_in_all is None else rows_in_all
+    if generator is None:
+        return torch.zeros(prompts, max_new_tokens)
+    # float64: in fp32, one of 16 million numbers would be shared, and the tail never sampled.
+    numbers = torch.rand(total, max_new_tokens, generator=generator, dtype=torch.float64)
+    return numbers[list(rows)]
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,257 @@
+"""Token rows of different lengths through a transformers model without a single pad.
+
+Rows are laid end to end in one packed row, so that projections, norms and MLPs see real tokens
+alone. Attention takes the packed row apart into groups of rows of about equal length, where causal
+attention over right-padded rows needs no mask: a pad is to the right of all that is real. The
+groups travel to the attention function as a keyword of the model's forward pass.
+
+A model is packed only if `pack` has seen that it gives the same logits that way; others (ALiBi,
+state-space layers, soft-capped attention, models with attention code of their own) get right-padded
+rows with an attention mask.
+
+Shapes: B rows, T time, N packed tokens, H query heads, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION: Final = "rlhf_segments"
+"""Name of the attention function in transformers' registry."""
+
+GROUP_FILL: Final = 0.75
+"""A group is closed before its rows fill less than this of its padded rectangle."""
+
+
+class Group(NamedTuple):
+    """Neighbouring rows that attention computes as one right-padded rectangle (rows, longest)."""
+
+    start: int  # first packed token
+    rows: int
+    longest: int
+    to_padded: Tensor | None  # (rows·longest,) index into the group's tokens; None: no pads
+    to_packed: Tensor | None  # (tokens,) index into the rectangle
+
+    @property
+    def stop(self) -> int:
+        """One past the last packed token."""
+        tokens = self.rows * self.longest if self.to_packed is None else len(self.to_packed)
+        return self.start + tokens
+
+
+class Packed(NamedTuple):
+    """Rows laid end to end: what a model is fed."""
+
+    input_ids: Tensor  # (1, N)
+    position_ids: Tensor  # (1, N), from 0 in each row
+    lengths: tuple[int, ...]  # tokens of each row
+    groups: tuple[Group, ...]
+
+    @property
+    def starts(self) -> list[int]:
+        """First packed token of each row."""
+        starts, total = [], 0
+        for length in self.lengths:
+            starts.append(total)
+            total += length
+        return starts
+
+
+def pack_rows(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Packed:
+    """Lay rows end to end, in the order given: order them by length, and groups have few pads."""
+    lengths = tuple(len(row) for row in rows)
+    tokens = torch.tensor([t for row in rows for t in row], dtype=torch.long, device=device)
+    positions = torch.cat([torch.arange(n, device=device) for n in lengths])
+    return Packed(tokens[None], positions[None], lengths, _groups(lengths, device))
+
+
+def packed_hidden(trunk: nn.Module, packed: Packed, is_packable: bool) -> Tensor:
+    """The trunk's last hidden states of all tokens: (N, hidden size)."""
+    inputs, real_BT = model_inputs(packed, is_packable)
+    hidden_BTH: Tensor = trunk(**inputs).last_hidden_state
+    return hidden_BTH[0] if real_BT is None else hidden_BTH[real_BT]
+
+
+def model_inputs(packed: Packed, is_packable: bool) -> tuple[dict[str, Any], Tensor | None]:
+    """Keywords of a model's forward pass; and, for a model that takes padded rows, the mask (B, T)
+    that turns its output back into N packed tokens.
+    """
+    if is_packable:
+        # transformers takes a mask of 4 dimensions as it is, where it would build one of (N, N);
+        # the attention function below never reads it.
+        mask = packed.input_ids.new_ones(1, 1, 1, packed.input_ids.shape[1], dtype=torch.bool)
+        inputs = {
+            "input_ids": packed.input_ids,
+            "position_ids": packed.position_ids,
+            "attention_mask": mask,
+            "segments": packed.groups,
+            "use_cache": False,
+        }
+        return inputs, None
+    return _padded_inputs(packed)
+
+
+def pack(model: Any) -> bool:
+    """Make a transformers model take packed rows; False, and the model as it was, if it cannot.
+
+    The proof is by trial: three short rows give the same logits packed as one by one.
+    """
+    before = model.config._attn_implementation
+    if not _might_pack(model):
+        return False
+    try:
+        model.set_attn_implementation(ATTENTION)
+        if _packs_exactly(model):
+            return True
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError):
+        pass  # a model with attention or masks of its own: padded rows serve it
+    model.set_attn_implementation(before)
+    return False
+
+
+def segments_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    segments: tuple[Group, ...] | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention interface: query (1, H, N, D), key and value (1, K, N, D).
+
+    Returns (1, N, H, D). Without `segments` (generation with a cache) it is transformers' own.
+    """
+    if segments is None:
+        seen: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return seen
+    q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    outs = [_group_attention(g, q_NHD, k_NKD, v_NKD, scale, sliding_window) for g in segments]
+    return (outs[0] if len(outs) == 1 else torch.cat(outs))[None], None
+
+
+def _group_attention(
+    group: Group, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """Causal attention within each row of one group: (tokens, H, D)."""
+    q_BHTD, k_BKTD, v_BKTD = (_rectangle(group, x) for x in (q_NHD, k_NKD, v_NKD))
+    out_BTHD = causal_attention(q_BHTD, k_BKTD, v_BKTD, scale, window).transpose(1, 2)
+    out_NHD = out_BTHD.reshape(group.rows * group.longest, *out_BTHD.shape[2:])
+    return out_NHD if group.to_packed is None else out_NHD.index_select(0, group.to_packed)
+
+
+def _rectangle(group: Group, x_NHD: Tensor) -> Tensor:
+    x_NHD = x_NHD[group.start : group.stop]
+    if group.to_padded is not None:
+        x_NHD = x_NHD.index_select(0, group.to_padded)
+    return x_NHD.view(group.rows, group.longest, *x_NHD.shape[1:]).transpose(1, 2)
+
+
+def causal_attention(
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """softmax(q kᵀ·scale) v, causal, each key head shared by H/K query heads: (B, H, T, D)."""
+    time = q_BHTD.shape[2]
+    grouped = q_BHTD.shape[1] != k_BKTD.shape[1]
+    if window is None or window >= time:
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BKTD, v_BKTD, is_causal=True, scale=scale, enable_gqa=grouped
+        )
+    position = torch.arange(time, device=q_BHTD.device)
+    distance_TT = position[:, None] - position[None, :]
+    near_TT = (distance_TT >= 0) & (distance_TT < window)
+    return F.scaled_dot_product_attention(
+        q_BHTD, k_BKTD, v_BKTD, attn_mask=near_TT, scale=scale, enable_gqa=grouped
+    )
+
+
+def _groups(lengths: Sequence[int], device: torch.device | str) -> tuple[Group, ...]:
+    groups, first, start = [], 0, 0
+    for i in range(1, len(lengths) + 1):
+        if i < len(lengths) and _fill(lengths[first : i + 1]) >= GROUP_FILL:
+            continue
+        groups.append(_group(lengths[first:i], start, device))
+        start += sum(lengths[first:i])
+        first = i
+    return tuple(groups)
+
+
+def _fill(lengths: Sequence[int]) -> float:
+    return sum(lengths) / (len(lengths) * max(lengths))
+
+
+def _group(lengths: Sequence[int], start: int, device: torch.device | str) -> Group:
+    rows, longest = len(lengths), max(lengths)
+    if sum(lengths) == rows * longest:
+        return Group(start, rows, longest, None, None)
+    length_B1 = torch.tensor(lengths)[:, None]
+    column_BT = torch.arange(longest).expand(rows, longest)
+    first_B1 = length_B1.cumsum(0) - length_B1
+    # A pad reads its row's last token: any finite value will do, nothing real attends to it.
+    to_padded = (first_B1 + column_BT.minimum(length_B1 - 1)).flatten()
+    to_packed = (column_BT < length_B1).flatten().nonzero().squeeze(1)
+    return Group(start, rows, longest, to_padded.to(device), to_packed.to(device))
+
+
+def _padded_inputs(packed: Packed) -> tuple[dict[str, Any], Tensor]:
+    device = packed.input_ids.device
+    lengths = torch.tensor(packed.lengths, device=device)
+    column_T = torch.arange(max(packed.lengths), device=device)
+    real_BT = column_T < lengths[:, None]
+    input_ids = torch.zeros(real_BT.shape, dtype=torch.long, device=device)
+    input_ids[real_BT] = packed.input_ids[0]
+    inputs = {"input_ids": input_ids, "attention_mask": real_BT.long(), "use_cache": False}
+    return inputs, real_BT
+
+
+def _might_pack(model: Any) -> bool:
+    layers = getattr(model.config, "layer_types", None) or []
+    return (
+        getattr(model, "_supports_attention_backend", False)
+        and not getattr(model, "_is_stateful", False)
+        and getattr(model.config, "attn_logit_softcapping", None) is None
+        and set(layers) <= {"full_attention", "sliding_attention"}
+        and "position_ids" in inspect.signature(model.forward).parameters
+    )
+
+
+@torch.no_grad()
+def _packs_exactly(model: Any) -> bool:
+    """Rows of 5, 3 and 3 tokens: a leak between rows, or positions that run on, would show."""
+    device = next(model.parameters()).device
+    top = int(model.config.vocab_size)
+    rows = [[(7 * i + 3 * j + 1) % top for j in range(n)] for i, n in enumerate((5, 3, 3))]
+    inputs, _ = model_inputs(pack_rows(rows, device), is_packable=True)
+    was_training = model.training
+    model.eval()
+    together = _first_output(model(**inputs))[0].float()
+    alone = [_first_output(model(torch.tensor([r], device=device), use_cache=False)) for r in rows]
+    model.train(was_training)
+    expected = torch.cat([x[0] for x in alone]).float()
+    coarse = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
+    tolerance = (0.05 if coarse else 1e-4) * max(1.0, float(expected.abs().max()))
+    return bool((together - expected).abs().max() <= tolerance)
+
+
+def _first_output(output: Any) -> Tensor:
+    first: Tensor = output[0]
+    return first
+
+
+AttentionInterface.register(ATTENTION, segments_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,71 @@
+"""What every stage's `train(session)` works with."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhf_api.run import StageRun
+from rlhf_api.stages import AnyStage
+
+from rlhf_trainer.checkpoint import Checkpointer
+from rlhf_trainer.guards import Guard
+from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Session:
+    """One attempt of one stage, on one rank."""
+
+    run: StageRun
+    ranks: Ranks
+    tokenizer: PreTrainedTokenizerBase
+    telemetry: Telemetry
+    checkpointer: Checkpointer
+    guard: Guard
+
+    @property
+    def config(self) -> AnyStage:
+        """The stage's settings."""
+        return self.run.config
+
+    @classmethod
+    def open(cls, run: StageRun) -> Session:
+        """Join the ranks and open all that a stage needs. Close it with `close`."""
+        from rlhf_trainer.models import load_tokenizer
+
+        ranks = Ranks.start()
+        guard = Guard(ranks)
+        guard.listen()
+        os.makedirs(run.output, exist_ok=True)
+        return cls(
+            run=run,
+            ranks=ranks,
+            tokenizer=load_tokenizer(run),
+            telemetry=Telemetry(run, ranks),
+            checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep),
+            guard=guard,
+        )
+
+    def close(self) -> None:
+        """Flush what is open and leave the group."""
+        self.telemetry.close()
+        self.ranks.stop()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (CPU and CUDA), the same on every rank: weights that are drawn
+    must agree, and what must differ between ranks is derived from the row or the rank by its user.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,196 @@
+"""Reward model: a scalar score that ranks answers as people ranked them.
+
+    loss = mean over queries of  1/n Σ_{i better than j} −log σ(s_i − s_j − margin) + c·(s_i + s_j)²
+
+with n comparisons of one query, all of them in one micro-batch (Ouyang et al. 2022, eq. 1; a pair
+is n = 1), and s the score at an answer's last token.
+
+Shapes: R answers of a micro-batch, Q queries, K answers of the query that has most.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from rlhf_api.run import ExitCode, StageResult
+from rlhf_api.stages import RewardStage
+from torch import Tensor
+
+from rlhf_trainer.answer_task import AnswerTask
+from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, by_query
+from rlhf_trainer.data.batches import steps_in
+from rlhf_trainer.data.encode import EncodedPreference
+from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
+from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.losses import ranked_loss, reward_pair_loss
+from rlhf_trainer.models import (
+    REWARD_STATISTICS,
+    ScalarHeadModel,
+    add_lora,
+    load_policy,
+    save_scalar,
+    scalar_from_trunk,
+)
+from rlhf_trainer.sequences import model_inputs, pack
+from rlhf_trainer.session import Session
+from rlhf_trainer.supervised import Contribution, commit, fit
+
+REFERENCE_QUERIES: Final = 1024
+"""Training queries, drawn by the seed, whose answers' scores give mean and deviation."""
+
+
+def train(session: Session) -> StageResult:
+    """One attempt of the stage, on one rank."""
+    config, run, ranks = session.config, session.run, session.ranks
+    assert isinstance(config, RewardStage)
+    rows = preference_rows(config, session.tokenizer, run.paths, run.seed)
+    if ranks.is_main:
+        write_left_out(Path(run.output), rows)
+
+    dtype = model_dtype(config, ranks)
+    trunk = load_policy(run, dtype=dtype).base_model.to(ranks.device)
+    is_packable = pack(trunk)
+    model = scalar_from_trunk(trunk, seed=run.seed, dtype=dtype)
+    if config.lora is not None:
+        model.trunk = add_lora(trunk, config.lora)
+    total = steps_in(len(rows.train), config.global_batch_size, config.epochs, config.max_steps)
+    engine = Engine.create(model, config, ranks=ranks, total_steps=total)
+    learnt, heldout = (list(map(Query.of, part)) for part in (rows.train, rows.heldout))
+    task = RewardTask(session, config, learnt, heldout, total, is_packable)
+
+    def write(directory: Path) -> None:
+        statistics = task.statistics(engine)
+        with engine.gathered():
+            if ranks.is_main:
+                assert isinstance(engine.module, ScalarHeadModel)
+                save_scalar(engine.module, session.tokenizer, directory, statistics)
+
+    fitted = fit(session, engine, task, write)
+    checkpoint, metrics = commit(session, fitted, write)
+    metrics |= _statistics_of(Path(run.output) / "output")
+    session.telemetry.log(fitted.step, metrics)
+    return StageResult(
+        exit_code=ExitCode.DONE,
+        reason="Done",
+        step=fitted.step,
+        checkpoint=checkpoint,
+        metrics=session.telemetry.newest | metrics,
+    )
+
+
+class Query(NamedTuple):
+    """A prompt with all its answers, best first."""
+
+    id: str
+    rows: tuple[AnswerRow, ...]
+    ranks: tuple[int, ...]
+    margin: float
+
+    @classmethod
+    def of(cls, row: EncodedPreference) -> Query:
+        """From a row of the data set."""
+        rows = tuple(AnswerRow(row.prompt, answer) for answer in row.answers)
+        return cls(row.id, rows, row.ranks, row.margin)
+
+
+class MicroBatch(NamedTuple):
+    """Queries with all their answers."""
+
+    rows: AnswerRows
+    answers: tuple[int, ...]  # of each query; () on a rank whose rows ran out
+    ranks_QK: Tensor
+    margin_Q: Tensor
+    queries_in_all: int  # of the global batch
+
+
+class RewardTask(AnswerTask[Query, MicroBatch]):
+    """What the reward stage tells the loop of supervised stages."""
+
+    def laid(self, examples: Sequence[Query], in_all: Sequence[Query]) -> MicroBatch:
+        """Queries laid end to end, with what their answers are compared by."""
+        device = self.session.ranks.device
+        ranks = [torch.tensor(query.ranks, device=device) for query in examples]
+        empty = torch.zeros(0, 0, device=device)
+        return MicroBatch(
+            rows=self.rows_of(examples),
+            answers=tuple(len(query.rows) for query in examples),
+            ranks_QK=torch.nn.utils.rnn.pad_sequence(ranks, batch_first=True) if ranks else empty,
+            margin_Q=torch.tensor([query.margin for query in examples], device=device),
+            queries_in_all=len(in_all),
+        )
+
+    def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
+        """Σ over the micro-batch's queries of the loss, over all queries of the global batch."""
+        scores_R = self._scores(engine, micro_batch)
+        if not micro_batch.answers:
+            zero = scores_R.sum() * 0.0
+            return Contribution(zero, {"train/accuracy": zero, "reward/margin": zero})
+        scores_QK, there_QK = by_query(scores_R, micro_batch.answers)
+        loss_Q = self._loss(scores_QK, there_QK, micro_batch)
+        lead_QKK = (scores_QK[:, :, None] - scores_QK[:, None, :]).detach()
+        # a tie is wrong
+        right_Q = _mean_of_pairs((lead_QKK > 0).float(), there_QK, micro_batch.ranks_QK)
+        margin_Q = _mean_of_pairs(lead_QKK, there_QK, micro_batch.ranks_QK)
+        count = micro_batch.queries_in_all
+        figures = {"train/accuracy": right_Q.sum() / count, "reward/margin": margin_Q.sum() / count}
+        return Contribution(loss_Q.sum() / count, figures)
+
+    @torch.no_grad()
+    def statistics(self, engine: Engine) -> dict[str, float]:
+        """Mean, deviation and number of the scores of reference answers: what PPO normalises by."""
+        engine.module.eval()
+        drawn = np.random.default_rng(self.session.run.seed).permutation(len(self.train))
+        chosen = sorted(drawn[:REFERENCE_QUERIES].tolist())
+        mine = self.micro_batches("train", chosen)
+        scores = torch.cat([self._reference_scores(engine, part) for part in mine]).double()
+        sums = torch.stack([scores.new_tensor(len(scores)), scores.sum(), scores.square().sum()])
+        count, total, squares = self.session.ranks.sum(sums).tolist()
+        mean = total / count
+        variance = max(squares / count - mean * mean, 0.0)
+        return {"mean": mean, "std": variance**0.5, "count": count}
+
+    def _reference_scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
+        scores_R = self._scores(engine, micro_batch)
+        if not micro_batch.answers:
+            return scores_R[:0]
+        scores_QK, there_QK = by_query(scores_R, micro_batch.answers)
+        assert isinstance(self.settings, RewardStage)
+        return scores_QK[:, 0] if self.settings.normalise_on == "chosen" else scores_QK[there_QK]
+
+    def _scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
+        """Score of each answer, read at its last token: (R,)."""
+        inputs, real_BT = model_inputs(micro_batch.rows.packed, self.is_packable)
+        del inputs["use_cache"]  # a scalar model never caches
+        scores_BT: Tensor = engine(**inputs)
+        scores_N = scores_BT[0] if real_BT is None else scores_BT[real_BT]
+        return scores_N[micro_batch.rows.last_R]
+
+    def _loss(self, scores_QK: Tensor, there_QK: Tensor, micro_batch: MicroBatch) -> Tensor:
+        ranked_Q = ranked_loss(scores_QK, micro_batch.ranks_QK, there_QK)
+        pair_Q = reward_pair_loss(scores_QK[:, 0], scores_QK[:, 1], micro_batch.margin_Q)
+        loss_Q = torch.where(there_QK.sum(-1) == 2, pair_Q, ranked_Q)
+        assert isinstance(self.settings, RewardStage)
+        if self.settings.center_coef:
+            sums_QKK = scores_QK[:, :, None] + scores_QK[:, None, :]
+            centred_Q = _mean_of_pairs(sums_QKK.square(), there_QK, micro_batch.ranks_QK)
+            loss_Q = loss_Q + self.settings.center_coef * centred_Q
+        return loss_Q
+
+
+def _mean_of_pairs(values_QKK: Tensor, there_QK: Tensor, ranks_QK: Tensor) -> Tensor:
+    """Mean over pairs (i, j) with i ranked above j: (Q,)."""
+    compared_QKK = ranks_QK[:, :, None] < ranks_QK[:, None, :]
+    compared_QKK = compared_QKK & there_QK[:, :, None] & there_QK[:, None, :]
+    total_Q = values_QKK.where(compared_QKK, 0.0).sum((-2, -1))
+    return total_Q / compared_QKK.sum((-2, -1)).clamp_min(1)
+
+
+def _statistics_of(output: Path) -> dict[str, float]:
+    """What was written beside the weights that are handed on."""
+    found = json.loads((output / REWARD_STATISTICS).read_text("utf-8"))
+    return {"reward/score_mean": found["mean"], "reward/score_std": found["std"]}

@@ -1,0 +1,162 @@
+"""Supervised fine-tuning: the model learns to give the answers of a data set.
+
+    loss = −1/n Σ_t log π(y_t | y_<t)      over the n tokens of the global batch that count
+
+Shapes: N packed tokens, M tokens that count, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rlhf_api.run import ExitCode, StageResult
+from rlhf_api.stages import SFTStage
+from torch import Tensor
+
+from rlhf_trainer import evaluate
+from rlhf_trainer.data.batches import global_batch, steps_in
+from rlhf_trainer.data.encode import Encoded
+from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
+from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.logprobs import packed_logprobs
+from rlhf_trainer.models import add_lora, load_policy, save_model
+from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows
+from rlhf_trainer.session import Session
+from rlhf_trainer.supervised import (
+    Contribution,
+    StepBatch,
+    commit,
+    fit,
+    mean_over_ranks,
+    shares,
+)
+
+
+def train(session: Session) -> StageResult:
+    """One attempt of the stage, on one rank."""
+    config = session.config
+    assert isinstance(config, SFTStage)
+    rows = sft_rows(config, session.tokenizer, session.run.paths, session.run.seed)
+    if session.ranks.is_main:
+        write_left_out(Path(session.run.output), rows)
+
+    model = load_policy(session.run, dtype=model_dtype(config, session.ranks))
+    before = evaluate.answer_as_base(session, model.to(session.ranks.device))
+    is_packable = config.packing and pack(model)
+    trained = model if config.lora is None else add_lora(model, config.lora)
+    total = steps_in(len(rows.train), config.global_batch_size, config.epochs, config.max_steps)
+    engine = Engine.create(trained, config, ranks=session.ranks, total_steps=total)
+    task = _Task(session, config, rows.train, rows.heldout, total, is_packable)
+
+    def write(directory: Path) -> None:
+        with engine.gathered():
+            if session.ranks.is_main:
+                save_model(engine.module, session.tokenizer, directory, config.lora, base_name(session))
+
+    fitted = fit(session, engine, task, write)
+    checkpoint, metrics = commit(session, fitted, write)
+    metrics |= before | evaluate.answer_as(session, session.run.stage)
+    session.telemetry.log(fitted.step, metrics)
+    return StageResult(
+        exit_code=ExitCode.DONE,
+        reason="Done",
+        step=fitted.step,
+        checkpoint=checkpoint,
+        metrics=session.telemetry.newest | metrics,
+    )
+
+
+def base_name(session: Session) -> str:
+    """What an adapter belongs to, as the user named it."""
+    return session.run.model.source
+
+
+class _MicroBatch(NamedTuple):
+    rows: Packed
+    targets_M: Tensor  # tokens that count
+    before_M: Tensor  # packed position of the token before each of them
+    tokens_in_all: int  # that count, in the global batch
+
+
+class _Task:
+    """What SFT tells the loop of supervised stages."""
+
+    better, higher_is_better = "eval/loss", False
+
+    def __init__(
+        self,
+        session: Session,
+        config: SFTStage,
+        train: Sequence[Encoded],
+        heldout: Sequence[Encoded],
+        total_steps: int,
+        is_packable: bool,
+    ) -> None:
+        self.session, self.config = session, config
+        self.train, self.heldout = train, heldout
+        self.total_steps, self.is_packable = total_steps, is_packable
+
+    def batch(self, step: int) -> StepBatch[_MicroBatch]:
+        config, seed = self.config, self.session.run.seed
+        rows = len(self.train)
+        last = round(rows * config.epochs)
+        chosen = global_batch(rows, config.global_batch_size, seed, step, last)
+        mine = self._micro_batches(self.train, chosen)
+        tokens = sum(sum(m.rows.lengths) for m in mine)
+        cells = tokens if self.is_packable else sum(_rectangle(m.rows.lengths) for m in mine)
+        return StepBatch(mine, [self.train[i].id for i in chosen], tokens, cells)
+
+    def contribution(self, engine: Engine, micro_batch: _MicroBatch) -> Contribution:
+        logits_MV = self._logits(engine, micro_batch)
+        count = max(micro_batch.tokens_in_all, 1)
+        if not len(micro_batch.targets_M):  # rows ran out on this rank: 0, attached to the graph
+            zero = logits_MV.sum() * 0.0
+            return Contribution(zero, {"train/accuracy": zero})
+        loss = -packed_logprobs(logits_MV, micro_batch.targets_M).sum() / count
+        right = (logits_MV.argmax(-1) == micro_batch.targets_M).sum() / count
+        return Contribution(loss, {"train/accuracy": right})
+
+    @torch.no_grad()
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        if not self.heldout:
+            return {}
+        engine.module.eval()
+        mine = self._micro_batches(self.heldout, range(len(self.heldout)))
+        parts = (self.contribution(engine, micro_batch) for micro_batch in mine)
+        named = ({"eval/loss": p.loss, "eval/accuracy": p.figures["train/accuracy"]} for p in parts)
+        return mean_over_ranks(self.session, named, ("eval/loss", "eval/accuracy"))
+
+    def _micro_batches(self, rows: Sequence[Encoded], chosen: Sequence[int]) -> list[_MicroBatch]:
+        """This rank's micro-batches of the chosen rows."""
+        lengths = [len(row.tokens) for row in rows]
+        parts = shares(chosen, lengths, self.config, self.is_packable, self.session.ranks)
+        tokens_in_all = sum(sum(rows[i].loss_mask[1:]) for i in chosen)
+        return [self._packed([rows[i] for i in part], tokens_in_all) for part in parts]
+
+    def _packed(self, rows: Sequence[Encoded], tokens_in_all: int) -> _MicroBatch:
+        device = self.session.ranks.device
+        if not rows:  # a rank without rows computes one token that does not count
+            rows = [Encoded("", [int(self.session.tokenizer.eos_token_id)], [False])]
+        packed = pack_rows([row.tokens for row in rows], device)
+        counts = [c for row in rows for c in (False, *row.loss_mask[1:])]
+        at_M = torch.tensor(counts, device=device).nonzero().squeeze(-1)
+        return _MicroBatch(packed, packed.input_ids[0, at_M], at_M - 1, tokens_in_all)
+
+    def _logits(self, engine: Engine, micro_batch: _MicroBatch) -> Tensor:
+        """Logits that score the tokens that count (M, V); the head runs on them alone if it can."""
+        inputs, real_BT = model_inputs(micro_batch.rows, self.is_packable)
+        if not len(micro_batch.targets_M):
+            logits: Tensor = engine(**inputs).logits
+            return logits[0]
+        if real_BT is None:
+            kept: Tensor = engine(**inputs, logits_to_keep=micro_batch.before_M).logits
+            return kept[0]
+        logits = engine(**inputs).logits
+        return logits[real_BT][micro_batch.before_M]
+
+
+def _rectangle(lengths: Sequence[int]) -> int:
+    return len(lengths) * max(lengths)

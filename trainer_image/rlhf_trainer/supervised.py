@@ -1,0 +1,230 @@
+"""The loop that SFT, reward model and DPO share: steps, evaluation, checkpoints, best and last.
+
+A stage says what is in a step and what its loss is; the loop does the rest, the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from rlhf_api.run import MANIFEST
+from rlhf_api.stages.common import Supervised
+from rlhf_api.status import CheckpointRef
+from torch import Tensor
+
+from rlhf_trainer.data.batches import micro_batches, pack
+from rlhf_trainer.engine import Engine
+from rlhf_trainer.errors import Terminated
+from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.session import Session
+
+MicroBatch = TypeVar("MicroBatch")
+
+
+class StepBatch(NamedTuple, Generic[MicroBatch]):
+    """This rank's share of one global batch."""
+
+    micro_batches: Sequence[MicroBatch]  # equally many on every rank
+    row_ids: Sequence[str]
+    tokens: int  # that are computed and no pads, on this rank
+    padded: int  # of the same rectangles, pads included
+
+
+class Contribution(NamedTuple):
+    """What one micro-batch adds to the global batch's figures."""
+
+    loss: Tensor  # a scalar, divided by the *global* count already
+    figures: Mapping[str, Tensor]  # scalars that add up over micro-batches and ranks
+
+
+class Task(Protocol[MicroBatch]):
+    """What a stage tells the loop."""
+
+    total_steps: int
+    better: str  # the metric that says which weights are best
+    higher_is_better: bool
+
+    def batch(self, step: int) -> StepBatch[MicroBatch]:
+        """The rows of a step; a pure function of it, so that a resume sees the same rows."""
+
+    def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
+        """Forward pass and loss of one micro-batch."""
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """Metrics on the held-out rows, the same on every rank; empty where there are none."""
+
+
+class Fitted(NamedTuple):
+    """How the loop ended."""
+
+    step: int
+    metrics: dict[str, float]  # of the weights that are handed on
+    best_step: int | None  # whose weights are handed on; None: the last ones
+
+
+def shares(
+    chosen: Sequence[int],
+    lengths: Sequence[int],
+    config: Supervised,
+    is_packed: bool,
+    ranks: Ranks,
+) -> list[list[int]]:
+    """This rank's micro-batches of the chosen rows; equally many on all ranks, some maybe empty.
+
+    A micro-batch computes at most microBatchSize · maxLength tokens: as so many rows, or packed, as
+    many rows as fit.
+    """
+    if not is_packed:
+        return micro_batches(chosen, lengths, config.micro_batch_size, ranks.world_size)[ranks.rank]
+    bins = pack(chosen, lengths, config.micro_batch_size * config.max_length)
+    if len(bins) < ranks.world_size:  # rather small micro-batches than ranks without work
+        ordered = sorted(chosen, key=lambda i: (-lengths[i], i))
+        bins = [ordered[k :: ranks.world_size] for k in range(ranks.world_size)]
+    bins += [[]] * (-len(bins) % ranks.world_size)
+    return bins[ranks.rank :: ranks.world_size]
+
+
+def is_due(step: int, every: int | None, total: int, parts: int) -> bool:
+    """Whether something that happens each `every` steps (default: a `parts`-th of all) is due."""
+    return step % (every or max(1, math.ceil(total / parts))) == 0
+
+
+def fit(
+    session: Session,
+    engine: Engine,
+    task: Task[Any],
+    write: Callable[[Path], None],
+) -> Fitted:
+    """Train from the newest checkpoint to the last step.
+
+    `write` saves the model in a directory, within `engine.gathered()`; it is called on every rank.
+    """
+    config = session.config
+    assert isinstance(config, Supervised)
+    progress = _Progress(best_step=None, best=None, metrics={})
+    restored = session.checkpointer.restore({"model": engine})
+    step = 0 if restored is None else restored.step
+    if restored is not None:
+        progress = _Progress(**restored.state)
+    while step < task.total_steps:
+        metrics = _train_step(session, engine, task, step)
+        step += 1
+        if is_due(step, config.eval_every_steps, task.total_steps, 5) or step == task.total_steps:
+            evaluated = task.evaluate(engine)
+            metrics |= evaluated
+            progress = _after_evaluation(session, config, task, progress, step, evaluated, write)
+        session.telemetry.log(step, metrics)
+        session.telemetry.progress(step, task.total_steps)
+        stopping = session.guard.should_stop()
+        due = is_due(step, config.checkpointing.every_steps, task.total_steps, 10)
+        if stopping or (due and step < task.total_steps):
+            state = progress._asdict()
+            session.checkpointer.save(step, {"model": engine}, state, best=progress.best_step)
+        if stopping:
+            raise Terminated(f"SIGTERM: saved at step {step} of {task.total_steps}", step=step)
+    best = None if progress.best_step in (None, step) else progress.best_step
+    return Fitted(step, progress.metrics, best)
+
+
+def commit(
+    session: Session, fitted: Fitted, write: Callable[[Path], None]
+) -> tuple[CheckpointRef, dict[str, float]]:
+    """Commit the best weights, or the last ones, as the stage's output."""
+    kept = None
+    if fitted.best_step is not None:
+        kept = session.checkpointer.kept_weights(fitted.best_step)
+
+    def copy(directory: Path) -> None:
+        if session.ranks.is_main:
+            assert kept is not None
+            ignore = shutil.ignore_patterns(MANIFEST)
+            shutil.copytree(kept, directory, ignore=ignore, dirs_exist_ok=True)
+
+    ref = session.checkpointer.commit_output(write if kept is None else copy, fitted.metrics)
+    return ref, fitted.metrics
+
+
+class _Progress(NamedTuple):
+    """What a checkpoint carries beside the engine."""
+
+    best_step: int | None
+    best: float | None
+    metrics: dict[str, float]  # of the best weights, or of the newest evaluation
+
+
+def _train_step(session: Session, engine: Engine, task: Task[Any], step: int) -> dict[str, float]:
+    started = time.perf_counter()
+    batch = task.batch(step)
+    with session.guard.batch(step, batch.row_ids):
+        figures = _accumulate(session, engine, task, batch)
+        stats = engine.step()
+    counts = torch.tensor([batch.tokens, batch.padded], dtype=torch.float64)
+    tokens, padded = session.ranks.sum(counts).tolist()
+    seconds = time.perf_counter() - started
+    return figures | {
+        "train/grad_norm": stats.grad_norm,
+        "train/lr": stats.learning_rate,
+        "train/tokens_per_second": tokens / seconds,
+        "train/pad_fraction": 1 - tokens / max(padded, 1),
+    }
+
+
+def _accumulate(
+    session: Session, engine: Engine, task: Task[Any], batch: StepBatch[Any]
+) -> dict[str, float]:
+    """Gradients of the whole batch; its figures summed over ranks, every one of them finite."""
+    engine.module.train()
+    parts = []
+    for index, micro_batch in enumerate(batch.micro_batches):
+        part = task.contribution(engine, micro_batch)
+        engine.backward(part.loss, last=index == len(batch.micro_batches) - 1)
+        parts.append({"train/loss": part.loss, **part.figures})
+    return global_figures(session, parts)
+
+
+def global_figures(session: Session, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Figures of all micro-batches and ranks, added up. NonFinite on every rank if one is not."""
+    names = list(parts[0])
+    local = torch.stack([torch.stack([p[n].detach().double() for n in names]) for p in parts])
+    total = session.ranks.sum(local.sum(0))
+    if not bool(torch.isfinite(total).all()):
+        for index, name in enumerate(names):
+            session.guard.check_finite(name, local[:, index])
+    return dict(zip(names, total.tolist(), strict=True))
+
+
+def _after_evaluation(
+    session: Session,
+    config: Supervised,
+    task: Task[Any],
+    before: _Progress,
+    step: int,
+    metrics: dict[str, float],
+    write: Callable[[Path], None],
+) -> _Progress:
+    """Keep these weights if they are the best so far and not the last, which need no copy."""
+    value = metrics.get(task.better)
+    if value is None or not config.keep_best:
+        return _Progress(None, None, metrics)
+    sign = 1 if task.higher_is_better else -1
+    if before.best is not None and sign * value <= sign * before.best:
+        return before
+    if step < task.total_steps:
+        session.checkpointer.keep_weights(step, write)
+    return _Progress(step, value, metrics)
+
+
+def mean_over_ranks(
+    session: Session, parts: Iterable[Mapping[str, Tensor]], names: Sequence[str]
+) -> dict[str, float]:
+    """Figures of an evaluation, added up over this rank's batches and over ranks."""
+    total = torch.zeros(len(names), dtype=torch.float64)
+    for part in parts:
+        total += torch.stack([part[name].detach().double().cpu() for name in names])
+    return dict(zip(names, session.ranks.sum(total).tolist(), strict=True))

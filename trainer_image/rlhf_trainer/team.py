@@ -1,0 +1,219 @@
+"""The models of PPO and its relatives: actor, critic, reference, reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rlhf_api.stages.ppo import PPOStage
+from torch import Tensor, nn
+
+from rlhf_trainer.actor_critic import (
+    Actor,
+    Average,
+    Critic,
+    TokenBatch,
+    copy_weights,
+    frozen,
+    value_head,
+    weights_replaced,
+)
+from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.errors import ConfigurationError
+from rlhf_trainer.models import (
+    ScalarHeadModel,
+    add_lora,
+    load_policy,
+    load_scalar,
+    save_model,
+    scalar_from_trunk,
+    without_dropout,
+)
+from rlhf_trainer.reward_sources import (
+    WeightedSum,
+    foreign_tokenizer,
+    reward_model_path,
+    reward_source,
+    reward_terms,
+)
+from rlhf_trainer.session import Session
+
+Reference = Callable[[TokenBatch], Tensor]
+
+
+@dataclass
+class Team:
+    """Who takes part; `critic` is None where it shares the actor's trunk, or there is none."""
+
+    actor: Engine
+    critic: Engine | None
+    reference: Reference  # log-probs of response tokens, (N,)
+    reward: WeightedSum
+    average: Average | None  # of the actor, where the stage hands an average on
+    good: dict[str, Tensor] | None = None  # actor's weights before an update that may be undone
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """What trains, by name."""
+        return {"actor": self.actor} | ({} if self.critic is None else {"critic": self.critic})
+
+    @property
+    def lm(self) -> nn.Module:
+        """The actor's language model."""
+        actor = self.actor.module
+        assert isinstance(actor, Actor)
+        return actor.lm
+
+    @property
+    def has_values(self) -> bool:
+        """Whether somebody estimates values."""
+        actor = self.actor.module
+        assert isinstance(actor, Actor)
+        return self.critic is not None or actor.value_head is not None
+
+    @property
+    def is_packable(self) -> bool:
+        """Whether the actor takes rows end to end, without pads."""
+        actor = self.actor.module
+        assert isinstance(actor, Actor)
+        return actor.is_packable
+
+    def remember_good(self) -> None:
+        """The actor's weights as they are now are good ones."""
+        self.good = copy_weights(self.actor.module)
+
+    def state(self, session: Session) -> dict[str, Any]:
+        """Weights beside those of the engines: of each rank, for ZeRO-3 gives each a share."""
+        mine = {
+            "average": None if self.average is None else self.average.weights,
+            "good": self.good,
+        }
+        return {"weights": session.ranks.gather_objects(mine)}
+
+    def load_state(self, session: Session, state: dict[str, Any]) -> None:
+        """Take back this rank's part of `state`."""
+        mine = state["weights"][session.ranks.rank]
+        if self.average is not None:
+            for name, weight in mine["average"].items():
+                self.average.weights[name].copy_(weight)
+        self.good = mine["good"]
+
+    def write(self, session: Session, directory: Path, undo: bool) -> None:
+        """Save what the stage hands on: the actor, its average, or its last good weights."""
+        config = session.config
+        weights = self.good if undo else None
+        if weights is None and self.average is not None:
+            weights = self.average.weights
+        with weights_replaced(self.actor, weights), self.actor.gathered():
+            if session.ranks.is_main:
+                base = session.run.model.source
+                save_model(self.lm, session.tokenizer, directory, config.lora, base)
+
+
+def assemble_team(session: Session, config: PPOStage, steps_per_rollout: int) -> Team:
+    """Load every model and hand those that train to their engines."""
+    lm: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks))
+    if config.lora is not None:
+        # Dropout in an adapter would make the ratio differ from 1 before the first update.
+        lm = without_dropout(add_lora(lm, config.lora))
+    reference = None if config.lora is not None else _frozen_reference(session, config)
+    kind = _critic_kind(session, config)
+    head = value_head(lm) if kind == "shared" else None
+    module = Actor(lm, config.rollout.temperature, head)
+    updates = config.rollouts - (0 if head is not None else config.critic_warmup_rollouts)
+    actor = Engine.create(
+        module,
+        config,
+        ranks=session.ranks,
+        total_steps=max(1, updates * steps_per_rollout),
+    )
+    critic = None
+    if kind in ("reward", "fresh"):
+        critic = Engine.create(
+            Critic(_critic_model(session, config, kind)),
+            config,
+            ranks=session.ranks,
+            total_steps=config.rollouts * steps_per_rollout,
+            learning_rate=config.critic_learning_rate,
+        )
+    return Team(
+        actor=actor,
+        critic=critic,
+        reference=reference or _adapter_off(actor, module),
+        reward=reward_source(session.run, config, session.tokenizer, session.ranks),
+        average=None if config.ema is None else Average(actor.module, config.ema.decay),
+    )
+
+
+def _adapter_off(engine: Engine, module: Actor) -> Reference:
+    """With LoRA the reference is the actor with its adapter switched off: no second model."""
+
+    def logprobs(batch: TokenBatch) -> Tensor:
+        with module.without_adapter():
+            scores: Tensor = engine(batch)[0]
+        return scores
+
+    return logprobs
+
+
+def _frozen_reference(session: Session, config: PPOStage) -> Reference:
+    lm = load_policy(session.run, dtype=model_dtype(config, session.ranks))
+    forward = frozen(Actor(lm, config.rollout.temperature), config, session.ranks)
+
+    def logprobs(batch: TokenBatch) -> Tensor:
+        scores: Tensor = forward(batch)[0]
+        return scores
+
+    return logprobs
+
+
+def _critic_kind(session: Session, config: PPOStage) -> str:
+    """reward, shared, fresh, or none."""
+    if config.advantage != "gae":
+        return "none"
+    if config.critic != "auto":
+        return config.critic
+    return "fresh" if _critic_source(session, config) is None else "reward"
+
+
+def _critic_source(session: Session, config: PPOStage) -> Path | None:
+    """The reward model that a critic may start from: one that reads the policy's tokens."""
+    for term in reward_terms(config).values():
+        path = reward_model_path(session.run, term)
+        if path is None:
+            continue
+        if foreign_tokenizer(session.run, term, path, session.tokenizer) is None:
+            return path
+    return None
+
+
+def _critic_model(session: Session, config: PPOStage, kind: str) -> ScalarHeadModel:
+    dtype = model_dtype(config, session.ranks)
+    if kind == "fresh":
+        trunk = load_policy(session.run, dtype=dtype).base_model
+        model = scalar_from_trunk(trunk, seed=session.run.seed, dtype=dtype, head="zero")
+    else:
+        path = _critic_source(session, config)
+        if path is None:
+            raise ConfigurationError(
+                "critic: reward needs a reward model with the policy's tokenizer; "
+                "there is none: use `fresh` or `shared`"
+            )
+        model = load_scalar(path, dtype=dtype)
+    if config.lora is not None:
+        model.trunk = without_dropout(add_lora(model.trunk, config.lora))
+    return model
+
+
+@torch.no_grad()
+def value_of(team: Team, batch: TokenBatch, shared: Tensor | None) -> Tensor:
+    """Values of the batch's tokens; zeros where nobody estimates them."""
+    if shared is not None:
+        return shared
+    if team.critic is not None:
+        values: Tensor = team.critic(batch)
+        return values
+    return torch.zeros(len(batch.targets))
