@@ -259,7 +259,7 @@ def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timi
                     pad_fraction=ppo.pad_fraction(config, team, rollout),
                 )
             )
-        session.close()
+        session.telemetry.close()  # the process group stays: another work may follow
     return timings[1:]
 
 

@@ -90,9 +90,7 @@ def read_document(text: str) -> Document:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         position = (before.count("\n") + 1, error.position - before.rfind("\n"))
-        raise BadYaml(
-            f"the character {chr(ord(error.character))!r} is not allowed", position
-        ) from None
+        raise BadYaml(f"the character {chr(error.character)!r} is not allowed", position) from None
     except RecursionError:
         raise BadYaml("is nested too deeply") from None
 

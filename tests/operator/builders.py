@@ -102,7 +102,7 @@ class World:
         return plan(self.job, self.observed(), self.now)
 
     def reconcile(self) -> list[Action]:
-        """One pass, acted on as a cluster would: a delete starts termination, a create makes pods."""
+        """A pass, acted on as by a cluster: a delete starts termination, a create makes pods."""
         actions = self.plan()
         status = next_status(self.job, self.observed(), actions, self.now)
         for action in actions:
@@ -164,7 +164,8 @@ class World:
     def succeeds(self, *stages: str, **metrics: float) -> World:
         for stage in stages:
             attempt = self.current(stage)
-            self.becomes(stage, "Succeeded", exit_code=0, result=a_result(attempt, self.job, metrics))
+            result = a_result(attempt, self.job, metrics)
+            self.becomes(stage, "Succeeded", exit_code=0, result=result)
             self._closes(stage, "Complete")
         self.settle()
         return self
@@ -220,7 +221,8 @@ def a_result(attempt: Attempt, job: RLHFJob, metrics: dict[str, float]) -> Stage
         from rlhf_api.sources import named_sources
 
         # the digest of a source is that of its content: here, its file name
-        digests = {r.field: f"sha256:{r.value.source.split('/')[-1]}" for r in named_sources(job.spec)}
+        names = {ref.field: ref.value.source.split("/")[-1] for ref in named_sources(job.spec)}
+        digests = {field: f"sha256:{name}" for field, name in names.items()}
         return StageResult(exit_code=0, reason="Done", sources=digests)
     uri = f"tiny/{attempt.stage}-{attempt.hash[7:19]}/attempt-{attempt.number}/output"
     digest = f"sha256:{attempt.hash[7:]}-{attempt.number}"

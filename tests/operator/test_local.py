@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,16 @@ import yaml
 from builders import MANIFEST
 from rlhf_api.job import RLHFJob
 from rlhf_operator import local
+from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.machine import Machine
+from rlhf_operator.local.store import Store
 from rlhf_operator.names import claim_name, job_folder
+from rlhf_operator.outcome import outcome_of
+from rlhf_operator.progress import LoopbackServer
+from rlhf_operator.render import render
 
 IMAGE = Path(__file__).parent / "fake_image"
+TWO_CORES = Machine(2)
 
 
 class Bench:
@@ -56,7 +63,7 @@ class Bench:
         spec = {"model": {"source": str(self.path / "base")}, "stages": merged}
         return {**MANIFEST, "metadata": {"name": name}, "spec": spec}
 
-    def run(self, job: RLHFJob | None = None, machine: Machine = Machine(2)) -> RLHFJob:
+    def run(self, job: RLHFJob | None = None, machine: Machine = TWO_CORES) -> RLHFJob:
         return local.run(
             job or self.job(), self.directory, on_change=self.changes.append, machine=machine
         )
@@ -79,7 +86,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(IMAGE))
+    monkeypatch.setenv("PYTHONPATH", str(IMAGE), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_BEHAVIOUR", str(made.behaviour))
     return made
 
@@ -139,7 +146,8 @@ def test_the_status_file_is_the_job_with_its_status(bench: Bench) -> None:
     assert "annotations" not in written["metadata"]
     checkpoint = job.status.stages["ppo"].checkpoint if job.status else None
     assert checkpoint
-    assert (bench.directory / "volumes" / claim_name(job) / checkpoint.uri / "manifest.json").exists()
+    volume = bench.directory / "volumes" / claim_name(job)
+    assert (volume / checkpoint.uri / "manifest.json").exists()
 
 
 def test_a_pod_gets_what_a_container_would(bench: Bench) -> None:
@@ -158,6 +166,7 @@ def test_a_pod_gets_what_a_container_would(bench: Bench) -> None:
         "OMP_NUM_THREADS": "2",
         "HF_HUB_OFFLINE": "1",
         "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
         "TMPDIR": str(pod / "tmp"),
     }
 
@@ -328,3 +337,79 @@ def in_background(bench: Bench) -> subprocess.Popen[bytes]:
         "local.run(job, pathlib.Path(sys.argv[2]), on_change=lambda job: None)"
     )
     return subprocess.Popen([sys.executable, "-c", code, str(manifest), str(bench.directory)])
+
+
+def test_what_prepare_fetched_and_is_gone_is_fetched_again(bench: Bench) -> None:
+    manifest = bench.manifest()
+    manifest["spec"]["model"]["source"] = "hf://tiny/model"
+    job = RLHFJob.parse(manifest)
+    bench.behave({"prepare": {"fetch": True}})
+    bench.run(job)
+    assert bench.run(job).status
+    assert bench.stages().count("prepare") == 1
+    shutil.rmtree(bench.directory / "volumes" / "tiny-checkpoints" / "sources")
+    bench.run(job)
+    assert bench.stages().count("prepare") == 2
+    assert bench.stages().count("sft") == 1
+
+
+def test_every_pod_of_a_gang_gets_its_own_index(bench: Bench) -> None:
+    """Several pods, as a cluster has them; a run itself fits a job to one."""
+    bench.behave({"sft": {"exit": 75}})
+    store = Store(bench.directory, bench.job(sft={"resources": {"nodes": 2}}), lambda job: None)
+    server = LoopbackServer()
+    cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
+    objects = render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform)
+    cluster.apply(store.job, objects)
+    (attempt,) = cluster.observe(store.job).attempts
+    assert (attempt.size, len(attempt.pods)) == (2, 2)
+    bench.wait(lambda: cluster.step() or not cluster.has_work())
+    server.close()
+    store.close()
+    told = sorted((e["env"]["JOB_COMPLETION_INDEX"], e["argv"][4]) for e in bench.started())
+    assert told == [("0", "0"), ("1", "1")]
+    assert len({e["argv"][10] for e in bench.started()}) == 1  # one port for the gang
+    (attempt,) = cluster.observe(store.job).attempts
+    assert attempt.condition == "Failed"
+
+
+def test_a_gang_that_loses_a_pod_ends_as_a_whole(bench: Bench) -> None:
+    bench.behave({"sft": {"sleep": 60}})
+    store = Store(bench.directory, bench.job(sft={"resources": {"nodes": 2}}), lambda job: None)
+    server = LoopbackServer()
+    cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
+    cluster.apply(store.job, render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform))
+    bench.wait(lambda: cluster.step() or len(bench.started()) == 2)
+    os.kill(bench.started()[0]["pid"], signal.SIGKILL)
+    bench.wait(lambda: cluster.step() or not cluster.has_work())
+    server.close()
+    store.close()
+    (attempt,) = cluster.observe(store.job).attempts
+    assert sorted(pod.exit_code or 0 for pod in attempt.pods) == [137, 143]
+    assert outcome_of(attempt).exit_code == 137
+
+
+def test_pods_wait_for_free_gpus(bench: Bench) -> None:
+    bench.behave({"reward": {"sleep": 0.3}, "dpo": {"sleep": 0.3}})
+    manifest = bench.manifest()
+    manifest["spec"]["resources"] = {"gpusPerNode": 1}
+    bench.run(RLHFJob.parse(manifest), Machine(2, ("3",)))
+    spans = {entry["stage"]: entry["time"] for entry in bench.started()}
+    assert abs(spans["reward"] - spans["dpo"]) >= 0.3  # one after the other
+    assert {e["env"]["CUDA_VISIBLE_DEVICES"] for e in bench.started()} == {"3", ""}
+
+
+def test_a_pod_that_is_deleted_while_it_starts_ends(bench: Bench) -> None:
+    bench.behave({"sft": {"sleep": 60}})
+    store = Store(bench.directory, bench.job(), lambda job: None)
+    server = LoopbackServer()
+    cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
+    cluster.apply(store.job, render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform))
+    cluster.step()
+    cluster.delete(store.job, "sft", 1)
+    bench.wait(lambda: cluster.step() or not cluster.has_work())
+    cluster.step()
+    server.close()
+    store.close()
+    assert cluster.observe(store.job).attempts == ()
+    assert (bench.directory / "pods" / "tiny-sft-1-0" / "log.txt").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from builders import NOON, World, a_job, begun
+from rlhf_api.run import StageResult
 from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren
 
 
@@ -460,3 +461,30 @@ def test_bad_data_fails_the_job_before_any_gpu_is_asked_for(
     assert world.settle() == []
     assert {world.stage(name).reason for name in stages} == {expected}
     assert world.condition("Stalled")[0] == "True"
+
+
+def test_a_stage_says_which_outputs_it_waits_for() -> None:
+    world = World(a_job().build()).up_to("reward")
+    assert world.stage("ppo").reason == "WaitingForParents"
+    assert world.stage("ppo").message == "It needs the output of reward."
+
+
+def test_a_result_without_a_checkpoint_is_a_fault() -> None:
+    world = World(a_job().build()).up_to("sft")
+    claimed = StageResult(exit_code=0, reason="Done")
+    world.becomes("sft", "Succeeded", exit_code=0, result=claimed).reconcile()
+    assert world.stage("sft").faults == 1
+
+
+def test_no_stage_claims_a_result_while_its_sources_are_looked_at_again() -> None:
+    world = World(a_job().build()).finish()
+    world.edit(a_job().with_annotation("rlhf.dev/refresh", "now")).settle()
+    assert {world.stage(name).reason for name in ("sft", "reward", "ppo", "dpo")} == {"Preparing"}
+    assert world.condition("Ready")[0] == "False"
+
+
+def test_new_inputs_have_a_fresh_budget() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 75).edit(a_job().with_spec("stages.sft.learningRate", 1e-3)).settle()
+    assert world.stage("sft").attempt == 2
+    assert world.stage("sft").faults == 0

@@ -11,6 +11,7 @@ from builders import UID, JobBuilder, a_job
 from rlhf_api.run import StageRun
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 from rlhf_operator.render import Platform, preview, render
+from rlhf_operator.render.platform import ANY_CLUSTER
 
 HASH = "sha256:" + "ab" * 32
 STATUS = JobStatus(
@@ -25,7 +26,7 @@ STATUS = JobStatus(
 
 
 def rendered(
-    stage: str, job: JobBuilder | None = None, platform: Platform = Platform(), attempt: int = 3
+    stage: str, job: JobBuilder | None = None, platform: Platform = ANY_CLUSTER, attempt: int = 3
 ) -> dict[str, dict[str, Any]]:
     """The objects of an attempt by kind."""
     built = (job or a_job()).build().model_copy(update={"status": STATUS})
@@ -214,7 +215,10 @@ def test_the_stage_file_round_trips_and_names_all_that_the_stage_needs() -> None
     assert run.inputs["policy"].path == "checkpoints/tiny/sft/attempt-1/output"
     assert run.inputs["policy"].digest == "sha256:sft"
     assert run.inputs["reward"].digest == "sha256:reward"
-    assert run.paths == {"models/base": "inputs/0/base", "data/prompts.jsonl": "inputs/1/prompts.jsonl"}
+    assert run.paths == {
+        "models/base": "inputs/0/base",
+        "data/prompts.jsonl": "inputs/1/prompts.jsonl",
+    }
     assert run.sources == {"model": "sha256:base", "stages.ppo.data": "sha256:prompts"}
 
 
@@ -235,7 +239,8 @@ def test_prepare_gets_every_source_and_all_stages() -> None:
     run = stage_file(rendered("prepare", job))
     assert set(run.stages.present()) == {"sft", "reward", "ppo", "dpo"}
     assert set(run.paths) == {
-        "models/base", "data/sft.jsonl", "data/pairs.jsonl", "data/prompts.jsonl", "data/heldout.jsonl",
+        "models/base", "data/sft.jsonl", "data/pairs.jsonl", "data/prompts.jsonl",
+        "data/heldout.jsonl",
     }  # fmt: skip
     assert run.evaluation is not None
 

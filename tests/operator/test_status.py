@@ -19,7 +19,8 @@ TABLE = {
     "running": {"Ready": "False", "Reconciling": "True", "Stalled": "False", "Suspended": "False"},
     "done": {"Ready": "True", "Reconciling": "False", "Stalled": "False", "Suspended": "False"},
     "failed": {"Ready": "False", "Reconciling": "False", "Stalled": "True", "Suspended": "False"},
-    "suspended": {"Ready": "False", "Reconciling": "False", "Stalled": "False", "Suspended": "True"},
+    "suspended": {"Ready": "False", "Reconciling": "False", "Stalled": "False",
+                  "Suspended": "True"},
 }  # fmt: skip
 
 
@@ -52,7 +53,12 @@ def test_conditions_are_those_that_gitops_tools_read(state: str) -> None:
 
 @pytest.mark.parametrize(
     ("state", "phase"),
-    [("running", "Running"), ("done", "Succeeded"), ("failed", "Failed"), ("suspended", "Suspended")],
+    [
+        ("running", "Running"),
+        ("done", "Succeeded"),
+        ("failed", "Failed"),
+        ("suspended", "Suspended"),
+    ],
 )
 def test_the_phase_is_one_word(state: str, phase: str) -> None:
     assert WORLDS[state]().status.phase == phase
@@ -131,7 +137,9 @@ def test_a_status_survives_being_written_and_read() -> None:
 
 
 def test_messages_are_short_and_carry_no_secrets() -> None:
-    text = redacted("x" * 5000 + " failed with token=abc123 hf_" + "A" * 34 + " https://u:p@host/\x00")
+    text = redacted(
+        "x" * 5000 + " failed with token=abc123 hf_" + "A" * 34 + " https://u:p@host/\x00"
+    )
     assert len(text.encode()) <= LIMIT
     assert text.endswith("failed with token=[redacted] [redacted] https://[redacted]@host/")
 

@@ -1,4 +1,4 @@
-"""Tiny models, a tokenizer and stage files that the trainer's tests share. Nothing is downloaded."""
+"""Tiny models, a tokenizer and stage files that the trainer's tests share; no downloads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from rlhf_api.run import StageRun
 
 SPECIALS = ["<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -40,7 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def write_tokenizer(directory: Path) -> None:
-    """A byte-level BPE tokenizer without merges of note: any text, Chinese too, comes back whole."""
+    """A byte-level BPE tokenizer with few merges: any text, Chinese too, comes back whole."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is committed is whole, what is damaged or foreign is passed over, state is whole."""
+"""Checkpoints: what is committed is whole; what is damaged or foreign is passed over."""
 
 from __future__ import annotations
 
@@ -141,9 +141,7 @@ def test_a_half_written_checkpoint_is_never_seen(
     assert steps(saver) == [1, 2]
 
 
-def test_the_newest_step_over_all_attempts_up_to_ours_is_taken(
-    in_pod: Pod, ranks: Ranks
-) -> None:
+def test_the_newest_step_over_all_attempts_up_to_ours_is_taken(in_pod: Pod, ranks: Ranks) -> None:
     for attempt, step in ((1, 5), (2, 7), (3, 6), (4, 9)):
         checkpointer(in_pod, ranks, attempt, keep=9).save(step, {}, {"attempt": attempt})
     restored = checkpointer(in_pod, ranks, attempt=3).restore({})

@@ -138,7 +138,7 @@ def test_zero3_generates_within_gathered_and_trains_on(
 def test_two_ranks_follow_the_curve_of_one_under_zero_0_to_3(
     models: Mapping[str, Path], ranks: Any, tmp_path: Path
 ) -> None:
-    """Micro-batches differ by rank, in rows and in tokens; the token mean is over the whole batch."""
+    """Micro-batches differ by rank, in rows and tokens; the token mean is over the whole batch."""
     out = tmp_path / "curves.json"
     worker = Path(__file__).with_name("engine_curve.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

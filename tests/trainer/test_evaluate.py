@@ -59,9 +59,7 @@ def samples(pod: Pod, run: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_base_and_trained_model_answer_all_prompts_in_order(
-    in_pod: Pod, open_session: Any
-) -> None:
+def test_base_and_trained_model_answer_all_prompts_in_order(in_pod: Pod, open_session: Any) -> None:
     run = in_pod.stage_run("sft", settings(in_pod), evaluation=judged(in_pod))
     result = sft.train(open_session(run))
     rows = samples(in_pod, run)

@@ -35,19 +35,17 @@ def test_the_message_names_tensor_value_step_and_rows(
     with pytest.raises(NonFinite) as caught:
         guard.check_finite("ppo/kl", torch.tensor([1.0, value]), 12, ["a.jsonl:3", "a.jsonl:9"])
     error = caught.value
-    assert str(error) == (
-        f"ppo/kl is {shown} at step 12; rows of the batch: a.jsonl:3, a.jsonl:9"
-    )
+    assert str(error) == (f"ppo/kl is {shown} at step 12; rows of the batch: a.jsonl:3, a.jsonl:9")
     assert (error.name, error.step, error.row_ids) == ("ppo/kl", 12, ("a.jsonl:3", "a.jsonl:9"))
 
 
 def test_within_a_batch_step_and_rows_are_known(guard: Guard) -> None:
-    with pytest.raises(NonFinite, match=r"loss is nan at step 3; rows of the batch: r:1"):
-        with guard.batch(3, ["r:1"]):
-            guard.check_finite("loss", torch.tensor(NAN))
-    with pytest.raises(NonFinite, match=r"gradient norm is inf at step 4; rows .*: r:2"):
-        with guard.batch(4, ["r:2"]):
-            raise NonFinite("gradient norm", value="inf")
+    said = r"loss is nan at step 3; rows of the batch: r:1"
+    with pytest.raises(NonFinite, match=said), guard.batch(3, ["r:1"]):
+        guard.check_finite("loss", torch.tensor(NAN))
+    said = r"gradient norm is inf at step 4; rows .*: r:2"
+    with pytest.raises(NonFinite, match=said), guard.batch(4, ["r:2"]):
+        raise NonFinite("gradient norm", value="inf")
 
 
 def test_many_rows_are_cut() -> None:

@@ -100,9 +100,7 @@ def test_an_adapter_alone_names_its_base_and_no_path_of_this_machine(
     )
     inputs = {"base": {"path": str(in_pod.model)}, "policy": {"path": str(directory)}}
     next_run = in_pod.stage_run("dpo", SFT, inputs=inputs)
-    torch.testing.assert_close(
-        logits(load_policy(next_run)), logits(model), atol=2e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(logits(load_policy(next_run)), logits(model), atol=2e-5, rtol=1e-4)
 
 
 def test_saving_twice_gives_the_same_bytes(in_pod: Pod, tokenizer: Any, tmp_path: Path) -> None:

@@ -223,6 +223,18 @@ def test_sigterm_to_one_rank_saves_on_all_and_the_next_attempt_goes_on(pod: Pod)
 
 
 @pytest.mark.slow
+def test_a_lost_rank_ends_the_others_as_transient(pod: Pod) -> None:
+    run = pod.stage_run("sft", settings(pod, **LONG | {"maxSteps": 10_000}))
+    started = pod.fork(run, ranks=2)
+    wait_for_step(pod, run, 3)
+    started.processes[1].kill()
+    assert started.wait() == [75, -9], started.log
+    assert pod.result()["reason"] == "Transient"
+    assert "another rank was lost" in pod.result()["message"]
+    assert "Traceback" not in started.log
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_launcher_passes_sigterm_on_and_gives_the_trainers_exit_code(
     ranks: int, pod: Pod

@@ -1,9 +1,9 @@
 """Entry point of a stage's pod: read the stage file, run the stage, say how it ended.
 
-    python -m rlhf_trainer run config/stage.yaml       one rank (torchrun or `launch` starts it)
-    python -m rlhf_trainer launch … config/stage.yaml  all ranks of this pod
-    python -m rlhf_trainer prepare config/stage.yaml   fetch and check, no GPU
-    python -m rlhf_trainer chat DIRECTORY              talk to a trained model
+python -m rlhf_trainer run config/stage.yaml       one rank (torchrun or `launch` starts it)
+python -m rlhf_trainer launch … config/stage.yaml  all ranks of this pod
+python -m rlhf_trainer prepare config/stage.yaml   fetch and check, no GPU
+python -m rlhf_trainer chat DIRECTORY              talk to a trained model
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ from rlhf_trainer.quiet import configure_logging, silence_libraries
 
 USAGE: Final = __doc__ or ""
 MESSAGE_LENGTH: Final = 1024
+LOST_PEER_SIGNS: Final = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "Broken pipe",
+)
 log = logging.getLogger("rlhf_trainer")
 
 
@@ -139,8 +145,7 @@ def _is_lost_peer(error: Exception) -> bool:
     from torch.distributed import DistError
 
     text = str(error)
-    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
-    return isinstance(error, DistError) or any(sign in text for sign in signs)
+    return isinstance(error, DistError) or any(sign in text for sign in LOST_PEER_SIGNS)
 
 
 def write_termination_message(result: StageResult) -> None:

@@ -113,7 +113,7 @@ class AnswerTask(ABC, Generic[E, M]):
         in_all = [examples[i] for i in chosen]
         return [self.laid([examples[i] for i in part], in_all) for part in parts]
 
-    def rows_of(self, examples: Sequence[E]) -> AnswerRows:
+    def rows_of(self, examples: Sequence[Example]) -> AnswerRows:
         """All answers laid end to end; on a rank without examples, a token that counts nowhere."""
         rows = [row for example in examples for row in example.rows]
         if not rows:

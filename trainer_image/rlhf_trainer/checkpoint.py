@@ -1,4 +1,4 @@
-"""Checkpoints: committed by an atomic rename, vouched for by a SHA-256 manifest, restored bit for bit.
+"""Checkpoints: committed by an atomic rename, vouched for by a manifest, restored bit for bit.
 
 Layout below the lineage (all attempts on one input hash):
 
@@ -21,7 +21,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import torch
 from rlhf_api.run import MANIFEST, StageRun
@@ -151,7 +151,8 @@ class Checkpointer:
             files = self._hashed(temporary)
             self.ranks.on_main(lambda: self._publish(temporary, final, files, step, extra))
         except OSError as error:
-            raise Transient(f"cannot write {final}: {error.strerror or error}", step=step) from error
+            reason = error.strerror or str(error)
+            raise Transient(f"cannot write {final}: {reason}", step=step) from error
 
     def _hashed(self, directory: Path) -> dict[str, Any]:
         """SHA-256 and size of each file, fsynced; the ranks share the work."""
@@ -290,7 +291,7 @@ def _random_states() -> dict[str, Any]:
     """Of python, numpy, torch on the CPU and this rank's CUDA device."""
     import numpy as np
 
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": [str(kind), torch.from_numpy(keys.astype("int64")), *map(float, rest)],

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from rlhf_api.stages.common import Schedule, StageCommon
@@ -22,7 +22,7 @@ from rlhf_trainer.quiet import import_deepspeed, no_prints
 from rlhf_trainer.ranks import Ranks
 
 LARGEST_BUCKET = 500_000_000
-"""Elements reduced at once; DeepSpeed's own default, which it allocates whatever the model's size."""
+"""Elements reduced at once at most: DeepSpeed's default, which it allocates for any model."""
 
 
 class StepStats(NamedTuple):
@@ -36,7 +36,12 @@ class Engine:
     """A module that trains. Every rank makes the same calls in the same order."""
 
     def __init__(
-        self, deepspeed_engine: Any, settings: StageCommon, ranks: Ranks, total_steps: int, peak: float
+        self,
+        deepspeed_engine: Any,
+        settings: StageCommon,
+        ranks: Ranks,
+        total_steps: int,
+        peak: float,
     ) -> None:
         self._engine = deepspeed_engine
         self._settings, self._ranks = settings, ranks
@@ -61,7 +66,7 @@ class Engine:
         deepspeed = import_deepspeed()
         peak = settings.learning_rate if learning_rate is None else learning_rate
         if settings.gradient_checkpointing and hasattr(module, "gradient_checkpointing_enable"):
-            module.gradient_checkpointing_enable({"use_reentrant": False})
+            cast(Any, module).gradient_checkpointing_enable({"use_reentrant": False})
         parameters = parameter_groups(module.named_parameters(), settings.weight_decay)
         optimizer = torch.optim.AdamW(
             parameters,
@@ -139,7 +144,7 @@ class Engine:
             try:
                 yield
             finally:
-                for parameter in self.module.parameters():
+                for parameter in cast(Any, self.module).parameters():
                     parameter.ds_active_sub_modules.clear()
                 offload._register_deepspeed_module(offload.module)
 
@@ -210,8 +215,10 @@ def model_dtype(settings: StageCommon, ranks: Ranks) -> torch.dtype:
 
 
 def zero_stage(settings: StageCommon, ranks: Ranks) -> int:
-    """ZeRO stage as DeepSpeed gets it: fp32 masters of bf16 weights need its stage 1 at least."""
-    return max(settings.zero.stage, 1) if uses_bf16(settings, ranks) else settings.zero.stage
+    """ZeRO stage as DeepSpeed gets it: fp32 masters of bf16 weights, and offload, need stage 1."""
+    offloads = settings.zero.offload != "none" and ranks.device.type == "cuda"
+    least = 1 if uses_bf16(settings, ranks) or offloads else 0
+    return max(settings.zero.stage, least)
 
 
 def parameter_groups(

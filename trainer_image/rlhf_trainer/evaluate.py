@@ -41,10 +41,14 @@ class Sample(NamedTuple):
 def answer_as_base(session: Session, model: Any) -> dict[str, float]:
     """If the policy of this stage is the base model itself, answer as "base" before training."""
     run = session.run
-    if run.evaluation is None or input_of(run, "policy").path != input_of(run, "base").path:
+    if run.evaluation is None:
+        return {}
+    if run.evaluation.score is not None:  # a judge that is not there is found before training
+        load_function(run.evaluation.score, run.paths)
+    if input_of(run, "policy").path != input_of(run, "base").path:
         return {}
     metrics = answer(session, model, BASE)
-    return {"eval/base_score": score for name, score in metrics.items() if name == "eval/score"}
+    return {"eval/base_score": metrics["eval/score"]} if "eval/score" in metrics else {}
 
 
 def answer_as(session: Session, name: str) -> dict[str, float]:
@@ -57,7 +61,7 @@ def answer_as(session: Session, name: str) -> dict[str, float]:
 
 
 def answer(session: Session, model: Any, name: str) -> dict[str, float]:
-    """Answer all prompts, write samples.jsonl, judge. The ranks share the prompts; every rank calls.
+    """Answer all prompts, write samples.jsonl, judge. Ranks share the prompts; every rank calls.
 
     `model` is whole on every rank. Returns eval/score where there is a judge.
     """
@@ -108,7 +112,8 @@ def _answers(
     )
     texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in responses.tokens]
     found: dict[int, tuple[str, bool]] = {}
-    for part in ranks.gather_objects(dict(zip(mine, zip(texts, responses.finished, strict=True)))):
+    pairs = zip(texts, responses.finished, strict=True)
+    for part in ranks.gather_objects(dict(zip(mine, pairs, strict=True))):
         found |= part
     ordered = [found[i] for i in range(len(prompts))]
     return [text for text, _ in ordered], [ended for _, ended in ordered]

@@ -85,8 +85,8 @@ def _children(parent: int) -> list[int]:
 
 
 def _exit_code(error: Any) -> int:
-    """Of the first failure in time; a rank killed by a signal reads 128 + its number, as in a shell."""
-    _, failure = error.get_first_failure()
+    """Of the first failure in time; a rank that a signal killed reads 128 + its number."""
+    rank, failure = error.get_first_failure()
     code = int(failure.exitcode)
-    print(f"rank {error.get_first_failure()[0]} ended with {code}", file=sys.stderr)
+    print(f"rank {rank} ended with {code}", file=sys.stderr)
     return 128 - code if code < 0 else code

@@ -1,4 +1,4 @@
-"""Models and tokenizers: loading, fresh ones, LoRA, a scalar head, and saving in Hugging Face layout."""
+"""Models and tokenizers: loading, fresh ones, LoRA, a scalar head, saving for Hugging Face."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 REWARD_STATISTICS: Final = "reward_statistics.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 DROPOUTS: Final = (
-    "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout", "dropout",
+    "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout",
     "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout",
-    "embedding_dropout", "classifier_dropout", "layerdrop",
+    "dropout", "embedding_dropout", "classifier_dropout", "layerdrop",
 )  # fmt: skip
 PLAIN_TEMPLATE: Final = (
     "{% for message in messages %}"
@@ -47,7 +47,8 @@ def load_tokenizer(run: StageRun) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"no tokenizer can be read from {path}: {_first_line(error)}") from None
+        message = f"no tokenizer can be read from {path}: {_first_line(error)}"
+        raise ConfigurationError(message) from None
     if tokenizer.eos_token_id is None:
         raise ConfigurationError(f"the tokenizer in {path} has no end-of-sequence token")
     if tokenizer.pad_token_id is None:
@@ -88,7 +89,7 @@ def load_directory(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
     """A whole model by its directory, outside any run."""
     if (directory / ADAPTER_CONFIG).exists():
         raise ConfigurationError(
-            f"{directory} holds an adapter alone: train with lora.output merged to get a whole model"
+            f"{directory} holds an adapter alone: with lora.output merged it is a whole model"
         )
     return _causal_lm(directory, "pretrained", 0, dtype)
 
@@ -251,7 +252,7 @@ def save_model(
 
 
 def save_scalar(
-    model: ScalarHeadModel | nn.Module,
+    model: ScalarHeadModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     statistics: Mapping[str, float] | None = None,
@@ -280,7 +281,7 @@ def save_scalar(
         (directory / REWARD_STATISTICS).write_text(text + "\n")
 
 
-def plain_model(model: nn.Module) -> Any:
+def plain_model(model: Any) -> Any:
     """The transformers model below a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -366,7 +367,8 @@ def _config(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"no model configuration in {path}: {_first_line(error)}") from None
+        message = f"no model configuration in {path}: {_first_line(error)}"
+        raise ConfigurationError(message) from None
 
 
 def _classifier_config(config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -47,7 +47,7 @@ class Reference(NamedTuple):
 
     @classmethod
     def of(cls, session: Session, config: DPOStage, trained: Any, is_packable: bool) -> Reference:
-        """The reference that the settings ask for; `trained` is the policy, with LoRA where used."""
+        """The reference that the settings ask for; `trained` is the policy, adapters included."""
         device = session.ranks.device
         if config.reference_cache or config.loss not in WITH_REFERENCE:
             return cls(None, is_packable, nullcontext, device)

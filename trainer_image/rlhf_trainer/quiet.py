@@ -1,4 +1,4 @@
-"""The one place where third-party chatter is turned off: what is left on a user's screen is for them."""
+"""The one place where third-party chatter is turned off: what is left on a screen is for users."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -75,7 +75,7 @@ class Ranks:
         return received
 
     def gather_objects(self, obj: T) -> list[T]:
-        """The objects of all ranks, in rank order, on every rank. They are pickled: keep them small."""
+        """The objects of all ranks, in rank order, on every rank. Pickled, so keep them small."""
         if self.world_size == 1:
             return [obj]
         box: list[Any] = [None] * self.world_size
@@ -89,18 +89,19 @@ class Ranks:
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Let rank 0 act and give its result to all; if it fails, all ranks raise its exception."""
-        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.world_size == 1:
+            return action()
+        outcome: tuple[Any, Exception | None] = (None, None)
         if self.is_main:
             try:
                 outcome = (action(), None)
             except Exception as error:
-                if self.world_size == 1:
-                    raise
                 outcome = (None, error)
-        result, error = self.broadcast(outcome)
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
+        result, failed = self.broadcast(outcome)
+        if failed is not None:
+            raise failed
+        done: T = result
+        return done
 
     def _reduced(self, tensor: Tensor, op: Any) -> Tensor:
         if self.world_size == 1:
@@ -127,7 +128,8 @@ def _join(rank: int, world_size: int, backend: str) -> None:
     """A group of one needs no port: an in-memory store stands for the rendezvous."""
     if not dist.is_initialized():
         if world_size == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = torch._C._distributed_c10d.HashStore()
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
         else:
             dist.init_process_group(backend, rank=rank, world_size=world_size)
     deepspeed = import_deepspeed()

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -112,12 +113,12 @@ class Telemetry:
 
     def _write_events(self, step: int, metrics: Mapping[str, float], now: float) -> None:
         if self._writer is None:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
             self._tensorboard_directory.mkdir(exist_ok=True)
             self._writer = EventFileWriter(str(self._tensorboard_directory))
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         values = [Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
         self._writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=values)))
@@ -157,9 +158,7 @@ class ProgressPoster:
         token = environment.get("KUBEFLOW_TRAINER_SERVER_TOKEN")
         return cls(url, token, environment.get("KUBEFLOW_TRAINER_SERVER_CA_CERT"))
 
-    def offer(
-        self, done: int, total: int, eta: float | None, metrics: Mapping[str, float]
-    ) -> None:
+    def offer(self, done: int, total: int, eta: float | None, metrics: Mapping[str, float]) -> None:
         """Send it, unless the last one was sent less than 5 s ago; the end is always sent."""
         self._newest_body = progress_body(done, total, eta, metrics)
         now = time.monotonic()
@@ -179,10 +178,8 @@ class ProgressPoster:
         try:
             self._bodies.put_nowait(body)
         except queue.Full:  # the server is slow: the newest replaces the oldest
-            try:
+            with suppress(queue.Empty):
                 self._bodies.get_nowait()
-            except queue.Empty:
-                pass
             self._bodies.put_nowait(body)
 
     def _post_all(self) -> None:
@@ -211,9 +208,7 @@ class ProgressPoster:
         return self._token
 
 
-def progress_body(
-    done: int, total: int, eta: float | None, metrics: Mapping[str, float]
-) -> bytes:
+def progress_body(done: int, total: int, eta: float | None, metrics: Mapping[str, float]) -> bytes:
     """The JSON of one report. 100 % is said at the end alone."""
     percent = 100 if done >= total else min(int(done / total * 100), 99)
     values = {**metrics, "current_step": done, "total_steps": total}

@@ -28,7 +28,8 @@ def load_function(function: FunctionReward, paths: Mapping[str, str]) -> Score:
     except Exception as error:
         raise ConfigurationError(_blame(function, folder, error)) from None
     if not callable(found):
-        raise ConfigurationError(f"{function.entrypoint}: module {module_name} has no function {name}")
+        message = f"{function.entrypoint}: module {module_name} has no function {name}"
+        raise ConfigurationError(message)
     score: Score = found
     return score
 
@@ -51,13 +52,13 @@ def call_function(
         )
     for index, value in enumerate(values):
         if not math.isfinite(value):
-            answer = answers[index][:80]
-            raise ConfigurationError(f"{function.entrypoint} gave {value} for the answer {answer!r}")
+            told = f"gave {value} for the answer {answers[index][:80]!r}"
+            raise ConfigurationError(f"{function.entrypoint} {told}")
     return values
 
 
 def _blame(function: FunctionReward, folder: Path, error: Exception) -> str:
-    """`module:function: KeyError: 'x' (my_rewards.py, line 12)`: the innermost frame of the user's."""
+    """`module:function: KeyError: 'x' (my_rewards.py, line 12)`: the user's innermost frame."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
     where = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""

@@ -118,7 +118,7 @@ class LocalCluster:
     # What Kubernetes' own controllers, scheduler and kubelets do
 
     def step(self) -> None:
-        """Ends gangs that lost a pod, collects pods that ended, starts those that wait."""
+        """Ends broken gangs and deleted pods, collects what ended, starts what waits."""
         self._end_broken_gangs()
         for name, pod in list(self._pods.items()):
             if pod.phase in ("Succeeded", "Failed"):
@@ -138,6 +138,10 @@ class LocalCluster:
     def has_work(self) -> bool:
         """Whether a pod runs, or waits to."""
         return any(pod.is_live or _may_start(pod) for pod in self._pods.values())
+
+    def running(self) -> int:
+        """How many pods that this run started are running."""
+        return sum(pod.is_supervised for pod in self._pods.values())
 
     def suspend(self) -> None:
         """From now on passes count ends, and start nothing."""
@@ -164,7 +168,7 @@ class LocalCluster:
             pod.check_deadline(time.time())
         broken = {_gang(p) for p in self._pods.values() if p.phase == "Failed" or p.was_late}
         for pod in live:
-            if _gang(pod) in broken:
+            if _gang(pod) in broken or pod.is_deleting:
                 pod.ask_to_end()
 
     def _start(self, pod: LocalPod, threads: int) -> None:

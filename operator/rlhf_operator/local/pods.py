@@ -83,6 +83,11 @@ class LocalPod:
         return self.supervisor is not None or (self.directory / "process.json").exists()
 
     @property
+    def is_supervised(self) -> bool:
+        """Whether the supervisor that this process started runs."""
+        return self.supervisor is not None and self.supervisor.poll() is None
+
+    @property
     def is_deleting(self) -> bool:
         """Whether it was asked to go."""
         return (self.directory / "deleting").exists()
@@ -100,7 +105,7 @@ class LocalPod:
             return "Succeeded" if ended["code"] == 0 else "Failed"
         if is_locked(self.directory / "pod.lock"):
             return "Running"
-        if self.supervisor is not None and self.supervisor.poll() is None:
+        if self.is_supervised:
             return "Pending"  # the supervisor is on its way
         if not self.was_started:
             return "Failed" if self.is_deleting else "Pending"

@@ -52,9 +52,10 @@ def train(session: Session) -> StageResult:
     task = _Task(session, config, rows.train, rows.heldout, total, is_packable)
 
     def write(directory: Path) -> None:
+        base = session.run.model.source
         with engine.gathered():
             if session.ranks.is_main:
-                save_model(engine.module, session.tokenizer, directory, config.lora, base_name(session))
+                save_model(engine.module, session.tokenizer, directory, config.lora, base)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
@@ -69,15 +70,10 @@ def train(session: Session) -> StageResult:
     )
 
 
-def base_name(session: Session) -> str:
-    """What an adapter belongs to, as the user named it."""
-    return session.run.model.source
-
-
 class _MicroBatch(NamedTuple):
     rows: Packed
-    targets_M: Tensor  # tokens that count
-    before_M: Tensor  # packed position of the token before each of them
+    targets: Tensor  # (M,) tokens that count
+    before: Tensor  # (M,) packed position of the token before each of them
     tokens_in_all: int  # that count, in the global batch
 
 
@@ -112,11 +108,11 @@ class _Task:
     def contribution(self, engine: Engine, micro_batch: _MicroBatch) -> Contribution:
         logits_MV = self._logits(engine, micro_batch)
         count = max(micro_batch.tokens_in_all, 1)
-        if not len(micro_batch.targets_M):  # rows ran out on this rank: 0, attached to the graph
+        if not len(micro_batch.targets):  # rows ran out on this rank: 0, attached to the graph
             zero = logits_MV.sum() * 0.0
             return Contribution(zero, {"train/accuracy": zero})
-        loss = -packed_logprobs(logits_MV, micro_batch.targets_M).sum() / count
-        right = (logits_MV.argmax(-1) == micro_batch.targets_M).sum() / count
+        loss = -packed_logprobs(logits_MV, micro_batch.targets).sum() / count
+        right = (logits_MV.argmax(-1) == micro_batch.targets).sum() / count
         return Contribution(loss, {"train/accuracy": right})
 
     @torch.no_grad()
@@ -148,14 +144,14 @@ class _Task:
     def _logits(self, engine: Engine, micro_batch: _MicroBatch) -> Tensor:
         """Logits that score the tokens that count (M, V); the head runs on them alone if it can."""
         inputs, real_BT = model_inputs(micro_batch.rows, self.is_packable)
-        if not len(micro_batch.targets_M):
+        if not len(micro_batch.targets):
             logits: Tensor = engine(**inputs).logits
             return logits[0]
         if real_BT is None:
-            kept: Tensor = engine(**inputs, logits_to_keep=micro_batch.before_M).logits
+            kept: Tensor = engine(**inputs, logits_to_keep=micro_batch.before).logits
             return kept[0]
         logits = engine(**inputs).logits
-        return logits[real_BT][micro_batch.before_M]
+        return logits[real_BT][micro_batch.before]
 
 
 def _rectangle(lengths: Sequence[int]) -> int:

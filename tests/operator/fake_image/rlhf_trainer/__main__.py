@@ -1,7 +1,8 @@
-"""Stands in for the trainer image: does what the file named by FAKE_BEHAVIOUR says, in milliseconds.
+"""Stands in for the trainer image: does what the file in FAKE_BEHAVIOUR says.
 
 The file maps "stage" or "stage/attempt" to {"exit": code, "sleep": seconds, "ignore_term": true,
-"metrics": {...}, "silent": true, "child": true}. Every start is a line of FAKE_BEHAVIOUR.started.
+"metrics": {...}, "silent": true, "child": true, "fetch": true}. Every start is a line of
+FAKE_BEHAVIOUR.started.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def main() -> int:
         code = "import time; time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         book.with_suffix(".child").write_text(str(child.pid))
+    if act.get("fetch"):
+        Path(run["paths"][run["model"]["source"]]).mkdir(parents=True, exist_ok=True)
     time.sleep(act.get("sleep", 0))
     code = act.get("exit", 0)
     if act.get("silent"):
@@ -53,11 +56,13 @@ def main() -> int:
 
 
 def report(run: dict[str, Any]) -> dict[str, Any]:
-    names = ("JOB_COMPLETION_INDEX", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "DS_ACCELERATOR", "TMPDIR")
+    names = ["JOB_COMPLETION_INDEX", "OMP_NUM_THREADS", "TMPDIR"]
+    names += ["HF_HUB_OFFLINE", "DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES"]
     return {
         "stage": run["stage"],
         "attempt": run["attempt"],
         "pid": os.getpid(),
+        "time": time.time(),
         "argv": sys.argv[1:],
         "cwd": os.getcwd(),
         "env": {name: os.environ.get(name) for name in names},

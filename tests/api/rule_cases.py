@@ -1,0 +1,333 @@
+"""One table of manifests for every rule across fields: what breaks it, and the nearest that holds.
+
+The rules are written here by what a user writes, so that the same table can try any other
+implementation of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+FULL: dict[str, Any] = {
+    "apiVersion": "rlhf.dev/v1alpha1",
+    "kind": "RLHFJob",
+    "metadata": {"name": "job"},
+    "spec": {
+        "model": {"source": "models/base"},
+        "stages": {
+            "sft": {"data": {"source": "sft.jsonl"}},
+            "reward": {"data": {"source": "pairs.jsonl"}},
+            "ppo": {"data": {"source": "prompts.jsonl"}},
+            "dpo": {"data": {"source": "pairs.jsonl"}},
+        },
+    },
+}
+REMOVE = object()
+
+
+class Case(NamedTuple):
+    """A change to a valid manifest that breaks one rule, and one that does not."""
+
+    rule: str
+    bad: dict[str, Any]  # path below spec: value
+    problem: str  # path of the problem
+    good: dict[str, Any]
+
+
+def manifest(changes: dict[str, Any]) -> dict[str, Any]:
+    """The full manifest with values set, or removed, at paths below spec."""
+    result = copy.deepcopy(FULL)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = result["spec"]
+        for part in parents:
+            place = place.setdefault(part, {})
+        if value is REMOVE:
+            del place[last]
+        else:
+            place[last] = value
+    return result
+
+
+NO_REWARD = {"stages.reward": REMOVE}
+HTTP = {"stages.ppo.rewards.judge": {"http": {"url": "http://judge"}}}
+MODEL = {"stages.ppo.rewards.judge": {"model": {"source": "models/reward"}}}
+PPO, SFT, REWARD, DPO = "stages.ppo", "stages.sft", "stages.reward", "stages.dpo"
+
+CASES: list[Case] = [
+    Case(
+        "some_stage", {"stages": {}}, "spec.stages", {"stages": {"sft": {"data": {"source": "a"}}}}
+    ),
+    Case("ppo_has_reward", NO_REWARD, f"spec.{PPO}.rewards", NO_REWARD | HTTP),
+    Case(
+        "reward_stage_is_there",
+        NO_REWARD | {f"{PPO}.rewards.own": {"stage": "reward"}},
+        f"spec.{PPO}.rewards.own.stage",
+        {f"{PPO}.rewards.own": {"stage": "reward"}},
+    ),
+    Case(
+        "critic_has_reward_model",
+        NO_REWARD | HTTP | {f"{PPO}.critic": "reward"},
+        f"spec.{PPO}.critic",
+        NO_REWARD | MODEL | {f"{PPO}.critic": "reward"},
+    ),
+    Case(
+        "reward_start_is_there",
+        {SFT: REMOVE, f"{REWARD}.startFrom": "sft"},
+        f"spec.{REWARD}.startFrom",
+        {f"{REWARD}.startFrom": "sft"},
+    ),
+    Case(
+        "adapters_are_handed_on_merged",
+        {f"{SFT}.lora": {"output": "adapter"}},
+        f"spec.{SFT}.lora.output",
+        {f"{PPO}.lora": {"output": "adapter"}},
+    ),
+    Case(
+        "adapters_are_handed_on_merged",
+        {SFT: REMOVE, f"{REWARD}.lora": {"output": "adapter"}},
+        f"spec.{REWARD}.lora.output",
+        {PPO: REMOVE, f"{REWARD}.lora": {"output": "adapter"}},
+    ),
+    Case(
+        "one_place_for_checkpoints",
+        {"checkpoints": {"claim": {}, "existingClaim": "disk"}},
+        "spec.checkpoints",
+        {"checkpoints": {"existingClaim": "disk"}},
+    ),
+    Case(
+        "volume_reaches_all_nodes",
+        {"checkpoints": {"claim": {"accessMode": "ReadWriteOnce"}}, "resources": {"nodes": 2}},
+        "spec.checkpoints.claim.accessMode",
+        {"checkpoints": {"claim": {"accessMode": "ReadWriteOnce"}}},
+    ),
+    Case(
+        "tolerations_make_sense",
+        {"resources.tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+        "spec.resources.tolerations[0].value",
+        {"resources.tolerations": [{"key": "a", "operator": "Equal", "value": "b"}]},
+    ),
+    Case(
+        "tolerations_make_sense",
+        {"resources.tolerations": [{"value": "b"}]},
+        "spec.resources.tolerations[0].key",
+        {"resources.tolerations": [{"operator": "Exists"}]},
+    ),
+    Case(
+        "tolerations_make_sense",
+        {"resources.tolerations": [{"key": "a", "tolerationSeconds": 3}]},
+        "spec.resources.tolerations[0].tolerationSeconds",
+        {"resources.tolerations": [{"key": "a", "effect": "NoExecute", "tolerationSeconds": 3}]},
+    ),
+    Case(
+        "micro_batch_fits",
+        {f"{SFT}.globalBatchSize": 8, f"{SFT}.microBatchSize": 9},
+        f"spec.{SFT}.microBatchSize",
+        {f"{SFT}.globalBatchSize": 8, f"{SFT}.microBatchSize": 8},
+    ),
+    Case(
+        "micro_batch_fits",
+        {f"{PPO}.minibatchSize": 8, f"{PPO}.microBatchSize": 9},
+        f"spec.{PPO}.microBatchSize",
+        {f"{PPO}.minibatchSize": 8, f"{PPO}.microBatchSize": 8},
+    ),
+    Case(
+        "every_rank_has_rows",
+        {"resources": {"nodes": 4, "gpusPerNode": 8}, f"{DPO}.globalBatchSize": 31},
+        f"spec.{DPO}.globalBatchSize",
+        {"resources": {"nodes": 4, "gpusPerNode": 8}, f"{DPO}.globalBatchSize": 32},
+    ),
+    Case(
+        "every_rank_has_rows",
+        {f"{PPO}.resources": {"nodes": 2, "gpusPerNode": 8}, f"{PPO}.minibatchSize": 8},
+        f"spec.{PPO}.minibatchSize",
+        {f"{PPO}.resources": {"nodes": 1, "gpusPerNode": 8}, f"{PPO}.minibatchSize": 8},
+    ),
+    Case(
+        "processes_follow_gpus",
+        {f"{SFT}.resources": {"gpusPerNode": 4, "processesPerNode": 2}},
+        f"spec.{SFT}.resources.processesPerNode",
+        {f"{SFT}.resources": {"gpusPerNode": 0, "processesPerNode": 2}},
+    ),
+    Case(
+        "offload_needs_partitions",
+        {f"{SFT}.zero": {"stage": 0, "offload": "cpu"}},
+        f"spec.{SFT}.zero.offload",
+        {f"{SFT}.zero": {"stage": 2, "offload": "cpu"}},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{REWARD}.gate": {}},
+        f"spec.{REWARD}.gate",
+        {f"{REWARD}.gate": {"approval": True}},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{REWARD}.gate": {"metric": "eval/accuracy"}},
+        f"spec.{REWARD}.gate",
+        {f"{REWARD}.gate": {"metric": "eval/accuracy", "min": 0.0}},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{REWARD}.gate": {"min": 0.5}},
+        f"spec.{REWARD}.gate.metric",
+        {f"{REWARD}.gate": {"metric": "eval/accuracy", "max": 0.5}},
+    ),
+    Case(
+        "gate_can_pass",
+        {f"{REWARD}.gate": {"metric": "eval/loss", "min": 0.7, "max": 0.6}},
+        f"spec.{REWARD}.gate.min",
+        {f"{REWARD}.gate": {"metric": "eval/loss", "min": 0.6, "max": 0.6}},
+    ),
+    Case(
+        "backoff_grows",
+        {f"{SFT}.retry": {"backoffSeconds": 20, "maxBackoffSeconds": 10}},
+        f"spec.{SFT}.retry.backoffSeconds",
+        {f"{SFT}.retry": {"backoffSeconds": 10, "maxBackoffSeconds": 10}},
+    ),
+    Case(
+        "rows_fit_stage",
+        {f"{SFT}.data.format": "kto"},
+        f"spec.{SFT}.data.format",
+        {f"{SFT}.data.format": "sharegpt"},
+    ),
+    Case(
+        "rows_fit_stage",
+        {f"{DPO}.data.format": "kto"},
+        f"spec.{DPO}.data.format",
+        {f"{DPO}.data.format": "kto", f"{DPO}.loss": "kto"},
+    ),
+    Case(
+        "rows_fit_stage",
+        {f"{REWARD}.data.format": "text"},
+        f"spec.{REWARD}.data.format",
+        {f"{REWARD}.data.format": "ranked"},
+    ),
+    Case(
+        "minibatches_divide",
+        {f"{PPO}.globalBatchSize": 128, f"{PPO}.minibatchSize": 48},
+        f"spec.{PPO}.minibatchSize",
+        {f"{PPO}.globalBatchSize": 96, f"{PPO}.minibatchSize": 48},
+    ),
+    Case(
+        "groups_fill_the_batch",
+        {f"{PPO}.rollout.samplesPerPrompt": 5},
+        f"spec.{PPO}.rollout.samplesPerPrompt",
+        {f"{PPO}.rollout.samplesPerPrompt": 8},
+    ),
+    Case(
+        "groups_have_members",
+        {f"{PPO}.advantage": "grpo"},
+        f"spec.{PPO}.rollout.samplesPerPrompt",
+        {f"{PPO}.advantage": "grpo", f"{PPO}.rollout.samplesPerPrompt": 2},
+    ),
+    Case(
+        "critic_is_used",
+        {f"{PPO}.advantage": "reinforce++", f"{PPO}.critic": "shared"},
+        f"spec.{PPO}.critic",
+        {f"{PPO}.advantage": "reinforce++"},
+    ),
+    Case(
+        "critic_is_used",
+        {f"{PPO}.advantage": "reinforce++", f"{PPO}.criticWarmupRollouts": 2},
+        f"spec.{PPO}.criticWarmupRollouts",
+        {f"{PPO}.advantage": "gae", f"{PPO}.criticWarmupRollouts": 2},
+    ),
+    Case(
+        "critic_warmup_ends",
+        {f"{PPO}.rollouts": 3, f"{PPO}.criticWarmupRollouts": 3},
+        f"spec.{PPO}.criticWarmupRollouts",
+        {f"{PPO}.rollouts": 3, f"{PPO}.criticWarmupRollouts": 2},
+    ),
+    Case(
+        "responses_have_lengths",
+        {f"{PPO}.rollout": {"minNewTokens": 9, "maxNewTokens": 8}},
+        f"spec.{PPO}.rollout.minNewTokens",
+        {f"{PPO}.rollout": {"minNewTokens": 8, "maxNewTokens": 8}},
+    ),
+    Case(
+        "overlong_buffer_fits",
+        {f"{PPO}.overlongBuffer": 256},
+        f"spec.{PPO}.overlongBuffer",
+        {f"{PPO}.overlongBuffer": 255},
+    ),
+    Case(
+        "rollout_engine_is_there",
+        {f"{PPO}.rollout.engine": "vllm"},
+        f"spec.{PPO}.rollout.engine",
+        {f"{PPO}.rollout.engine": "native"},
+    ),
+    Case(
+        "adaptive_kl_has_a_start",
+        {f"{PPO}.kl": {"coef": 0.0, "adaptive": {}}},
+        f"spec.{PPO}.kl.coef",
+        {f"{PPO}.kl": {"coef": 0.0}},
+    ),
+    Case(
+        "reward_terms_have_one_source",
+        {f"{PPO}.rewards.a": {"weight": 2.0}},
+        f"spec.{PPO}.rewards.a",
+        {f"{PPO}.rewards.a": {"weight": 2.0, "stage": "reward"}},
+    ),
+    Case(
+        "reward_terms_have_one_source",
+        {f"{PPO}.rewards.a": {"stage": "reward", "http": {"url": "http://judge"}}},
+        f"spec.{PPO}.rewards.a",
+        {f"{PPO}.rewards.a": {"http": {"url": "http://judge"}}},
+    ),
+    Case(
+        "reward_terms_have_names",
+        {f"{PPO}.rewards": {"a b": {"stage": "reward"}}},
+        f"spec.{PPO}.rewards.a b",
+        {f"{PPO}.rewards": {"a_b": {"stage": "reward"}}},
+    ),
+    Case(
+        "some_reward_counts",
+        {f"{PPO}.rewards.a": {"weight": 0.0, "stage": "reward"}},
+        f"spec.{PPO}.rewards",
+        HTTP | {f"{PPO}.rewards.a": {"weight": 0.0, "stage": "reward"}},
+    ),
+    Case(
+        "reward_models_are_trained",
+        {f"{PPO}.rewards.a.model": {"source": "m", "init": "random"}},
+        f"spec.{PPO}.rewards.a.model.init",
+        {f"{PPO}.rewards.a.model": {"source": "m"}},
+    ),
+    Case(
+        "smoothing_has_its_loss",
+        {f"{DPO}.loss": "ipo", f"{DPO}.labelSmoothing": 0.1},
+        f"spec.{DPO}.labelSmoothing",
+        {f"{DPO}.loss": "sigmoid", f"{DPO}.labelSmoothing": 0.1},
+    ),
+    Case(
+        "addresses_have_shape",
+        {"model.source": "huggingface://Qwen/Qwen2.5-7B"},
+        "spec.model.source",
+        {"model.source": "hf://Qwen/Qwen2.5-7B"},
+    ),
+    Case(
+        "addresses_have_shape",
+        {f"{SFT}.data.evalSource": "pvc://Not_A_Claim/x"},
+        f"spec.{SFT}.data.evalSource",
+        {f"{SFT}.data.evalSource": "pvc://claim/x.jsonl"},
+    ),
+    Case(
+        "addresses_stay_inside",
+        {f"{SFT}.data.source": "pvc://claim/../../etc/passwd"},
+        f"spec.{SFT}.data.source",
+        {f"{SFT}.data.source": "../data/sft.jsonl"},
+    ),
+    Case(
+        "hub_fields_have_a_hub",
+        {"model.revision": "main"},
+        "spec.model.revision",
+        {"model": {"source": "hf://Qwen/Qwen2.5-7B", "revision": "main"}},
+    ),
+    Case(
+        "hub_fields_have_a_hub",
+        {f"{SFT}.data.split": "test"},
+        f"spec.{SFT}.data.split",
+        {f"{SFT}.data": {"source": "hf://owner/rows", "split": "test"}},
+    ),
+]

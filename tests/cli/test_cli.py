@@ -1,0 +1,199 @@
+"""rlhfctl as a user meets it: exit codes, one place for errors, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from synthetic_run import MANIFEST, write_run
+
+Result = subprocess.CompletedProcess[str]
+
+
+def rlhfctl(*arguments: str, text: str | None = None) -> Result:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "rlhf_cli", *arguments]
+    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    file = tmp_path / "good.yaml"
+    file.write_text(yaml.safe_dump(MANIFEST), "utf-8")
+    return file
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    result = rlhfctl("--help")
+    assert result.returncode == 0
+    for word in ("validate", "schema", "render", "run", "status", "report", "chat", "exit codes"):
+        assert word in result.stdout
+
+
+def test_help_imports_neither_pydantic_nor_rich() -> None:
+    code = (
+        "import sys, rlhf_cli.main as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'pydantic', 'rich', 'yaml', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_shown() -> None:
+    assert rlhfctl("--version").stdout.startswith("rlhfctl 0.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["validate"],
+        ["validate", "--colour", "x.yaml"],
+        ["validate", "no-such-file.yaml"],
+        ["validate", "/"],
+        ["render", "no-such-file.yaml"],
+        ["run", "no-such-file.yaml"],
+        ["report", "/no/such/run"],
+        ["status", "/no/such/run"],
+        ["chat", "/no/such/run"],
+        ["chat", ".", "--stage", "reward"],
+    ],
+)
+def test_wrong_usage_ends_with_64_and_says_why(arguments: list[str]) -> None:
+    result = rlhfctl(*arguments)
+    assert result.returncode == 64
+    assert result.stderr.startswith("rlhfctl")
+
+
+def test_a_good_manifest_is_valid(good: Path) -> None:
+    result = rlhfctl("validate", str(good))
+    assert (result.returncode, result.stdout) == (0, f"{good} is valid\n")
+
+
+def test_standard_input_is_validated_too(good: Path) -> None:
+    assert rlhfctl("validate", "-", text=good.read_text()).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "just text",
+        "[1, 2]",
+        "a: [",
+        "a: 1\na: 2\n",
+        "a: \0",
+        "\ud800".encode("utf-16", "surrogatepass").decode("latin-1"),
+        "? [1]\n: 2\n",
+        "? {a: b}\n: 2\n",
+        "a: !!python/object/apply:os.system [ls]\n",
+        "a: 1\n---\nb: 2\n",
+        "&a [*a]",
+        "[" * 5000,
+        "spec: {model: {source: .nan}, seed: .inf, stages: {sft: {epochs: 1e999}}}",
+        "apiVersion: rlhf.dev/v1alpha1\nkind: RLHFJob\nmetadata: {name: ../x}\nspec: {}\n",
+    ],
+)
+def test_a_bad_manifest_ends_with_64_and_names_its_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(text.encode("utf-8"))
+    for command in ("validate", "render", "run"):
+        result = rlhfctl(command, str(file))
+        assert result.returncode == 64
+        assert str(file) in result.stderr
+
+
+def test_bytes_that_are_no_utf_8_are_refused_with_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(b"a: 1\nb: \xff\n")
+    result = rlhfctl("validate", str(file))
+    assert result.returncode == 64
+    assert f"{file}:2: is not UTF-8 text" in result.stderr
+
+
+def test_a_huge_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "huge.yaml"
+    file.write_bytes(b"a" * (2 << 20))
+    assert "larger than 1 MiB" in rlhfctl("validate", str(file)).stderr
+
+
+def test_problems_are_told_with_line_and_column(tmp_path: Path, good: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(good.read_text().replace("coef: 0.05", "ceof: 0.05"))
+    result = rlhfctl("validate", str(good), str(bad), "-o", "json")
+    assert result.returncode == 64
+    fine, refused = json.loads(result.stdout)
+    assert fine == {"file": str(good), "valid": True, "problems": []}
+    (problem,) = refused["problems"]
+    line = bad.read_text().splitlines()[problem["line"] - 1]
+    assert line[problem["column"] - 1 :] == "ceof: 0.05"
+    assert problem["allowed"] == "did you mean coef?"
+
+
+def test_a_field_can_be_set_from_the_command_line(good: Path) -> None:
+    fine = rlhfctl("validate", str(good), "--set", "spec.stages.ppo.kl.coef=5e-2")
+    wrong = rlhfctl("validate", str(good), "--set", "spec.stages.ppo.kl.coef=-1")
+    assert (fine.returncode, wrong.returncode) == (0, 64)
+    assert "spec.stages.ppo.kl.coef: -1 is too small" in wrong.stderr
+
+
+def test_the_schema_accepts_what_validate_accepts() -> None:
+    schema = json.loads(rlhfctl("schema").stdout)
+    jsonschema.Draft202012Validator(schema).validate(MANIFEST)
+
+
+def test_rendered_objects_are_yaml_in_the_order_of_the_stages(good: Path) -> None:
+    result = rlhfctl("render", str(good))
+    assert result.returncode == 0
+    jobs = [item for item in yaml.safe_load_all(result.stdout) if item["kind"] == "Job"]
+    names = [item["metadata"]["name"] for item in jobs]
+    assert names == [f"quickstart-{s}-1" for s in ("prepare", "sft", "reward", "ppo", "dpo")]
+    assert result.stdout.startswith("# What quickstart leads to")
+
+
+def test_rendering_is_refused_with_every_problem(good: Path) -> None:
+    assert rlhfctl("render", str(good), "--set", "spec.seed=-1").returncode == 64
+
+
+def test_a_run_whose_data_are_not_there_does_not_start(tmp_path: Path, good: Path) -> None:
+    result = rlhfctl("run", str(good), "--dir", str(tmp_path / "run"))
+    assert result.returncode == 64
+    assert "spec.stages.sft.data: /data/sft.jsonl does not exist" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_can_be_looked_at(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    status = rlhfctl("status", str(tmp_path))
+    assert status.returncode == 0
+    assert "held-out accuracy 0.953" in status.stdout
+    assert json.loads(rlhfctl("status", str(tmp_path), "-o", "json").stdout)["kind"] == "RLHFJob"
+    assert yaml.safe_load(rlhfctl("status", str(tmp_path), "-o", "yaml").stdout)["status"]
+    report = rlhfctl("report", str(tmp_path))
+    assert (report.returncode, report.stdout) == (0, f"{tmp_path / 'report.html'}\n")
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "kind: RLHFJob", "\0", "- 1"])
+def test_a_damaged_status_is_told_and_nothing_more(tmp_path: Path, text: str) -> None:
+    (tmp_path / "status.yaml").write_text(text)
+    for command in ("status", "report", "chat"):
+        result = rlhfctl(command, str(tmp_path))
+        assert result.returncode == 64
+        assert "status.yaml cannot be read" in result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    script = f"{sys.executable} -m rlhf_cli schema | head -n 1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["{", "0"]
+    assert result.stderr == ""

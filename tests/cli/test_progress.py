@@ -1,0 +1,153 @@
+"""What a run shows while it goes on."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+from rlhf_api.job import RLHFJob
+from rlhf_api.status import JobStatus, StageStatus
+from rlhf_api.validation import parse_job
+from rlhf_cli.figures import duration, figure_text, key_figures
+from rlhf_cli.progress.lines import LineProgress
+from rlhf_cli.progress.logs import LogFollower
+from rlhf_cli.progress.rows import stage_rows
+from rlhf_cli.progress.summary import print_summary
+from rlhf_cli.progress.terminal import TerminalProgress, stage_table
+from synthetic_run import FINAL, MANIFEST
+
+NOW = datetime(2026, 1, 5, 10, 1, 0, tzinfo=UTC)
+JOB = parse_job(MANIFEST)
+
+
+def job(**stages: StageStatus) -> RLHFJob:
+    done = StageStatus(
+        phase="Succeeded", attempt=1,
+        start_time="2026-01-05T09:59:00Z", completion_time="2026-01-05T10:00:00Z",
+    )  # fmt: skip
+    return JOB.model_copy(update={"status": JobStatus(prepare=done, stages=stages)})
+
+
+RUNNING = StageStatus(
+    phase="Running",
+    attempt=2,
+    start_time="2026-01-05T10:00:00Z",
+    progress_percent=25.0,
+    remaining_seconds=180.0,
+    metrics={"train/loss": 2.3456},
+)
+WAITING = StageStatus(phase="Waiting", reason="Waiting", message="Waits for sft.")
+
+
+def drawn(shown: RLHFJob, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(stage_table(stage_rows(shown, NOW), width))
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_a_running_stage_shows_bar_share_times_and_loss() -> None:
+    line = drawn(job(sft=RUNNING, reward=WAITING), 100)[1]
+    assert line.startswith("▸ SFT")
+    assert "━" in line
+    assert " 25 % 1:00, 3:00 left loss 2.346" in line
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 200])
+def test_each_stage_is_one_line_however_narrow_the_terminal(width: int) -> None:
+    failed = StageStatus(phase="Failed", reason="BadData", message="long " * 40)
+    lines = drawn(job(sft=RUNNING, reward=failed, ppo=WAITING, dpo=WAITING), width)
+    assert len(lines) == 5
+    assert all(len(line) <= width for line in lines)
+
+
+def test_live_progress_ends_with_the_last_status() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, force_terminal=True)
+    with TerminalProgress(console) as progress:
+        progress.show(job(sft=RUNNING))
+        progress.say("a line of a log")
+        progress.show(job(sft=RUNNING.model_copy(update={"phase": "Succeeded"})))
+    assert "a line of a log" in stream.getvalue()
+    assert "✓" in stream.getvalue().rsplit("SFT", 1)[0][-20:]
+
+
+def test_a_log_has_a_line_for_each_change_and_one_every_ten_seconds() -> None:
+    stream, time = io.StringIO(), [0.0]
+    progress = LineProgress(stream, clock=lambda: time[0])
+    for seconds in range(26):
+        time[0] = float(seconds)
+        progress.show(job(sft=RUNNING, reward=WAITING))
+    progress.show(job(sft=RUNNING.model_copy(update={"phase": "Succeeded"}), reward=WAITING))
+    lines = [line[10:] for line in stream.getvalue().splitlines()]
+    sft = [line for line in lines if line.startswith("SFT")]
+    assert len(sft) == 4  # running, after 10 s, after 20 s, succeeded
+    assert "running, attempt 2" in sft[0]
+    assert "25 %" in sft[1]
+    assert "succeeded" in sft[3]
+    assert len([line for line in lines if line.startswith("Reward")]) == 1
+
+
+def test_the_table_at_the_end_has_times_figures_and_scores() -> None:
+    stages = {
+        name: StageStatus(
+            phase="Succeeded", attempt=1, metrics=FINAL[name],
+            start_time="2026-01-05T10:00:00Z", completion_time="2026-01-05T11:02:03Z",
+        )
+        for name in FINAL
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=120)
+    print_summary(console, job(**stages), NOW)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "1:02:03" in text
+    assert "held-out accuracy 0.953" in text
+    assert "Base 0.000   SFT 0.310   PPO 0.870   DPO 0.790" in text
+
+
+def test_text_from_a_trainer_is_never_taken_for_markup() -> None:
+    failed = StageStatus(phase="Failed", reason="BadData", message="[/red] and [bold] are text")
+    assert "[/red] and [bold] are text" in "\n".join(drawn(job(sft=failed), 120))
+
+
+def test_a_log_is_followed_by_whole_lines_from_now_on(tmp_path: object) -> None:
+    from pathlib import Path
+
+    pods = Path(str(tmp_path))
+    log = pods / "job-sft-1-0" / "log.txt"
+    log.parent.mkdir()
+    log.write_text("old\n")
+    said: list[str] = []
+    follower = LogFollower(pods, said.append)
+    with log.open("a") as stream:
+        stream.write("new\nhalf")
+    follower.read_new()
+    assert said == ["job-sft-1-0 | new"]
+    with log.open("a") as stream:
+        stream.write(" done\n\n")
+    follower.read_new()
+    assert said[1:] == ["job-sft-1-0 | half done", "job-sft-1-0 | "]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.000"), (0.12345, "0.123"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12,346"),
+     (-0.5, "-0.500"), (1e-5, "1.00e-05"), (1e9, "1.00e+09")],
+)  # fmt: skip
+def test_a_figure_has_about_three_digits(value: float, text: str) -> None:
+    assert figure_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (-1, "0:00")],
+)
+def test_a_duration_reads_as_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_training_figure_gives_way_to_the_held_out_one() -> None:
+    assert key_figures("sft", {"train/loss": 1.0}) == [("loss", "1.000")]
+    assert key_figures("sft", {"train/loss": 1.0, "eval/loss": 2.0}) == [("held-out loss", "2.000")]

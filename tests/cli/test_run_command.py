@@ -1,0 +1,172 @@
+"""rlhfctl run and chat around the operator and the trainer: what is said, and the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import StageResult
+from rlhf_api.status import AttemptEnd, StageStatus
+from rlhf_cli.commands import chat as chat_command
+from rlhf_cli.commands.run import again
+from rlhf_cli.failures import Failure
+from rlhf_cli.main import Terminated, main
+from rlhf_cli.run_folder import RunFolder
+from rlhf_operator import local
+from synthetic_run import MANIFEST, write_run
+
+Outcome = Callable[..., RLHFJob]
+FAILED = StageStatus(phase="Failed", attempt=1, reason="Diverged", message="ppo/kl is nan at 31.")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """A manifest whose local paths are there."""
+    obj: dict[str, Any] = copy.deepcopy(MANIFEST)
+    text = yaml.safe_dump(obj).replace("/data", str(tmp_path))
+    for name in ("base-model", "sft.jsonl", "pairs.jsonl", "prompts.jsonl", "heldout.jsonl"):
+        (tmp_path / name).touch()
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture
+def run(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Outcome], int]:
+    """`rlhfctl run` with the given end in place of the operator."""
+
+    def start(outcome: Outcome) -> int:
+        def stand_in(job: RLHFJob, directory: Path, *, on_change: Any) -> RLHFJob:
+            on_change(job)
+            return outcome(directory)
+
+        monkeypatch.setattr(local, "run", stand_in)
+        return main(["run", str(manifest), "--dir", str(tmp_path / "run"), "-v"])
+
+    return start
+
+
+def test_a_run_that_succeeds_ends_with_0_a_table_and_a_report(
+    run: Callable[[Outcome], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(write_run) == 0
+    told = capsys.readouterr().out
+    assert "held-out accuracy 0.953" in told
+    assert f"Report: {tmp_path / 'run/report.html'}" in told
+    assert (tmp_path / "run/report.html").is_file()
+    assert "torch" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 75, 137])
+def test_a_failed_stage_gives_its_exit_code_reason_and_last_lines(
+    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    end = AttemptEnd(
+        attempt=1, kind="Fault", exit_code=code, reason="Diverged", time="2026-01-05T10:00:00Z"
+    )
+
+    def fail(directory: Path) -> RLHFJob:
+        pod = directory / "pods" / "quickstart-ppo-1-0"
+        pod.mkdir(parents=True)
+        (pod / "log.txt").write_text("".join(f"line {n}\n" for n in range(40)))
+        return write_run(directory, ppo=FAILED.model_copy(update={"ended": end}))
+
+    assert run(fail) == code
+    told = capsys.readouterr().err
+    assert f"PPO failed: Diverged (exit code {code})" in told
+    assert "ppo/kl is nan at 31." in told
+    assert "pods/quickstart-ppo-1-0/log.txt" in told
+    assert "| line 39" in told
+    assert "| line 3\n" not in told
+    assert "the same command goes on after them" in told
+
+
+def test_the_exit_code_is_read_from_the_pods_where_the_status_has_none(
+    run: Callable[[Outcome], int],
+) -> None:
+    def fail(directory: Path) -> RLHFJob:
+        result = StageResult(exit_code=75, reason="Transient")
+        pod = directory / "pods" / "quickstart-ppo-1-0" / "termination"
+        pod.mkdir(parents=True)
+        (pod / "message.json").write_text(result.model_dump_json(by_alias=True))
+        return write_run(directory, ppo=FAILED.model_copy(update={"reason": "Odd"}))
+
+    assert run(fail) == 75
+
+
+def test_a_stage_that_waits_for_a_person_is_named_and_ends_with_1(
+    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wait(directory: Path) -> RLHFJob:
+        waiting = StageStatus(phase="Waiting", reason="Gate", message="waits for approval.")
+        job = write_run(directory, ppo=waiting)
+        assert job.status
+        return job.model_copy(update={"status": job.status.model_copy(update={"phase": "Pending"})})
+
+    assert run(wait) == 1
+    assert "PPO: Waiting, waits for approval." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_stopped_run_says_how_to_go_on(
+    run: Callable[[Outcome], int],
+    capsys: pytest.CaptureFixture[str],
+    manifest: Path,
+    error: type[BaseException],
+    code: int,
+) -> None:
+    def stop(directory: Path) -> RLHFJob:
+        raise error
+
+    assert run(stop) == code
+    assert f"rlhfctl run {manifest} --dir" in capsys.readouterr().err
+
+
+def test_what_the_user_can_mend_is_said_without_a_traceback(
+    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(directory: Path) -> RLHFJob:
+        raise local.LocalRunError("Another run is using it.")
+
+    assert run(refuse) == 64
+    assert capsys.readouterr().err.endswith("rlhfctl: Another run is using it.\n")
+
+
+def test_a_full_disk_is_said_without_a_traceback(
+    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(directory: Path) -> RLHFJob:
+        raise OSError(28, "No space left on device", "/x/status.yaml")
+
+    assert run(full) == 74
+    assert "rlhfctl: /x/status.yaml: No space left on device" in capsys.readouterr().err
+
+
+def test_the_command_that_goes_on_keeps_every_flag() -> None:
+    args = argparse.Namespace(file="my job.yaml", dir="out", set=["spec.seed=3"])
+    assert again(args) == "rlhfctl run 'my job.yaml' --dir out --set spec.seed=3"
+
+
+def test_chat_takes_the_newest_policy_unless_a_stage_is_named(tmp_path: Path) -> None:
+    job = write_run(tmp_path)
+    folder = RunFolder(tmp_path)
+    for stage, name in [(None, "ppo-2b"), ("sft", "sft-0b"), ("dpo", "dpo-3b")]:
+        assert name in str(chat_command.model_path(folder, job, stage))
+
+
+def test_chat_says_which_models_are_there(tmp_path: Path) -> None:
+    job = write_run(tmp_path, ppo=FAILED, dpo=StageStatus())
+    folder = RunFolder(tmp_path)
+    assert "sft-0b" in str(chat_command.model_path(folder, job, None))
+    with pytest.raises(Failure, match="no model of the stage ppo; there are: base, sft"):
+        chat_command.model_path(folder, job, "ppo")
+    with pytest.raises(Failure, match="random weights"):
+        chat_command.model_path(folder, job, "base")
