@@ -6,7 +6,7 @@ Small facts, asked in English and in Chinese in several ways.  The SFT rows are
 what a crowd might write: people answer in kind, so courteous questions mostly
 get a courteous answer and blunt ones a curt one, and some answers ramble or come
 in the wrong language.  A model trained on them prefers nothing yet.  The pairs
-prefer one manner everywhere: `rule.py` says which.
+prefer one manner everywhere: `judge/rule.py` says which.
 
 Every (fact, language) has 18 prompts; they are dealt out to the files, so that
 no two files share a prompt while each fact is in every training file.  The same
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rule import CLOSINGS, language
+from judge.rule import CLOSINGS, language
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ speaks, so that a user sees all problems at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -33,7 +33,7 @@ def readable(model: type[ModelT], obj: dict[str, Any], broken: Iterable[tuple[An
             _read_around(values, absent, name, info.annotation, obj[key], inner)
         elif inner or info.is_required():
             absent.append(name)
-    result = model.model_construct(_fields_set=None, **values)
+    result = cast(ModelT, model.model_construct(_fields_set=None, **values))
     for name in absent:
         result.__dict__.pop(name, None)
     return result

@@ -42,14 +42,14 @@ class FinishedRun(Contract):
 
 
 class AttemptEnd(Contract):
-    """How an attempt ended. Written once, in the write that counts it, so that nothing counts twice."""
+    """How an attempt ended; written in the very write that counts it, so nothing counts twice."""
 
     attempt: int = Field(ge=1, description="Number of the attempt.")
     kind: Literal["Done", "Fault", "Final", "Disruption", "Stopped"] = Field(
-        description="Fault draws on the retry budget; Final is never retried; Disruption (the cluster "
-        "ended it) and Stopped (we ended it) are free."
+        description="Fault draws on the retry budget; Final is never retried; Disruption (the "
+        "cluster ended it) and Stopped (we ended it) are free."
     )
-    exit_code: int | None = Field(default=None, description="Exit code of the pod that caused the end.")
+    exit_code: int | None = Field(default=None, description="Exit code of the pod that ended it.")
     reason: str = Field(description="One CamelCase word.", max_length=256)
     message: str = Field(default="", description="A sentence for people.", max_length=1024)
     pod: str | None = Field(default=None, description="The pod that caused the end.")
@@ -66,7 +66,7 @@ class StageStatus(Contract):
     hash: str | None = Field(default=None, description="Input hash the newest attempt works on.")
     settings: str | None = Field(
         default=None,
-        description="Digest of all that the newest attempt was started with, operational fields included.",
+        description="Digest of all that the newest attempt was started with.",
     )
     ended: AttemptEnd | None = Field(
         default=None, description="End of the newest attempt that ended; a newer one is under way."

@@ -36,7 +36,7 @@ def error_path(error: Any, obj: Any) -> Path:
     """An error's place in the manifest, without the names of union members."""
     path: list[Any] = []
     for part in error["loc"]:
-        if part == "[key]" or not _has(value_at(obj, path), part):
+        if not _has(value_at(obj, path), part):
             break
         path.append(part)
     if error["type"] == "missing":

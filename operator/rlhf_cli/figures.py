@@ -41,15 +41,17 @@ KEY_FIGURES: Final[dict[str, dict[str, str]]] = {
 """Metrics that stand for a stage, most telling first, and what to call them."""
 
 INSTEAD: Final = {"train/loss": "eval/loss", "train/accuracy": "eval/accuracy"}
-"""A training figure is left out once the held-out one is there, unless it is all that moves."""
+"""At the end the held-out figure stands in place of the training one; before, that one moves."""
 
 
-def key_figures(stage: str, metrics: Mapping[str, float], most: int = 4) -> list[tuple[str, str]]:
+def key_figures(
+    stage: str, metrics: Mapping[str, float], most: int = 4, *, is_final: bool = True
+) -> list[tuple[str, str]]:
     """Label and value of the figures that stand for a stage."""
     return [
         (label, figure_text(metrics[name]))
         for name, label in KEY_FIGURES.get(stage, {}).items()
-        if name in metrics and INSTEAD.get(name) not in metrics
+        if name in metrics and not (is_final and INSTEAD.get(name) in metrics)
     ][:most]
 
 

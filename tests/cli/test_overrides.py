@@ -16,10 +16,7 @@ from rlhf_cli.overrides import apply_overrides
         ("spec.stages.ppo.kl.coef=5e-2", {"spec": {"stages": {"ppo": {"kl": {"coef": 0.05}}}}}),
         ("spec.stages.ppo=", {"spec": {"stages": {"ppo": None}}}),
         ("spec.model.source=a=b", {"spec": {"model": {"source": "a=b"}}}),
-        (
-            "spec.resources.nodeSelector={a: b}",
-            {"spec": {"resources": {"nodeSelector": {"a": "b"}}}},
-        ),
+        ("spec.evaluation={a: b}", {"spec": {"evaluation": {"a": "b"}}}),
         (
             "spec.resources.tolerations[0].key=gpu",
             {"spec": {"resources": {"tolerations": [{"key": "gpu"}]}}},

@@ -150,4 +150,8 @@ def test_a_duration_reads_as_a_clock(seconds: float, text: str) -> None:
 
 def test_a_training_figure_gives_way_to_the_held_out_one() -> None:
     assert key_figures("sft", {"train/loss": 1.0}) == [("loss", "1.000")]
-    assert key_figures("sft", {"train/loss": 1.0, "eval/loss": 2.0}) == [("held-out loss", "2.000")]
+    both = {"train/loss": 1.0, "eval/loss": 2.0}
+    assert key_figures("sft", both) == [("held-out loss", "2.000")]
+    assert dict(key_figures("sft", both, is_final=False)) == {
+        "held-out loss": "2.000", "loss": "1.000",
+    }  # fmt: skip

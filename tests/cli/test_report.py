@@ -114,7 +114,7 @@ def test_a_panel_without_points_is_left_out(folder: RunFolder) -> None:
 
 
 def test_what_an_attempt_did_after_the_checkpoint_of_the_next_is_dropped() -> None:
-    first = [MetricRow(step, {"loss": 1.0}) for step in range(5)]
+    first = [MetricRow(step, {"loss": 1.0}) for step in range(10)]
     second = [MetricRow(step, {"loss": 2.0}) for step in range(3, 6)]
     merged = series(merged_metrics([first, second]), "loss")
     assert merged == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ from synthetic_run import MANIFEST, write_run
 
 Outcome = Callable[..., RLHFJob]
 FAILED = StageStatus(phase="Failed", attempt=1, reason="Diverged", message="ppo/kl is nan at 31.")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """The command line owns the signals of its process; here the process is the tests'."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ def run(
             return outcome(directory)
 
         monkeypatch.setattr(local, "run", stand_in)
-        return main(["run", str(manifest), "--dir", str(tmp_path / "run"), "-v"])
+        return main(["run", str(manifest), "--dir", str(tmp_path / "run")])
 
     return start
 
@@ -85,7 +95,7 @@ def test_a_failed_stage_gives_its_exit_code_reason_and_last_lines(
     assert "ppo/kl is nan at 31." in told
     assert "pods/quickstart-ppo-1-0/log.txt" in told
     assert "| line 39" in told
-    assert "| line 3\n" not in told
+    assert "  | line 24\n" not in told  # fifteen lines of the log, no more
     assert "the same command goes on after them" in told
 
 
@@ -128,6 +138,17 @@ def test_a_stopped_run_says_how_to_go_on(
 
     assert run(stop) == code
     assert f"rlhfctl run {manifest} --dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_any_command_that_is_stopped_ends_with_the_code_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException], code: int
+) -> None:
+    def stop(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr("rlhf_cli.commands.schema.execute", stop)
+    assert main(["schema"]) == code
 
 
 def test_what_the_user_can_mend_is_said_without_a_traceback(

@@ -45,7 +45,8 @@ def load(name: str) -> ModuleType:
     return module
 
 
-rule = load("rule")
+sys.path.insert(0, str(EXAMPLES))  # as for `python examples/make_data.py`
+rule = load("judge/rule")
 make_data = load("make_data")
 
 

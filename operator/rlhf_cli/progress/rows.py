@@ -52,7 +52,8 @@ def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
 
 def _row(name: str, stage: StageStatus, now: datetime) -> StageRow:
     is_running, is_done = stage.phase == "Running", stage.phase == "Succeeded"
-    figures = "  ".join(f"{label} {value}" for label, value in key_figures(name, stage.metrics, 3))
+    shown = key_figures(name, stage.metrics, 3, is_final=not is_running)
+    figures = "  ".join(f"{label} {value}" for label, value in shown)
     return StageRow(
         name=name,
         title=SHORT_TITLES.get(name, name),
