@@ -63,6 +63,14 @@ def test_each_stage_is_one_line_however_narrow_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in lines)
 
 
+def test_a_stage_that_a_signal_stopped_is_not_said_to_be_suspended_by_the_manifest() -> None:
+    suspended = StageStatus(phase="Suspended", message="spec.suspend is true.")
+    stopped = job(sft=suspended)
+    asked = stopped.model_copy(update={"spec": stopped.spec.model_copy(update={"suspend": True})})
+    assert stage_rows(stopped, NOW)[1].note == "stopped"
+    assert stage_rows(asked, NOW)[1].note == "spec.suspend is true."
+
+
 def test_live_progress_ends_with_the_last_status() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=True)

@@ -47,7 +47,11 @@ def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
     status = job.status or JobStatus()
     stages = {PREPARE: status.prepare or StageStatus()}
     stages |= {name: status.stages.get(name, StageStatus()) for name in job.spec.stages.present()}
-    return [_row(name, stage, now) for name, stage in stages.items()]
+    rows = [_row(name, stage, now) for name, stage in stages.items()]
+    if job.spec.suspend:
+        return rows
+    # Stopped by a signal: to the plan that looks like a suspension, which the user never asked for.
+    return [row._replace(note="stopped") if row.phase == "Suspended" else row for row in rows]
 
 
 def _row(name: str, stage: StageStatus, now: datetime) -> StageRow:

@@ -17,6 +17,8 @@ from rlhf_cli.progress.rows import SYMBOLS, StageRow, stage_rows
 
 STYLES: Final = {"Succeeded": "green", "Failed": "red", "Running": "bold", "Suspended": "yellow"}
 BAR_WIDTH: Final = 24
+MARGIN: Final = 3
+"""Columns left free, so that the `^C` which a terminal echoes does not begin a new line."""
 WIDE: Final = 80
 """Columns from which there is room for a bar."""
 
@@ -60,7 +62,7 @@ def stage_table(rows: list[StageRow], width: int) -> Table:
     times = max((len(row.times) for row in rows), default=0)
     columns = [1, 7, *([BAR_WIDTH] if is_wide else []), 5, max(1, times)]
     table = Table.grid(padding=(0, 1))
-    for column in [*columns, max(1, width - sum(columns) - len(columns))]:
+    for column in [*columns, max(1, width - sum(columns) - len(columns) - MARGIN)]:
         table.add_column(width=column, no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*_cells(row, is_wide))
