@@ -355,7 +355,7 @@ def test_what_prepare_fetched_and_is_gone_is_fetched_again(bench: Bench) -> None
 
 def test_every_pod_of_a_gang_gets_its_own_index(bench: Bench) -> None:
     """Several pods, as a cluster has them; a run itself fits a job to one."""
-    bench.behave({"sft": {}})  # a failure would end the gang before its last pod began
+    bench.behave({"sft": {"exit": 75, "sleep": 5}})  # late: a failure ends the whole gang
     store = Store(bench.directory, bench.job(sft={"resources": {"nodes": 2}}), lambda job: None)
     server = LoopbackServer()
     cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
