@@ -21,18 +21,14 @@ def steps_in(
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def global_batch(
-    num_rows: int, global_batch_size: int, seed: int, step: int, total_rows: int | None = None
-) -> list[int]:
+def global_batch(num_rows: int, global_batch_size: int, seed: int, step: int) -> list[int]:
     """Rows of a step (counted from 0): the next ones in an endless row of shuffled passes.
 
-    A batch may reach into the next pass; each row comes once in each pass. `total_rows` ends the
-    row there, so that the last batch of a stage may be smaller.
+    A batch may reach into the next pass; each row comes once in each pass. The last batch of a
+    stage is whole too: a few rows alone would make a step of full size from a noisy gradient.
     """
     start = step * global_batch_size
     stop = start + global_batch_size
-    if total_rows is not None:
-        stop = min(stop, max(total_rows, start + 1))
     return [_shuffled(num_rows, seed, i // num_rows)[i % num_rows] for i in range(start, stop)]
 
 

@@ -97,9 +97,7 @@ class _Task:
 
     def batch(self, step: int) -> StepBatch[_MicroBatch]:
         config, seed = self.config, self.session.run.seed
-        rows = len(self.train)
-        last = round(rows * config.epochs)
-        chosen = global_batch(rows, config.global_batch_size, seed, step, last)
+        chosen = global_batch(len(self.train), config.global_batch_size, seed, step)
         mine = self._micro_batches(self.train, chosen)
         tokens = sum(sum(m.rows.lengths) for m in mine)
         cells = tokens if self.is_packable else sum(_rectangle(m.rows.lengths) for m in mine)
