@@ -98,6 +98,19 @@ def test_a_log_has_a_line_for_each_change_and_one_every_ten_seconds() -> None:
     assert len([line for line in lines if line.startswith("Reward")]) == 1
 
 
+def test_a_stage_that_is_pending_says_so_only_when_it_stays_so() -> None:
+    stream, time = io.StringIO(), [0.0]
+    progress = LineProgress(stream, clock=lambda: time[0])
+    pending = StageStatus(phase="Pending", attempt=1, message="1 of 1 pods wait for a node.")
+    progress.show(job(sft=pending))
+    time[0] = 1.9
+    progress.show(job(sft=pending))
+    assert "SFT" not in stream.getvalue()
+    time[0] = 2.1
+    progress.show(job(sft=pending))
+    assert stream.getvalue().count("wait for a node") == 1
+
+
 def test_the_table_at_the_end_has_times_figures_and_scores() -> None:
     stages = {
         name: StageStatus(

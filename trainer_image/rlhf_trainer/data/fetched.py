@@ -63,6 +63,12 @@ def folder_of_split(root: Path, split: str) -> Path:
     return root / split
 
 
+def heldout_split(source: DataSource) -> str:
+    """The split that `evalSource` is read from: where it is the very set that is trained on, its
+    test split."""
+    return "test" if source.eval_source == source.source else source.split
+
+
 def fetch_model(source: ModelSource, uri: str, target: Path) -> None:
     """A hub model at its pinned commit, or a bucket's folder."""
     if not uri.startswith("hf://"):
@@ -91,10 +97,10 @@ def fetch_data(source: DataSource, uri: str, target: Path) -> None:
     if not uri.startswith("hf://"):
         _fetch_bucket(uri, target)
         return
-    splits = [source.split]
+    splits = {source.split} if uri == source.source else set()
     if uri == source.eval_source:
-        splits = [source.split, "test"] if uri == source.source else [source.split]
-    for split in splits:
+        splits.add(heldout_split(source))
+    for split in sorted(splits):
         _fetch_split(uri, source.revision, split, target)
 
 

@@ -16,7 +16,7 @@ from rlhf_trainer.data import preferences
 from rlhf_trainer.data.columns import Names, cell, number, truth
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
-from rlhf_trainer.data.prompts import PromptReader, tools_of
+from rlhf_trainer.data.prompts import PromptReader, system_turn, tools_of
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import (
     Turns,
@@ -116,9 +116,8 @@ def _pair(names: Names) -> Read | None:
         if prompt is not None and not preferences.are_dialogues(best, worst):
             asked = prompt(row)
         before, answers = preferences.parted(asked, best, worst)
-        system = prompt.system_turn(row) if prompt else ()
-        if system and before[0].role != "system":
-            before = system + before
+        if before[0].role != "system":
+            before = system_turn(row, names) + before
         by = number(row[margin], margin) if margin in row else 0.0
         return Sample(before, answers, (0, 1), margin=by, tools=tools_of(row, names))
 

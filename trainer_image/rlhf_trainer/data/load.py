@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from rlhf_api.data import DataSource
 
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
-from rlhf_trainer.data.fetched import folder_of_split
+from rlhf_trainer.data.fetched import folder_of_split, heldout_split
 from rlhf_trainer.data.layouts import Read, recognise
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
 from rlhf_trainer.data.rows import Row, read_rows
@@ -136,22 +136,23 @@ class _Keyed(NamedTuple, Generic[T]):
 
 
 def _load(source: DataSource, paths: Mapping[str, str], seed: int, make: Make[T]) -> Loaded[T]:
-    found, skipped = _read(source, source.source, paths, make)
+    found, skipped = _read(source, source.source, source.split, paths, make)
     if source.eval_source is None:
         return Loaded(*_held_out(found, seed, source.eval_fraction), skipped)
-    heldout, also_skipped = _read(source, source.eval_source, paths, make)
+    split = heldout_split(source)
+    heldout, also_skipped = _read(source, source.eval_source, split, paths, make)
     train, heldout_examples = ([item.example for item in part] for part in (found, heldout))
     return Loaded(train, heldout_examples, skipped + also_skipped)
 
 
 def _read(
-    source: DataSource, address: str, paths: Mapping[str, str], make: Make[T]
+    source: DataSource, address: str, split: str, paths: Mapping[str, str], make: Make[T]
 ) -> tuple[list[_Keyed[T]], list[BadRow]]:
     """The examples at one address; bad rows are settled as the source says."""
     found: list[_Keyed[T]] = []
     bad: list[BadRow] = []
     total = 0
-    for item in _understood(source, _rows(source, address, paths), make):
+    for item in _understood(source, _rows(source, address, split, paths), make):
         total += 1
         if isinstance(item, BadRow):
             bad.append(item)
@@ -163,14 +164,13 @@ def _read(
     return found, bad
 
 
-def _rows(source: DataSource, address: str, paths: Mapping[str, str]) -> Iterator[Row | BadRow]:
+def _rows(
+    source: DataSource, address: str, split: str, paths: Mapping[str, str]
+) -> Iterator[Row | BadRow]:
     """Rows with the user's variables filled in, as many as the source's limit."""
     path = paths.get(address)
     if path is None:
         raise ConfigurationError(f"{address}: the stage file names no path for this source")
-    split = source.split
-    if address == source.eval_source:
-        split = "test" if address == source.source else split
     root = folder_of_split(Path(path), split)
     try:
         for number, row in enumerate(read_rows(root, source, split)):

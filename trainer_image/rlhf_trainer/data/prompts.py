@@ -24,7 +24,7 @@ class PromptReader:
 
     def __init__(self, names: Names, column: str, *, taken: str | None = None) -> None:
         self.column = column
-        self._system = names.get("system")
+        self._names = names
         history = names.get("history")
         self._history = None if history == column else history
         # dolly's `context` belongs to its instruction; another prompt's context may be anything
@@ -55,16 +55,7 @@ class PromptReader:
             turns = history_of(row[self._history], self._history) + turns
         if turns[0].role == "system":
             return turns
-        return self.system_turn(row) + turns
-
-    def system_turn(self, row: dict[str, Any]) -> Turns:
-        """The system message, where the row has one with something in it."""
-        text = row.get(self._system) if self._system else None
-        if text is None or text == "":
-            return ()
-        if not isinstance(text, str):
-            raise RowProblem(f"`{self._system}` is {type(text).__name__}, not text")
-        return (Message("system", text),) if text.strip() else ()
+        return system_turn(row, self._names) + turns
 
     def _asked(self, row: dict[str, Any]) -> Turns:
         value = cell(row, self.column)
@@ -81,6 +72,17 @@ class PromptReader:
             raise RowProblem(f"`{self._input}` is {type(further).__name__}, not text")
         text = f"{value}\n{further}" if value else further  # as LLaMA-Factory joins them
         return (Message("user", text_of(text, self.column)),)
+
+
+def system_turn(row: dict[str, Any], names: Names) -> Turns:
+    """The system message in a column of its own, where the row has one with something in it."""
+    column = names.get("system")
+    text = row.get(column) if column else None
+    if text is None or text == "":
+        return ()
+    if not isinstance(text, str):
+        raise RowProblem(f"`{column}` is {type(text).__name__}, not text")
+    return (Message("system", text),) if text.strip() else ()
 
 
 def tools_of(row: dict[str, Any], names: Names) -> tuple[Any, ...]:

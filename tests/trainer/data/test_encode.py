@@ -1,0 +1,296 @@
+"""Dialogues to tokens: what counts in the loss, under the chat templates that models really use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from data_files import jsonl, load
+from rlhf_api.data import DataSource
+from rlhf_trainer.data.encode import (
+    encode_all,
+    encode_dialogue,
+    encode_labelled,
+    encode_preference,
+    encode_prompt,
+    encode_text,
+)
+from rlhf_trainer.data.examples import Dialogue, Labelled, Message, PlainText, Preference, Prompt
+from rlhf_trainer.data.load import load_dialogues
+from rlhf_trainer.data.problems import RowProblem
+from rlhf_trainer.data.rendering import end_token_ids
+from rlhf_trainer.errors import BadData
+from rlhf_trainer.models import PLAIN_TEMPLATE
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m['role'] + '<|end|>\n\n' }}"
+    "{{ m['content'] | trim + '<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\n\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}"
+    "{{ ' [INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + m['content'] + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+THINKING = (  # as Qwen3: an empty thought in the last answer, none in earlier ones
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if loop.last and m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BARE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+OTHER_HEADER = (  # the generation prompt is not how a turn begins
+    "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'NOW:' }}{% endif %}"
+)
+
+END = "<|eos|>"
+CASES = {  # template: (what counts of two turns, whole text of a prompt)
+    "chatml": (CHATML, ["你好 👩‍🔬!<|im_end|>", "A2<|im_end|>"], "<|im_start|>assistant\n"),
+    "llama3": (LLAMA3, ["你好 👩‍🔬!<|eot|>", "A2<|eot|>"], "<|start|>assistant<|end|>\n\n"),
+    "mistral": (MISTRAL, [f" 你好 👩‍🔬!{END}", f" A2{END}"], " [/INST]"),
+    "thinking": (
+        THINKING,
+        ["你好 👩‍🔬!<|im_end|>", "<think>\n\n</think>\n\nA2<|im_end|>"],
+        "<|im_start|>assistant\n",
+    ),
+    "plain": (PLAIN_TEMPLATE, None, None),
+    "bare": (BARE, ["你好 👩‍🔬!\n", f"A2{END}"], "assistant: "),
+    "other header": (OTHER_HEADER, [f"你好 👩‍🔬!{END}", f"A2{END}"], "NOW:"),
+}
+TURNS = (
+    Message("user", "Q1"),
+    Message("assistant", "你好 👩‍🔬!"),
+    Message("user", "Q2"),
+    Message("assistant", "A2"),
+)
+
+
+@pytest.fixture
+def make(tokenizer: Any) -> Any:
+    """The tiny tokenizer with a template and the special tokens of all of them."""
+    from copy import deepcopy
+
+    def with_template(template: str) -> Any:
+        own = deepcopy(tokenizer)
+        own.add_special_tokens(
+            {
+                "extra_special_tokens": [
+                    "<|im_start|>",
+                    "<|im_end|>",
+                    "<|start|>",
+                    "<|end|>",
+                    "<|eot|>",
+                ]
+            }
+        )
+        own.chat_template = template
+        return own
+
+    return with_template
+
+
+def runs(tokenizer: Any, tokens: list[int], mask: list[bool]) -> list[str]:
+    """The text of each run of tokens that count."""
+    found: list[list[int]] = []
+    before = False
+    for token, counts in zip(tokens, mask, strict=True):
+        if counts and not before:
+            found.append([])
+        if counts:
+            found[-1].append(token)
+        before = counts
+    return [tokenizer.decode(part) for part in found]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_answer_counts_with_its_end_and_nothing_else(case: str, make: Any) -> None:
+    template, said, _ = CASES[case]
+    tokenizer = make(template)
+    row = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
+    found = runs(tokenizer, row.tokens, row.loss_mask)
+    if said is None:  # whatever the plain template is like: the answer, closed by EOS
+        assert [text.strip() for text in found] == [f"你好 👩‍🔬!{END}", f"A2{END}"]
+    else:
+        assert found == said
+    assert row.loss_mask[-1]  # and nothing follows the last answer
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_spell_the_template_with_one_bos_at_most(case: str, make: Any) -> None:
+    tokenizer = make(CASES[case][0])
+    row = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
+    shown = [{"role": turn.role, "content": turn.content} for turn in TURNS]
+    whole = tokenizer.apply_chat_template(shown, tokenize=False)
+    assert tokenizer.decode(row.tokens).removesuffix(END) == whole.rstrip("\n").removesuffix(END)
+    assert row.tokens.count(tokenizer.bos_token_id) <= 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_prompt_has_the_same_tokens_in_training_and_in_generation(case: str, make: Any) -> None:
+    template, _, opening = CASES[case]
+    tokenizer = make(template)
+    prompt = encode_prompt(tokenizer, Prompt("a:1", TURNS[:3], {}), 999)
+    if opening is not None:
+        assert tokenizer.decode(prompt.tokens).endswith(opening)
+    if case == "other header":
+        return
+    row = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
+    assert row.tokens[: len(prompt.tokens)] == prompt.tokens
+    assert row.loss_mask[len(prompt.tokens) - 1 : len(prompt.tokens) + 1] == [False, True]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_generation_stops_at_the_token_that_answers_end_with(case: str, make: Any) -> None:
+    tokenizer = make(CASES[case][0])
+    row = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
+    assert row.tokens[-1] in end_token_ids(tokenizer)
+    assert tokenizer.eos_token_id in end_token_ids(tokenizer)
+
+
+def test_a_newline_at_the_border_is_not_merged_into_the_answer(make: Any) -> None:
+    """A tokenizer with a token for two newlines would hide the border between prompt and answer."""
+    tokenizer = make(CHATML)
+    tokenizer.add_tokens(["\n\n"])
+    dialogue = Dialogue("a:1", (Message("user", "Q"), Message("assistant", "\nA")))
+    row = encode_dialogue(tokenizer, dialogue, 999)
+    prompt = encode_prompt(tokenizer, Prompt("a:1", dialogue.messages[:1], {}), 999)
+    assert row.tokens[: len(prompt.tokens)] == prompt.tokens
+    assert runs(tokenizer, row.tokens, row.loss_mask) == ["\nA<|im_end|>"]
+
+
+def test_a_tokenizer_that_puts_a_space_before_words_keeps_the_text() -> None:
+    """SentencePiece's dummy prefix: pieces tokenised one by one would each get a space."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", "<unk>", "▁", "▁[INST]", "▁q", "▁[/INST]", "▁a", "x"]
+    inner = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    inner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    inner.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = MISTRAL.replace("' [INST] '", "'[INST] '")
+    dialogue = Dialogue("a:1", (Message("user", "q"), Message("assistant", "a")))
+    row = encode_dialogue(tokenizer, dialogue, 99)
+    spelled = tokenizer.convert_ids_to_tokens(row.tokens)
+    assert spelled == ["<s>", "▁[INST]", "▁q", "▁[/INST]", "▁a", "</s>"]
+    assert row.loss_mask == [False] * 4 + [True] * 2
+
+
+def test_all_tokens_count_on_request_and_turns_of_weight_0_do_not(make: Any) -> None:
+    tokenizer = make(CHATML)
+    turns = (TURNS[0], TURNS[1]._replace(trained=False), *TURNS[2:])
+    row = encode_dialogue(tokenizer, Dialogue("a:1", turns), 999)
+    assert runs(tokenizer, row.tokens, row.loss_mask) == ["A2<|im_end|>"]
+    assert all(encode_dialogue(tokenizer, Dialogue("a:1", turns), 999, "all").loss_mask)
+
+
+def test_a_template_that_refuses_the_roles_makes_a_bad_row(make: Any) -> None:
+    with pytest.raises(RowProblem, match="the chat template refuses it: roles must alternate"):
+        encode_dialogue(make(MISTRAL), Dialogue("a:1", (TURNS[0], *TURNS)), 999)
+
+
+def test_preferences_are_prompt_and_answers_with_their_end(make: Any) -> None:
+    tokenizer = make(LLAMA3)
+    answers = ((Message("assistant", "yes"),), (Message("assistant", "no, 不"),))
+    row = encode_preference(tokenizer, Preference("a:1", TURNS[:1], answers, (0, 1), 0.5), 999)
+    assert tokenizer.decode(row.prompt).endswith("assistant<|end|>\n\n")
+    assert [tokenizer.decode(a.tokens) for a in row.answers] == ["yes<|eot|>", "no, 不<|eot|>"]
+    assert all(all(answer.mask) for answer in row.answers)
+    assert (row.ranks, row.margin) == ((0, 1), 0.5)
+
+
+def test_of_a_longer_answer_the_assistants_turns_alone_count(make: Any) -> None:
+    tokenizer = make(CHATML)
+    answers = (TURNS[1:], (Message("assistant", "x"), *TURNS[2:]))
+    row = encode_preference(tokenizer, Preference("a:1", TURNS[:1], answers, (0, 1)), 999)
+    first = row.answers[0]
+    assert runs(tokenizer, first.tokens, first.mask) == ["你好 👩‍🔬!<|im_end|>", "A2<|im_end|>"]
+
+
+def test_answers_that_a_template_makes_equal_are_refused(make: Any) -> None:
+    answers = ((Message("assistant", "yes"),), (Message("assistant", " yes "),))
+    with pytest.raises(RowProblem, match="the same tokens"):
+        encode_preference(make(LLAMA3), Preference("a:1", TURNS[:1], answers, (0, 1)), 999)
+
+
+LONG = Dialogue("a:1", (Message("user", "q" * 30), Message("assistant", "a" * 60)))
+
+
+def test_over_long_rows_are_refused_with_their_length(tokenizer: Any) -> None:
+    whole = encode_dialogue(tokenizer, LONG, 999)
+    assert encode_dialogue(tokenizer, LONG, len(whole.tokens)) == whole
+    with pytest.raises(RowProblem, match=f"{len(whole.tokens)} tokens, and 50 are allowed"):
+        encode_dialogue(tokenizer, LONG, 50)
+
+
+def test_over_long_dialogues_lose_their_end(tokenizer: Any) -> None:
+    whole = encode_dialogue(tokenizer, LONG, 999)
+    cut = encode_dialogue(tokenizer, LONG, 50, overlong="truncate")
+    assert (cut.tokens, cut.loss_mask) == (whole.tokens[:50], whole.loss_mask[:50])
+    with pytest.raises(RowProblem, match="no answer is left"):
+        encode_dialogue(tokenizer, LONG, 20, overlong="truncate")
+
+
+def test_over_long_prompts_lose_their_start_but_bos(tokenizer: Any) -> None:
+    prompt = Prompt("a:1", LONG.messages[:1], {"k": 1})
+    whole = encode_prompt(tokenizer, prompt, 999)
+    assert whole.tokens[0] == tokenizer.bos_token_id
+    cut = encode_prompt(tokenizer, prompt, 10, overlong="truncate")
+    assert cut.tokens == whole.tokens[:1] + whole.tokens[-9:]
+    assert (cut.text, cut.row) == ("q" * 30, {"k": 1})
+
+
+def test_over_long_preferences_lose_the_prompt_first(tokenizer: Any) -> None:
+    answers = ((Message("assistant", "a" * 60),), (Message("assistant", "b"),))
+    example = Preference("a:1", LONG.messages[:1], answers, (0, 1))
+    whole = encode_preference(tokenizer, example, 999)
+    cut = encode_preference(tokenizer, example, 84, "truncate")
+    assert [a.tokens for a in cut.answers] == [a.tokens for a in whole.answers]
+    kept = 84 - len(whole.answers[0].tokens)
+    assert cut.prompt == whole.prompt[:1] + whole.prompt[-(kept - 1) :]
+    short = encode_preference(tokenizer, example, 40, "truncate")
+    assert [len(a.tokens) for a in short.answers] == [30, len(whole.answers[1].tokens)]
+    assert len(short.prompt) == 10
+
+
+def test_labelled_answers_and_texts(tokenizer: Any) -> None:
+    row = encode_labelled(tokenizer, Labelled("a:1", TURNS[:1], (TURNS[3],), False), 999)
+    assert (tokenizer.decode(row.answer.tokens), row.good) == (f"A2{END}", False)
+    text = encode_text(tokenizer, PlainText("a:1", "Es war 一次"), 999)
+    assert tokenizer.decode(text.tokens).endswith(f"Es war 一次{END}")
+    assert all(text.loss_mask)
+
+
+def test_what_cannot_be_encoded_is_settled_as_the_source_says(
+    tokenizer: Any, tmp_path: Any
+) -> None:
+    rows = [{"prompt": "q", "answer": "a" * n} for n in (1, 200, 2)]
+    loaded = load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows))
+
+    def encoded(source: DataSource) -> Any:
+        return encode_all(loaded, lambda row: encode_dialogue(tokenizer, row, 50), source)
+
+    with pytest.raises(BadData, match=r"a\.jsonl:2: \d+ tokens, and 50 are allowed"):
+        encoded(DataSource(source="x"))
+    skipping = DataSource(source="x", on_error="skip", max_skipped_fraction=0.5)
+    found = encoded(skipping)
+    assert ([row.id for row in found.train], [row.line for row in found.skipped]) == (
+        ["a.jsonl:1", "a.jsonl:3"],
+        [2],
+    )

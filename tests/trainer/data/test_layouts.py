@@ -1,0 +1,445 @@
+"""Layouts of real data sets, each as its authors write it, and what a row of it means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_files import jsonl, load, texts, write
+from rlhf_trainer.data.load import (
+    load_dialogues,
+    load_labelled,
+    load_language,
+    load_preferences,
+    load_prompts,
+    load_texts,
+)
+from rlhf_trainer.errors import BadData
+
+Q, A, B = "What is 1+1?", "It is 2.", "It is 3."
+ASKED = [("user", Q)]
+DIALOGUE = [*ASKED, ("assistant", A)]
+TURNS = [{"role": "user", "content": Q}, {"role": "assistant", "content": A}]
+HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is 1+1?\n\nAssistant:"
+HH_TURNS = [("user", "Hi"), ("assistant", "Hello."), *ASKED]
+
+DIALOGUES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "prompt/answer": ({"prompt": Q, "answer": A}, DIALOGUE),
+    "question/answer (GSM8K)": ({"question": Q, "answer": A}, DIALOGUE),
+    "query/response (MetaMath)": ({"query": Q, "response": A, "type": "x"}, DIALOGUE),
+    "prompt/completion (TRL)": ({"prompt": Q, "completion": A}, DIALOGUE),
+    "prompt/completion as turns (TRL)": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, DIALOGUE),
+    "input/target (Firefly)": ({"kind": "math", "input": Q, "target": A}, DIALOGUE),
+    "inputs/targets (FLAN)": ({"inputs": Q, "targets": A}, DIALOGUE),
+    "alpaca": ({"instruction": Q, "input": "", "output": A}, DIALOGUE),
+    "alpaca with text column": (
+        {"instruction": Q, "input": "", "output": A, "text": "x"},
+        DIALOGUE,
+    ),
+    "alpaca with input": (
+        {"instruction": "Add.", "input": "1, 1", "output": A},
+        [("user", "Add.\n1, 1"), ("assistant", A)],
+    ),
+    "alpaca with system and history": (
+        {
+            "instruction": Q,
+            "input": "",
+            "output": A,
+            "system": "Be brief.",
+            "history": [["Hi", "Hello."]],
+        },
+        [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello."), *DIALOGUE],
+    ),
+    "dolly": (
+        {"instruction": Q, "context": "Maths.", "response": A, "category": "qa"},
+        [("user", f"{Q}\nMaths."), ("assistant", A)],
+    ),
+    "OpenOrca": (
+        {"id": "1", "system_prompt": "", "question": Q, "response": A},
+        DIALOGUE,
+    ),
+    "OpenOrca with system": (
+        {"id": "1", "system_prompt": "Think.", "question": Q, "response": A},
+        [("system", "Think."), *DIALOGUE],
+    ),
+    "HelpSteer": ({"prompt": Q, "response": A, "helpfulness": 4, "verbosity": 1}, DIALOGUE),
+    "messages": ({"messages": TURNS}, DIALOGUE),
+    "messages beside their prompt (no_robots)": (
+        {"prompt": Q, "prompt_id": "x", "messages": TURNS, "category": "Chat"},
+        DIALOGUE,
+    ),
+    "messages with parts": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": Q}]}, TURNS[1]]},
+        DIALOGUE,
+    ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": Q}, {"from": "gpt", "value": A}]},
+        DIALOGUE,
+    ),
+    "sharegpt with system column": (
+        {
+            "system": "S",
+            "conversations": [{"from": "human", "value": Q}, {"from": "gpt", "value": A}],
+        },
+        [("system", "S"), *DIALOGUE],
+    ),
+    "sharegpt with system turn (SlimOrca)": (
+        {
+            "conversations": [
+                {"from": "system", "value": "S"},
+                {"from": "human", "value": Q, "weight": 0.0},
+                {"from": "gpt", "value": A, "weight": 1.0},
+            ]
+        },
+        [("system", "S"), *DIALOGUE],
+    ),
+    "conversation of input/output (Capybara)": (
+        {"source": "x", "conversation": [{"input": Q, "output": A}]},
+        DIALOGUE,
+    ),
+    "Guanaco transcript": ({"text": f"### Human: {Q}### Assistant: {A}"}, DIALOGUE),
+    "chosen of a pair": ({"query": Q, "chosen": A, "rejected": B}, DIALOGUE),
+}
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_dialogues_are_recognised(name: str, tmp_path: Path) -> None:
+    row, expected = DIALOGUES[name]
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [row])).train
+    assert texts(found[0].messages) == expected
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_dialogues_give_prompts_without_their_answer(name: str, tmp_path: Path) -> None:
+    row, expected = DIALOGUES[name]
+    found = load(load_prompts, jsonl(tmp_path / "a.jsonl", [row])).train
+    assert texts(found[0].messages) == expected[:-1]
+    assert found[0].row == row
+
+
+def test_function_calls_and_observations_are_turns_with_their_tools(tmp_path: Path) -> None:
+    tools = [{"name": "sum", "parameters": {}}]
+    call = '{"name": "sum", "arguments": {}}'
+    row = {
+        "conversations": [
+            {"from": "human", "value": Q},
+            {"from": "function_call", "value": call},
+            {"from": "observation", "value": "2"},
+            {"from": "gpt", "value": A},
+        ],
+        "tools": json.dumps(tools),
+    }
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [row])).train[0]
+    assert texts(found.messages) == [*ASKED, ("assistant", call), ("tool", "2"), ("assistant", A)]
+    assert found.tools == tuple(tools)
+
+
+def test_openai_tool_calls_become_text(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "sum", "arguments": "{}"}}
+    turns = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
+    turns += [{"role": "tool", "tool_call_id": "c1", "content": "2"}, TURNS[1]]
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
+    said = '<tool_call>\n{"name": "sum", "arguments": "{}"}\n</tool_call>'
+    assert texts(found.messages) == [*ASKED, ("assistant", said), ("tool", "2"), ("assistant", A)]
+
+
+def test_a_turn_of_weight_0_is_not_trained_on(tmp_path: Path) -> None:
+    turns = [TURNS[0], TURNS[1] | {"weight": 0}, *TURNS]
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
+    assert [turn.trained for turn in found.messages] == [True, False, True, True]
+
+
+GOOD, BAD = {"role": "assistant", "content": A}, {"role": "assistant", "content": B}
+PAIRS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "query/chosen/rejected": ({"query": Q, "chosen": A, "rejected": B}, ASKED),
+    "prompt/chosen/rejected": ({"prompt": Q, "chosen": A, "rejected": B}, ASKED),
+    "alpaca (LLaMA-Factory)": (
+        {"instruction": "1", "input": "+1", "chosen": A, "rejected": B},
+        [("user", "1\n+1")],
+    ),
+    "output: [best, worst] (LLaMA-Factory)": (
+        {"instruction": Q, "input": "", "output": [A, B]},
+        ASKED,
+    ),
+    "sharegpt and messages (LLaMA-Factory)": (
+        {
+            "conversations": [{"from": "human", "value": Q}],
+            "chosen": {"from": "gpt", "value": A},
+            "rejected": {"from": "gpt", "value": B},
+        },
+        ASKED,
+    ),
+    "lists of one text": ({"prompt": Q, "chosen": [A], "rejected": [B]}, ASKED),
+    "lists of one message (TRL)": (
+        {"prompt": TURNS[:1], "chosen": [GOOD], "rejected": [BAD]},
+        ASKED,
+    ),
+    "UltraFeedback binarized": (
+        {
+            "prompt": Q,
+            "prompt_id": "x",
+            "chosen": [TURNS[0], GOOD],
+            "rejected": [TURNS[0], BAD],
+            "messages": TURNS,
+            "score_chosen": 8.0,
+            "score_rejected": 6.5,
+        },
+        ASKED,
+    ),
+    "dialogues alone (TRL implicit prompt)": (
+        {"chosen": [TURNS[0], GOOD], "rejected": [TURNS[0], BAD], "chosen-rating": 5.0},
+        ASKED,
+    ),
+    "orca_dpo_pairs": (
+        {"system": "S", "question": Q, "chosen": A, "rejected": B},
+        [("system", "S"), *ASKED],
+    ),
+    "system beside dialogues": (
+        {"system": "S", "chosen": [TURNS[0], GOOD], "rejected": [TURNS[0], BAD]},
+        [("system", "S"), *ASKED],
+    ),
+    "stack-exchange-paired": ({"qid": 1, "question": Q, "response_j": A, "response_k": B}, ASKED),
+    "hh-rlhf": ({"chosen": f"{HH} {A}", "rejected": f"{HH} {B}"}, HH_TURNS),
+    "hh-rlhf with prompt (Dahoas)": (
+        {"prompt": HH, "response": f" {A}", "chosen": A, "rejected": B},
+        HH_TURNS,
+    ),
+    "PKU-SafeRLHF": (
+        {
+            "prompt": Q,
+            "response_0": B,
+            "response_1": A,
+            "better_response_id": 1,
+            "safer_response_id": 0,
+        },
+        ASKED,
+    ),
+    "HelpSteer2": (
+        {"prompt": Q, "response_1": A, "response_2": B, "preference_strength": -2},
+        ASKED,
+    ),
+    "HelpSteer3": (
+        {"context": TURNS[:1], "response1": B, "response2": A, "overall_preference": 3},
+        ASKED,
+    ),
+    "Arena": (
+        {"conversation_a": [TURNS[0], BAD], "conversation_b": TURNS, "winner": "model_b"},
+        ASKED,
+    ),
+    "AlpacaFarm": (
+        {"instruction": Q, "input": "", "output_1": B, "output_2": A, "preference": 2},
+        ASKED,
+    ),
+    "SHP": ({"history": Q, "human_ref_A": A, "human_ref_B": B, "labels": 1}, ASKED),
+    "ranks": ({"prompt": Q, "answers": [B, A], "ranks": [1, 0]}, ASKED),
+    "scores": ({"prompt": Q, "responses": [B, A], "scores": [0.1, 0.7]}, ASKED),
+    "scored completions (UltraFeedback)": (
+        {
+            "instruction": Q,
+            "completions": [
+                {"response": B, "overall_score": 2.0},
+                {"response": A, "overall_score": 8.5},
+            ],
+        },
+        ASKED,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_preferences_are_recognised(name: str, tmp_path: Path) -> None:
+    row, asked = PAIRS[name]
+    found = load(load_preferences, jsonl(tmp_path / "a.jsonl", [row])).train[0]
+    assert texts(found.prompt) == asked
+    assert [texts(answer) for answer in found.answers] == [[("assistant", A)], [("assistant", B)]]
+    assert found.ranks == (0, 1)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_are_labelled_answers_and_prompts_too(name: str, tmp_path: Path) -> None:
+    row, asked = PAIRS[name]
+    path = jsonl(tmp_path / "a.jsonl", [row])
+    found = load(load_labelled, path).train
+    assert [(texts(x.prompt), texts(x.answer)[0][1], x.good) for x in found] == [
+        (asked, A, True),
+        (asked, B, False),
+    ]
+    assert texts(load(load_prompts, path).train[0].messages) == asked
+
+
+def test_margin_is_read(tmp_path: Path) -> None:
+    row = {"query": Q, "chosen": A, "rejected": B, "margin": 0.5}
+    assert load(load_preferences, jsonl(tmp_path / "a.jsonl", [row])).train[0].margin == 0.5
+
+
+def test_ranked_lists_keep_ties_and_drop_repeats(tmp_path: Path) -> None:
+    row = {"query": Q, "answers": ["c", "a", "b", "b", "d"], "ranks": [5, 1, 2, 2, 5]}
+    found = load(load_preferences, jsonl(tmp_path / "a.jsonl", [row])).train[0]
+    assert [answer[0].content for answer in found.answers] == ["a", "b", "c", "d"]
+    assert found.ranks == (0, 1, 2, 2)
+
+
+def test_dialogues_that_part_early_keep_what_follows_in_the_answer(tmp_path: Path) -> None:
+    """Some rows of hh-rlhf part before the last answer, or at a user's turn."""
+    start = "\n\nHuman: Hi\n\nAssistant: Hello."
+    early = {
+        "chosen": f"{start}\n\nHuman: x\n\nAssistant: 1",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: Go.\n\nHuman: y\n\nAssistant: 2",
+    }
+    at_user = {
+        "chosen": f"{start}\n\nHuman: x\n\nAssistant: 1",
+        "rejected": f"{start}\n\nHuman: y\n\nAssistant: 2",
+    }
+    for row, worse in ((early, "Go."), (at_user, "Hello.")):
+        found = load(load_preferences, jsonl(tmp_path / "a.jsonl", [row])).train[0]
+        assert texts(found.prompt) == [("user", "Hi")]
+        assert [[turn.content for turn in answer] for answer in found.answers] == [
+            ["Hello.", "x", "1"],
+            [worse, "y", "2"],
+        ]
+
+
+LABELLED = {
+    "messages + label (LLaMA-Factory)": {"messages": TURNS, "label": True},
+    "prompt/completion/label (TRL)": {"prompt": Q, "completion": A, "label": True},
+    "turns/completion/label (TRL)": {"prompt": TURNS[:1], "completion": TURNS[1:], "label": True},
+    "kto_tag": {"instruction": Q, "input": "", "output": A, "kto_tag": 1},
+    "label as text": {"prompt": Q, "completion": A, "label": "True"},
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labelled_answers_are_recognised(name: str, tmp_path: Path) -> None:
+    found = load(load_labelled, jsonl(tmp_path / "a.jsonl", [LABELLED[name]])).train[0]
+    assert (texts(found.prompt), texts(found.answer), found.good) == (ASKED, DIALOGUE[1:], True)
+
+
+def test_labelled_answers_are_no_dialogues_to_imitate_unless_asked(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": TURNS, "label": False}])
+    with pytest.raises(BadData, match="format: messages"):
+        load(load_dialogues, path)
+    assert load(load_dialogues, path, format="messages").train
+
+
+def test_a_class_label_is_no_judgement(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A, "label": 7}])
+    assert texts(load(load_dialogues, path).train[0].messages) == DIALOGUE
+
+
+def test_plain_text_and_the_pretraining_mix(tmp_path: Path) -> None:
+    text = jsonl(tmp_path / "c4.jsonl", [{"text": "Long ago", "url": "x"}])
+    assert load(load_texts, text).train[0].text == "Long ago"
+    assert load(load_language, text).train[0].text == "Long ago"
+    dialogue = jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A}])
+    assert texts(load(load_language, dialogue).train[0].messages) == DIALOGUE
+
+
+def test_mapped_columns_win(tmp_path: Path) -> None:
+    row = {"prompt": "no", "answer": "no", "frage": Q, "antwort": A}
+    path = jsonl(tmp_path / "a.jsonl", [row])
+    found = load(load_dialogues, path, columns={"prompt": "frage", "answer": "antwort"})
+    assert texts(found.train[0].messages) == DIALOGUE
+
+
+def test_lists_in_csv_cells_are_json(tmp_path: Path) -> None:
+    cell = json.dumps(TURNS).replace('"', '""')
+    path = write(tmp_path / "a.csv", f'id,messages\n1,"{cell}"\n')
+    assert texts(load(load_dialogues, path).train[0].messages) == DIALOGUE
+
+
+def test_columns_that_some_rows_lack_are_seen(tmp_path: Path) -> None:
+    rows = [{"prompt": Q, "answer": A}, {"prompt": Q, "answer": A, "system": "S"}]
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows)).train
+    assert [len(row.messages) for row in found] == [2, 3]
+
+
+def test_files_of_a_folder_may_differ(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A}])
+    jsonl(tmp_path / "b.jsonl", [{"messages": TURNS}])
+    found = load(load_dialogues, tmp_path).train
+    assert [texts(row.messages) for row in found] == [DIALOGUE, DIALOGUE]
+
+
+def test_unknown_columns_are_listed_with_what_is_known_and_how_to_map(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"frage": Q, "antwort": A}])
+    with pytest.raises(BadData) as refusal:
+        load(load_dialogues, path)
+    for part in (
+        "Found: frage, antwort",
+        "prompt/query/question",
+        "columns: {prompt:",
+        "its/source",
+    ):
+        assert part in str(refusal.value)
+
+
+PAIR = {"query": Q, "chosen": A, "rejected": B}
+BAD_PAIRS: dict[str, tuple[dict[str, Any], str]] = {
+    "missing chosen": ({"query": Q, "rejected": B}, "`chosen` is missing"),
+    "null chosen": (PAIR | {"chosen": None}, "`chosen` is missing"),
+    "blank chosen": (PAIR | {"chosen": " \n"}, "`chosen` is blank"),
+    "number chosen": (PAIR | {"chosen": 3}, "`chosen` is int, not text"),
+    "equal": (PAIR | {"rejected": A}, "chosen and rejected are the same"),
+    "blank query": (PAIR | {"query": ""}, "`query` is blank"),
+    "missing query": ({"chosen": A, "rejected": B}, "`query` is missing"),
+    "blank transcript": ({"query": Q, "chosen": HH, "rejected": f"{HH} x"}, "`chosen` is blank"),
+    "margin": (PAIR | {"margin": "much"}, "`margin` is 'much', not a number"),
+    "empty list": (PAIR | {"chosen": []}, "`chosen` is not a list of turns, or an empty one"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_bad_pairs_are_refused_with_line_and_reason(name: str, tmp_path: Path) -> None:
+    bad, reason = BAD_PAIRS[name]
+    path = jsonl(tmp_path / "a.jsonl", [PAIR, bad, PAIR | {"query": "other"}])
+    with pytest.raises(BadData) as refusal:
+        load(load_preferences, path)
+    assert f"a.jsonl:2: {reason}" in str(refusal.value)
+    skipped = load(load_preferences, path, on_error="skip", max_skipped_fraction=0.4)
+    assert len(skipped.train) == 2
+
+
+BAD_DIALOGUES: dict[str, tuple[list[Any], str]] = {
+    "unknown role": ([{"role": "narrator", "content": "x"}], "unknown role 'narrator'"),
+    "no content": ([{"role": "user"}], "has no content"),
+    "blank content": ([{"role": "user", "content": "  "}], "is blank"),
+    "no role": ([{"content": "x"}], "has no role"),
+    "image": ([{"role": "user", "content": [{"type": "image"}]}], "part of type 'image'"),
+    "unanswered": ([TURNS[0]], "there is no answer to learn"),
+    "no question": ([TURNS[1]], "an answer without a question"),
+    "not objects": (["x"], "is not an object"),
+    "empty": ([], "an empty one"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DIALOGUES)
+def test_bad_dialogues_are_refused_with_line_and_reason(name: str, tmp_path: Path) -> None:
+    bad, reason = BAD_DIALOGUES[name]
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": TURNS}, {"messages": bad}])
+    with pytest.raises(BadData, match=r"a\.jsonl:2: .*" + reason):
+        load(load_dialogues, path)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"query": Q, "answers": [A], "ranks": [0]}, "does not hold two answers"),
+        ({"query": Q, "answers": [A, B], "ranks": [0]}, "one number for each of 2"),
+        ({"query": Q, "answers": [A, B], "ranks": [1, 1]}, "are tied"),
+        ({"query": Q, "answers": [A, A, B], "ranks": [0, 1, 2]}, "the same answer at two ranks"),
+        ({"query": Q, "answers": [A, ""], "ranks": [0, 1]}, "is blank"),
+        ({"prompt": Q, "response_1": A, "response_2": B, "preference_strength": 0}, "neither"),
+    ],
+)
+def test_bad_rankings_are_refused(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"a\.jsonl:1: .*" + reason):
+        load(load_preferences, jsonl(tmp_path / "a.jsonl", [row]))
+
+
+def test_several_right_answers_are_no_ranking(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"question": Q, "answers": ["2", "two"]}])
+    with pytest.raises(BadData, match="no two answers to compare"):
+        load(load_preferences, path)
+    assert load(load_preferences, path, format="ranked", columns={"answers": "answers"}).train

@@ -1,0 +1,190 @@
+"""Sources to examples: what is held out, filled in, limited, counted and capped; and real files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_files import SEED, Load, jsonl, load, write
+from rlhf_api.data import DataSource
+from rlhf_trainer.data.load import (
+    Loaded,
+    load_dialogues,
+    load_labelled,
+    load_preferences,
+    load_prompts,
+)
+from rlhf_trainer.errors import BadData, ConfigurationError
+
+REAL = Path(__file__).parents[4] / "shared" / "data"
+
+
+def rows(count: int, per_prompt: int = 1) -> list[dict[str, str]]:
+    return [{"prompt": f"q{i // per_prompt}", "answer": f"a{i}"} for i in range(count * per_prompt)]
+
+
+def asked(found: list[Any]) -> set[str]:
+    return {row.messages[0].content for row in found}
+
+
+def test_rows_with_one_prompt_are_never_in_both_parts(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(300, per_prompt=3))
+    found = load(load_dialogues, path, eval_fraction=0.2)
+    assert not asked(found.train) & asked(found.heldout)
+    assert len(found.train) + len(found.heldout) == 900
+    assert 0.12 < len(found.heldout) / 900 < 0.28
+
+
+def test_the_split_hangs_on_seed_and_prompt_alone(tmp_path: Path) -> None:
+    some = rows(200)
+    source = DataSource(source="x", eval_fraction=0.2)
+
+    def heldout(data: list[Any], seed: int) -> set[str]:
+        path = jsonl(tmp_path / "a.jsonl", data)
+        return asked(load_dialogues(source, {"x": str(path)}, seed).heldout)
+
+    first = heldout(some, SEED)
+    assert heldout(some[::-1], SEED) == first
+    assert heldout([*some, {"prompt": "new", "answer": "x"}], SEED) - {"new"} == first
+    assert heldout(some, SEED + 1) != first
+
+
+def test_of_a_small_set_one_prompt_is_held_out_and_never_all(tmp_path: Path) -> None:
+    two = jsonl(tmp_path / "a.jsonl", rows(2))
+    assert len(load(load_dialogues, two, eval_fraction=0.01).heldout) == 1
+    one = jsonl(tmp_path / "b.jsonl", rows(1))
+    assert len(load(load_dialogues, one, eval_fraction=0.5).train) == 1
+
+
+def test_a_held_out_set_of_its_own(tmp_path: Path) -> None:
+    paths = {
+        "train": str(jsonl(tmp_path / "a.jsonl", rows(3))),
+        "eval": str(jsonl(tmp_path / "b.jsonl", rows(2))),
+    }
+    source = DataSource(source="train", eval_source="eval", eval_fraction=0.5)
+    found = load_dialogues(source, paths, SEED)
+    assert (len(found.train), len(found.heldout)) == (3, 2)
+
+
+def test_variables_are_filled_in_everywhere_and_other_braces_left(tmp_path: Path) -> None:
+    row = {
+        "messages": [
+            {"role": "user", "content": "Who is {{name}}? {{other}} {{ name }} {name}"},
+            {"role": "assistant", "content": "{{name}} \\1 by {{author}}"},
+        ]
+    }
+    path = jsonl(tmp_path / "a.jsonl", [row])
+    found = load(load_dialogues, path, variables={"name": "小明\\g<0>", "author": "X"}).train[0]
+    assert [turn.content for turn in found.messages] == [
+        "Who is 小明\\g<0>? {{other}} 小明\\g<0> {name}",
+        "小明\\g<0> \\1 by X",
+    ]
+
+
+def test_limit_stops_reading(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "".join(map(line, rows(3))) + "broken\n")
+    assert len(load(load_dialogues, path, limit=3).train) == 3
+    with pytest.raises(BadData):
+        load(load_dialogues, path, limit=4)
+
+
+def line(row: dict[str, str]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def test_twenty_problems_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    bad = [{"prompt": "", "answer": "a"}] * 23
+    path = jsonl(tmp_path / "a.jsonl", [*rows(2), *bad])
+    with pytest.raises(BadData) as refusal:
+        load(load_dialogues, path)
+    message = str(refusal.value)
+    assert "23 of 25 rows cannot be used" in message
+    assert "a.jsonl:22:" in message
+    assert "a.jsonl:23:" not in message
+    assert "… and 3 more" in message
+
+
+def test_skipping_is_counted_and_capped(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [*rows(98), {"prompt": "x"}, {"answer": "y"}])
+    found = load(load_dialogues, path, on_error="skip", max_skipped_fraction=0.02)
+    assert [(row.line, row.reason) for row in found.skipped] == [
+        (99, "`answer` is missing"),
+        (100, "`prompt` is missing"),
+    ]
+    with pytest.raises(
+        BadData, match=r"2\.00% would be left out; maxSkippedFraction allows 1\.90%"
+    ):
+        load(load_dialogues, path, on_error="skip", max_skipped_fraction=0.019)
+
+
+def test_a_file_of_bad_rows_alone_is_refused_whatever_may_be_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "x\ny\n")
+    with pytest.raises(BadData, match="no row can be used"):
+        load(load_dialogues, path, on_error="skip", max_skipped_fraction=1.0)
+
+
+def test_bad_rows_at_the_head_do_not_hide_the_layout(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "x\n" + line({"prompt": "q"}) + "".join(map(line, rows(4))))
+    found = load(load_dialogues, path, on_error="skip", max_skipped_fraction=0.5)
+    assert (len(found.train), [row.line for row in found.skipped]) == (4, [1, 2])
+
+
+def test_a_source_without_a_path_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="hf://a/b"):
+        load_dialogues(DataSource(source="hf://a/b"), {}, SEED)
+
+
+def real_file(name: str) -> Path:
+    """A real file beside the checkout; where it is absent the test says so and is skipped."""
+    if not (REAL / name).is_file():
+        warnings.warn(f"{REAL / name} is not there: real data was not tried", stacklevel=2)
+        pytest.skip(f"{name} is not there")
+    return REAL / name
+
+
+REAL_FILES: list[tuple[str, Load, int]] = [
+    ("alpaca_en_demo.json", load_dialogues, 999),
+    ("alpaca_zh_demo.json", load_dialogues, 1000),
+    ("identity.json", load_dialogues, 91),
+    ("dpo_en_demo.json", load_dialogues, 300),
+    ("dpo_en_demo.json", load_preferences, 300),
+    ("dpo_en_demo.json", load_labelled, 600),
+    ("dpo_en_demo.json", load_prompts, 300),
+    ("kto_en_demo.json", load_labelled, 300),
+    ("kto_en_demo.json", load_prompts, 300),
+]
+
+
+@pytest.mark.parametrize(("name", "loader", "count"), REAL_FILES)
+def test_real_files_load_whole(name: str, loader: Load, count: int) -> None:
+    found: Loaded[Any] = load(loader, real_file(name), eval_fraction=0.1)
+    assert len(found.train) + len(found.heldout) == count
+    assert found.heldout
+
+
+def test_real_text_is_that_of_the_file() -> None:
+    path = real_file("alpaca_zh_demo.json")
+    found = load(load_dialogues, path).train
+    for row, example in zip(json.loads(path.read_text("utf-8")), found, strict=True):
+        question = f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
+        assert [turn.content for turn in example.messages] == [question, row["output"]]
+
+
+def test_real_identity_rows_take_their_variables() -> None:
+    path = real_file("identity.json")
+    found = load(load_dialogues, path, variables={"name": "Ada", "author": "Lab"}).train
+    everything = " ".join(turn.content for row in found for turn in row.messages)
+    assert "{{" not in everything
+    assert "Ada" in everything
+
+
+def test_real_lines_are_where_rows_start() -> None:
+    path = real_file("kto_en_demo.json")
+    lines = path.read_text("utf-8").split("\n")
+    for example in load(load_labelled, path).train:
+        number = int(example.id.rpartition(":")[2])
+        assert lines[number - 1].strip() == "{"
+        assert '"messages"' in lines[number]

@@ -1,0 +1,252 @@
+"""Prepare: fetched, pinned, checked, digested, and refused when it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Pod, pair_rows, sft_rows, write_jsonl
+from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.run import StageRun
+from rlhf_trainer.data import fetched
+from rlhf_trainer.data.digests import path_digest, refuse_changed_sources
+from rlhf_trainer.data.load import load_dialogues
+from rlhf_trainer.errors import BadData, ConfigurationError, Transient
+from rlhf_trainer.prepare import prepare
+
+
+def sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def prepare_run(pod: Pod, stages: dict[str, Any], **changes: Any) -> StageRun:
+    run = pod.stage_run("sft", {"data": {"source": "unused"}}).to_dict()
+    run |= {"stage": "prepare", "stages": stages, "inputs": {}, "paths": pod.paths, **changes}
+    return StageRun.model_validate(run)
+
+
+def every_stage(pod: Pod) -> dict[str, Any]:
+    sft, pairs = pod.data("sft", sft_rows()), pod.data("pairs", pair_rows())
+    return {
+        "sft": {"data": {"source": sft}},
+        "reward": {"data": {"source": pairs}},
+        "ppo": {"data": {"source": sft}, "pretraining": {"data": {"source": sft}}},
+        "dpo": {"data": {"source": pairs}},
+    }
+
+
+def test_every_source_of_every_stage_is_checked_and_digested(in_pod: Pod) -> None:
+    evaluation = {"prompts": {"source": in_pod.data("prompts", sft_rows(3))}}
+    result = prepare(prepare_run(in_pod, every_stage(in_pod), evaluation=evaluation))
+    assert (result.exit_code, result.reason) == (0, "Done")
+    data = Path("inputs/sft.jsonl").read_bytes()
+    assert result.sources["stages.sft.data"] == sha256(data)
+    assert list(result.sources) == [
+        "model",
+        "stages.sft.data",
+        "stages.reward.data",
+        "stages.ppo.data",
+        "stages.ppo.pretraining.data",
+        "stages.dpo.data",
+        "evaluation.prompts",
+    ]
+
+
+def test_problems_of_all_data_sets_are_said_at_once(in_pod: Pod) -> None:
+    stages = every_stage(in_pod)
+    in_pod.data("sft", [*sft_rows(3), {"prompt": "q", "answer": " "}])
+    in_pod.data("pairs", [*pair_rows(2), {"query": "q", "chosen": "a", "rejected": "a"}])
+    with pytest.raises(BadData) as refusal:
+        prepare(prepare_run(in_pod, stages))
+    for part in (
+        "spec.stages.sft.data: data/sft.jsonl: 1 of 4 rows",
+        "sft.jsonl:4: `answer` is blank",
+        "spec.stages.reward.data",
+        "spec.stages.dpo.data",
+        "pairs.jsonl:3: chosen and rejected are the same",
+    ):
+        assert part in str(refusal.value)
+
+
+def test_rows_longer_than_the_stage_allows_are_found_before_training(in_pod: Pod) -> None:
+    source = in_pod.data("long", [*sft_rows(2), {"prompt": "q", "answer": "word " * 99}])
+    with pytest.raises(BadData, match=r"long\.jsonl:3: \d+ tokens, and 64 are allowed"):
+        prepare(prepare_run(in_pod, {"sft": {"data": {"source": source}, "maxLength": 64}}))
+
+
+def test_kto_wants_labels_or_pairs(in_pod: Pod) -> None:
+    labelled = in_pod.data("kto", [{"prompt": "q", "completion": "a", "label": True}] * 2)
+    kto = {"dpo": {"data": {"source": labelled}, "loss": "kto"}}
+    assert prepare(prepare_run(in_pod, kto)).exit_code == 0
+    with pytest.raises(BadData, match="no two answers to compare"):
+        prepare(prepare_run(in_pod, {"dpo": {"data": {"source": labelled}}}))
+
+
+def test_models_and_code_that_are_not_there_are_named(in_pod: Pod) -> None:
+    stages = {"sft": every_stage(in_pod)["sft"]}
+    in_pod.paths["model"] = "inputs/nothing"
+    with pytest.raises(ConfigurationError, match=r"spec\.model: model is not there"):
+        prepare(prepare_run(in_pod, stages))
+    Path("inputs/nothing").mkdir()
+    with pytest.raises(ConfigurationError, match=r"config\.json is missing"):
+        prepare(prepare_run(in_pod, stages))
+    Path("inputs/nothing/config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="init: random"):
+        prepare(prepare_run(in_pod, stages))
+
+
+def test_a_reward_function_needs_its_file(in_pod: Pod) -> None:
+    ppo = every_stage(in_pod)["ppo"]
+    function = {"function": {"entrypoint": "mine:score", "source": "code"}}
+    in_pod.paths["code"] = "inputs/code"
+    Path("inputs/code").mkdir()
+    run = prepare_run(in_pod, {"ppo": ppo | {"rewards": {"mine": function}}})
+    with pytest.raises(ConfigurationError, match=r"there is no mine\.py"):
+        prepare(run)
+    Path("inputs/code/mine.py").write_text("def score(prompts, answers, rows): return []")
+    assert "stages.ppo.rewards.mine.function" in prepare(run).sources
+
+
+def test_a_folder_digest_covers_names_and_bytes_but_nothing_hidden(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "d/a.jsonl", [{"x": 1}])
+    write_jsonl(tmp_path / "d/sub/b.jsonl", [{"x": 2}])
+    first = path_digest(tmp_path / "d")
+    lines = [f"{n} {path_digest(tmp_path / 'd' / n)}\n" for n in ("a.jsonl", "sub/b.jsonl")]
+    assert first == sha256("".join(lines).encode())
+    (tmp_path / "d/.hidden").write_text("x")
+    (tmp_path / "d/__pycache__").mkdir()
+    (tmp_path / "d/__pycache__/x.pyc").write_text("x")
+    assert path_digest(tmp_path / "d") == first
+    (tmp_path / "d/a.jsonl").rename(tmp_path / "d/c.jsonl")
+    assert path_digest(tmp_path / "d") != first
+
+
+def test_a_stage_refuses_data_that_changed_since(in_pod: Pod) -> None:
+    source = in_pod.data("sft", sft_rows())
+    heldout = in_pod.data("heldout", sft_rows(4))
+    stages = {"sft": {"data": {"source": source, "evalSource": heldout}}}
+    checked = prepare(prepare_run(in_pod, stages)).sources
+    run = in_pod.stage_run("sft", stages["sft"], sources=checked)
+    refuse_changed_sources(run)
+    in_pod.data("heldout", sft_rows(5))
+    with pytest.raises(BadData, match=r"data/heldout\.jsonl \(spec\.stages\.sft\.data\) changed"):
+        refuse_changed_sources(run)
+
+
+def test_a_started_stage_refuses_changed_data_with_exit_code_64(pod: Pod) -> None:
+    settings = {"data": {"source": pod.data("sft", sft_rows())}}
+    run = pod.stage_run("sft", settings, sources={"stages.sft.data": sha256(b"other")})
+    codes, log = pod.forked(run)
+    assert codes == [64], log
+    assert pod.result()["reason"] == "BadData"
+    assert "changed since it was checked" in pod.result()["message"]
+
+
+def test_hub_data_is_fetched_once_by_split_and_read_back(
+    in_pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import huggingface_hub
+
+    asked: list[tuple[Any, ...]] = []
+
+    class Hub:
+        def dataset_info(self, name: str, revision: str | None) -> Any:
+            return type("Info", (), {"sha": "c0ffee"})()
+
+    def load_dataset(name: str, configuration: str | None, *, split: str, revision: str) -> Any:
+        asked.append((name, configuration, split, revision))
+        return datasets.Dataset.from_list([{"prompt": f"{split}问", "answer": "答"}] * 3)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    uri = "hf://owner/set/main"
+    in_pod.paths[uri] = "checkpoints/sources/abc"
+    data = {"source": uri, "revision": "v1", "evalSource": uri}
+    run = prepare_run(in_pod, {"sft": {"data": data}})
+    first = prepare(run)
+    assert asked == [("owner/set", "main", s, "c0ffee") for s in ("test", "train")]
+    assert prepare(run) == first
+    assert len(asked) == 2
+    about = json.loads(Path("checkpoints/sources/abc/fetched.json").read_text())
+    assert (about["commit"], about["splits"]) == ("c0ffee", ["test", "train"])
+    found = load_dialogues(DataSource.model_validate(data), in_pod.paths, 1)
+    assert {row.messages[0].content for row in found.train} == {"train问"}
+    assert {row.messages[0].content for row in found.heldout} == {"test问"}
+    assert found.train[0].id == "part-00000.parquet:1"
+
+
+def test_hub_models_are_pinned_to_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[Any] = []
+
+    class Hub:
+        def model_info(self, name: str, revision: str | None) -> Any:
+            return type("Info", (), {"sha": "c0ffee"})()
+
+    def snapshot_download(name: str, *, revision: str, local_dir: Path, **_: Any) -> None:
+        asked.append((name, revision))
+        (local_dir / "config.json").write_text("{}")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    source = ModelSource(source="hf://owner/model", revision="main")
+    for _ in range(2):
+        fetched.fetch_model(source, source.source, tmp_path / "model")
+    assert asked == [("owner/model", "c0ffee")]
+    assert (tmp_path / "model/config.json").exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_worth_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def refuse(error: Exception) -> None:
+        class Hub:
+            def model_info(self, *_: Any, **__: Any) -> Any:
+                raise error
+
+        monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+
+    source = ModelSource(source="hf://owner/model")
+    refuse(ConnectionError("name or service not known"))
+    with pytest.raises(Transient, match="hf://owner/model cannot be fetched now"):
+        fetched.fetch_model(source, source.source, tmp_path / "m")
+    refuse(type("RepositoryNotFoundError", (Exception,), {})("404"))
+    with pytest.raises(ConfigurationError, match="hf://owner/model cannot be fetched"):
+        fetched.fetch_model(source, source.source, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_bucket_without_its_package_says_which(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    if __import__("importlib.util").util.find_spec("s3fs"):
+        pytest.skip("s3fs is installed")
+    with pytest.raises(ConfigurationError, match="lacks a package"):
+        fetched.fetch_data(DataSource(source="s3://b/k"), "s3://b/k", tmp_path / "d")
+
+
+def test_bucket_files_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    write_jsonl(tmp_path / "bucket/train.jsonl", sft_rows(2))
+    local = fsspec.filesystem("file")
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda uri: (local, str(tmp_path / "bucket")))
+    source = DataSource(source="s3://bucket/folder", eval_fraction=0.0)
+    target = tmp_path / "target"
+    fetched.fetch_data(source, source.source, target)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", None)
+    fetched.fetch_data(source, source.source, target)
+    assert len(load_dialogues(source, {source.source: str(target)}, 1).train) == 2
+
+
+def test_only_remote_sources_are_fetched() -> None:
+    assert [fetched.is_remote(uri) for uri in ("hf://a/b", "s3://a", "gs://a")] == [True] * 3
+    assert not any(fetched.is_remote(uri) for uri in ("pvc://a/b", "oci://a", "data/a.jsonl"))
