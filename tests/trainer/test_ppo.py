@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rlhf_api.run import StageResult
-from rlhf_api.stages.ppo import PPOStage
 from rlhf_trainer.stages import ppo
 
 Train = Callable[..., tuple[StageResult, list[dict[str, float]]]]
@@ -41,7 +39,9 @@ def settings(in_pod: Any) -> dict[str, Any]:
         "updateEpochs": 2,
         "learningRate": 1e-3,
         "criticLearningRate": 1e-3,
-        "rewards": {"vowels": {"function": {"entrypoint": "vowel_reward:colours", "source": "code"}}},
+        "rewards": {
+            "vowels": {"function": {"entrypoint": "vowel_reward:colours", "source": "code"}}
+        },
         "rollout": {"maxPromptLength": 64, "maxNewTokens": 8},
     }
 
@@ -72,8 +72,14 @@ def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
         {"critic": "shared"},
         {"lora": {"rank": 4}, "critic": "shared"},
         {"lora": {"rank": 4}, "entropyCoef": 0.01, "dualClip": 3.0},
-        {"advantage": "grpo", "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4}},
-        {"advantage": "rloo", "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 2}},
+        {
+            "advantage": "grpo",
+            "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4},
+        },
+        {
+            "advantage": "rloo",
+            "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 2},
+        },
         {"advantage": "reinforce++"},
         {"kl": {"adaptive": {"target": 0.1}}, "ema": {"decay": 0.9}, "criticWarmupRollouts": 1},
         {"precision": "bf16"},

@@ -41,9 +41,7 @@ def curve(
         "updateEpochs": 2,
         "learningRate": 1e-3,
         "criticLearningRate": 1e-3,
-        "rewards": {
-            "short": {"function": {"entrypoint": "short_reward:score", "source": "code"}}
-        },
+        "rewards": {"short": {"function": {"entrypoint": "short_reward:score", "source": "code"}}},
         "rollout": {"maxPromptLength": 64, "maxNewTokens": 24, "temperature": 1.5},
         "zero": {"stage": zero},
         **changes,
@@ -85,7 +83,9 @@ def of_one(tmp_path_factory: pytest.TempPathFactory, ending: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("zero", "critic"), [(0, "fresh"), (1, "shared"), (2, "fresh"), (3, "fresh")])
+@pytest.mark.parametrize(
+    ("zero", "critic"), [(0, "fresh"), (1, "shared"), (2, "fresh"), (3, "fresh")]
+)
 def test_two_ranks_give_the_curve_of_one(
     zero: int, critic: str, tmp_path: Path, ending: Path, of_one: Any
 ) -> None:

@@ -11,6 +11,7 @@ from rlhf_api.run import StageRun
 from rlhf_api.stages import AnyStage
 
 from rlhf_trainer.checkpoint import Checkpointer
+from rlhf_trainer.data.digests import refuse_changed_sources
 from rlhf_trainer.guards import Guard
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.telemetry import Telemetry
@@ -43,6 +44,7 @@ class Session:
         ranks = Ranks.start()
         guard = Guard(ranks)
         guard.listen()
+        ranks.on_main(lambda: refuse_changed_sources(run))
         os.makedirs(run.output, exist_ok=True)
         return cls(
             run=run,
