@@ -222,3 +222,15 @@ def test_equal_outputs_have_equal_digests(in_pod: Pod, ranks: Ranks) -> None:
         digests.append(ref.digest)
         shutil.rmtree(saver.directory)
     assert digests[0] == digests[1]
+
+
+def test_an_output_does_not_show_on_which_attempt_or_in_which_cluster_it_was_made(
+    in_pod: Pod, ranks: Ranks
+) -> None:
+    """Else a disruption would change what later stages start from, and so their identity."""
+    job = {"name": "job", "namespace": "default"}
+    digests = set()
+    for attempt, uid in ((1, "uid-1"), (2, "uid-1"), (1, "uid-2")):
+        saver = checkpointer(in_pod, ranks, attempt, job=job | {"uid": uid})
+        digests.add(saver.commit_output(write_output, {"eval/loss": 1.5}).digest)
+    assert len(digests) == 1

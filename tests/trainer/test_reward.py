@@ -183,9 +183,7 @@ def test_lora_is_merged_and_random_weights_come_from_the_seed(
 
 def test_two_ranks_give_the_curve_of_one(pod: Pod) -> None:
     """Three micro-batches on two ranks: one of them runs out of rows."""
-    chosen = settings(
-        pod, ranked_rows(), zero={"stage": 2}, globalBatchSize=3, microBatchSize=1, maxSteps=4
-    )
+    chosen = settings(pod, zero={"stage": 2}, globalBatchSize=3, microBatchSize=1, maxSteps=4)
     one, two = (pod.stage_run("reward", chosen, digest=f"{n:012d}") for n in (1, 2))
     for run, ranks in ((one, 1), (two, 2)):
         codes, log = pod.forked(run, ranks)

@@ -82,7 +82,11 @@ class Checkpointer:
                 torch.save(dict(state), directory / "state.pt")
             torch.save(_random_states(), directory / f"rng-{self.ranks.rank:05d}.pt")
 
-        self._commit(self.directory / "steps" / f"step-{step:08d}", write, step, {"best": best})
+        self._commit(
+            self.directory / "steps" / f"step-{step:08d}",
+            write,
+            {**self._origin(step), "best": best},
+        )
         if self.ranks.is_main:
             self._delete_old()
         self.ranks.barrier()
@@ -113,7 +117,7 @@ class Checkpointer:
 
         It stays as long as a retained checkpoint names its step as `best`.
         """
-        self._commit(self.directory / "best" / f"step-{step:08d}", write, step, {})
+        self._commit(self.directory / "best" / f"step-{step:08d}", write, self._origin(step))
 
     def kept_weights(self, step: int) -> Path | None:
         """The valid model that `keep_weights` committed at this step, in any attempt."""
@@ -128,10 +132,13 @@ class Checkpointer:
         """Commit what the stage hands on. `write` gets a directory, on every rank; it must write on
         one rank alone (`ranks.is_main`), but may gather on all.
 
-        Equal weights give equal bytes: what depends on the clock stays out of the manifest.
+        Equal results give equal digests, on whichever attempt and in whichever cluster: what
+        depends on the clock, on the attempt or on the job's UID stays out of the manifest, or a
+        disruption would change the identity of every later stage.
         """
         steady = {k: v for k, v in (metrics or {}).items() if not k.startswith(_WALL_CLOCK)}
-        self._commit(self.directory / "output", write, None, {"metrics": steady})
+        result = {"stage": self.run.stage, "hash": self.run.hash, "metrics": steady}
+        self._commit(self.directory / "output", write, result)
         uri = self.directory.relative_to(CHECKPOINT_VOLUME) if self._on_volume else self.directory
         digest = self.ranks.broadcast(_sha256(self.directory / "output" / MANIFEST))
         return CheckpointRef(uri=f"{uri.as_posix()}/output", digest=f"sha256:{digest}")
@@ -140,19 +147,26 @@ class Checkpointer:
     def _on_volume(self) -> bool:
         return self.directory.parts[:1] == (CHECKPOINT_VOLUME,)
 
-    def _commit(
-        self, final: Path, write: Callable[[Path], None], step: int | None, extra: dict[str, Any]
-    ) -> None:
+    def _origin(self, step: int) -> dict[str, Any]:
+        """Where a training state comes from; only the same lineage goes on from it."""
+        return {
+            "lineage": self.lineage,
+            "attempt": self.run.attempt,
+            "step": step,
+            "worldSize": self.ranks.world_size,
+        }
+
+    def _commit(self, final: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
         temporary = final.with_name(f".tmp-{final.name}")
         try:
             self.ranks.on_main(lambda: _fresh(temporary))
             write(temporary)
             self.ranks.barrier()
             files = self._hashed(temporary)
-            self.ranks.on_main(lambda: self._publish(temporary, final, files, step, extra))
+            self.ranks.on_main(lambda: self._publish(temporary, final, {**about, "files": files}))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise Transient(f"cannot write {final}: {reason}", step=step) from error
+            raise Transient(f"cannot write {final}: {reason}", step=about.get("step")) from error
 
     def _hashed(self, directory: Path) -> dict[str, Any]:
         """SHA-256 and size of each file, fsynced; the ranks share the work."""
@@ -163,23 +177,8 @@ class Checkpointer:
         parts = self.ranks.gather_objects(mine)
         return {name: part[name] for part in parts for name in part}
 
-    def _publish(
-        self,
-        temporary: Path,
-        final: Path,
-        files: dict[str, Any],
-        step: int | None,
-        extra: dict[str, Any],
-    ) -> None:
-        manifest = {
-            "formatVersion": FORMAT_VERSION,
-            "lineage": self.lineage,
-            "attempt": self.run.attempt,
-            "step": step,
-            "worldSize": self.ranks.world_size,
-            **extra,
-            "files": files,
-        }
+    def _publish(self, temporary: Path, final: Path, about: dict[str, Any]) -> None:
+        manifest = {"formatVersion": FORMAT_VERSION, **about}
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         _write_synced(temporary / MANIFEST, text)
         _sync_directories(temporary)

@@ -172,7 +172,7 @@ def test_a_tokenizer_that_puts_a_space_before_words_keeps_the_text() -> None:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<s>", "</s>", "<unk>", "▁", "▁[INST]", "▁q", "▁[/INST]", "▁a", "x"]
+    words = ["<s>", "</s>", "<unk>", "▁", "▁[INST]", "▁q", "▁[/INST]", "▁a", "▁x"]
     inner = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )
