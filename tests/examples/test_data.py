@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,20 +33,9 @@ COLUMNS = {
 }
 
 
-def load(name: str) -> ModuleType:
-    """A module of `examples/`, which is a folder of scripts and no package."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 sys.path.insert(0, str(EXAMPLES))  # as for `python examples/make_data.py`
-rule = load("judge/rule")
-make_data = load("make_data")
+rule = importlib.import_module("judge.rule")
+make_data = importlib.import_module("make_data")
 
 
 def rows(name: str) -> list[dict[str, str]]:

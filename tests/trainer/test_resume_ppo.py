@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from resuming import digest
 from rlhf_api.run import StageRun
 from rlhf_trainer.errors import Terminated
 from rlhf_trainer.stages import ppo
@@ -54,10 +54,6 @@ def stage(pod: Any, changes: dict[str, Any], attempt: int = 1) -> StageRun:
     return run
 
 
-def weights(pod: Any, run: StageRun) -> str:
-    return hashlib.sha256((pod.output(run) / "model.safetensors").read_bytes()).hexdigest()
-
-
 def kill_after(pod: Any, run: StageRun, rollouts: int, seconds: float) -> None:
     """SIGKILL so many seconds after the metrics of a rollout were written."""
     process = pod.start(run)
@@ -79,14 +75,14 @@ def test_killed_run_ends_with_the_weights_of_the_uninterrupted_one(
     changes = VARIANTS[variant]
     whole = stage(in_pod, changes)
     ppo.train(open_session(whole))
-    expected = weights(in_pod, whole)
+    expected = digest(in_pod, whole)
     shutil.rmtree(in_pod.directory / whole.lineage)
 
     killed = stage(in_pod, changes)
     kill_after(in_pod, killed, rollouts=3, seconds=0.01)
     resumed = stage(in_pod, changes, attempt=2)
     ppo.train(open_session(resumed))
-    assert weights(in_pod, resumed) == expected
+    assert digest(in_pod, resumed) == expected
     steps = [line["step"] for line in in_pod.metrics(resumed)]
     assert steps[0] == 3  # it went on from the checkpoint at rollout 2
 
@@ -96,7 +92,7 @@ def test_sigterm_saves_between_two_rollouts_and_the_next_attempt_goes_on(
 ) -> None:
     whole = stage(in_pod, {})
     ppo.train(open_session(whole))
-    expected = weights(in_pod, whole)
+    expected = digest(in_pod, whole)
     shutil.rmtree(in_pod.directory / whole.lineage)
 
     session = open_session(stage(in_pod, {}))
@@ -105,7 +101,7 @@ def test_sigterm_saves_between_two_rollouts_and_the_next_attempt_goes_on(
         ppo.train(session)
     resumed = stage(in_pod, {}, attempt=2)
     ppo.train(open_session(resumed))
-    assert weights(in_pod, resumed) == expected
+    assert digest(in_pod, resumed) == expected
 
 
 def test_resume_without_the_average_would_be_seen(in_pod: Any, open_session: Any) -> None:
@@ -114,6 +110,6 @@ def test_resume_without_the_average_would_be_seen(in_pod: Any, open_session: Any
     for decay in (0.8, 0.81):
         run = stage(in_pod, {"ema": {"decay": decay}, "rollouts": 1})
         ppo.train(open_session(run))
-        digests.add(weights(in_pod, run))
+        digests.add(digest(in_pod, run))
         shutil.rmtree(in_pod.directory / Path(run.lineage))
     assert len(digests) == 2

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
-import time
 from typing import Any
 
 import pytest
 from conftest import Pod, sft_rows
+from resuming import assert_killed_run_ends_with_the_same_weights
 
 STEPS = 40
 
@@ -28,21 +26,6 @@ def settings(pod: Pod, **changes: Any) -> dict[str, Any]:
     }
 
 
-def kill_at_step(pod: Pod, run: Any, step: int, ranks: int, pause: float) -> None:
-    """SIGKILL to all ranks once so many steps are logged, and a moment later."""
-    file = pod.directory / run.output / "metrics.jsonl"
-    started = pod.fork(run, ranks)
-    while started.is_running and not (file.exists() and file.read_text().count("\n") >= step):
-        time.sleep(0.003)
-    time.sleep(pause)
-    started.kill()
-    assert not pod.output(run).exists(), "it was done before it could be killed"
-
-
-def digest(pod: Pod, run: Any) -> str:
-    return hashlib.sha256((pod.output(run) / "model.safetensors").read_bytes()).hexdigest()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "kills", "changes"),
@@ -57,16 +40,6 @@ def test_a_killed_run_ends_with_the_same_weights(
     ranks: int, kills: int, changes: dict[str, Any], pod: Pod
 ) -> None:
     chosen = settings(pod, **changes)
-    whole = pod.stage_run("sft", chosen, digest="222222222222")
-    codes, log = pod.forked(whole, ranks)
-    assert codes == [0] * ranks, log
-    draw = random.Random(f"{ranks}{kills}{changes}")
-    for attempt in range(1, kills + 1):
-        run = pod.stage_run("sft", chosen, attempt=attempt)
-        kill_at_step(pod, run, draw.randint(4, 12), ranks, draw.uniform(0, 0.05))
-    last = pod.stage_run("sft", chosen, attempt=kills + 1)
-    codes, log = pod.forked(last, ranks)
-    assert codes == [0] * ranks, log
-    assert "going on from step" in log
-    assert digest(pod, last) == digest(pod, whole)
+    seed = f"{ranks}{kills}{changes}"
+    whole = assert_killed_run_ends_with_the_same_weights(pod, "sft", chosen, seed, ranks, kills)
     assert pod.result()["metrics"]["eval/loss"] == pod.metrics(whole)[-1]["metrics"]["eval/loss"]

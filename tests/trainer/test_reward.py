@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Pod, pair_rows
-from preference_stages import digest, kill_at_step, losses
+from preference_stages import losses
+from resuming import assert_killed_run_ends_with_the_same_weights, digest
 from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.stage_rows import preference_rows
 from rlhf_trainer.stages import reward
@@ -203,14 +203,4 @@ def test_a_killed_run_ends_with_the_same_weights(changes: dict[str, Any], pod: P
     chosen = settings(
         pod, maxSteps=40, evalEverySteps=4, checkpointing={"everySteps": 3}, **changes
     )
-    whole = pod.stage_run("reward", chosen, digest="222222222222")
-    codes, log = pod.forked(whole)
-    assert codes == [0], log
-    draw = random.Random(str(changes))
-    killed = pod.stage_run("reward", chosen)
-    kill_at_step(pod, killed, draw.randint(4, 12), draw.uniform(0, 0.05))
-    last = pod.stage_run("reward", chosen, attempt=2)
-    codes, log = pod.forked(last)
-    assert codes == [0], log
-    assert "going on from step" in log
-    assert digest(pod, last) == digest(pod, whole)
+    assert_killed_run_ends_with_the_same_weights(pod, "reward", chosen, seed=str(changes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_api.run import StageRun
@@ -17,6 +18,7 @@ from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 
@@ -54,6 +56,14 @@ class Session:
             checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep),
             guard=guard,
         )
+
+    def save_policy(self, model: nn.Module, directory: Path) -> None:
+        """Write a policy as the stage hands it on, on rank 0; within `Engine.gathered()`."""
+        from rlhf_trainer.models import save_model
+
+        if self.ranks.is_main:
+            base = self.run.model.source
+            save_model(model, self.tokenizer, directory, self.config.lora, base)
 
     def close(self) -> None:
         """Flush what is open and leave the group."""

@@ -28,7 +28,6 @@ from rlhf_trainer.models import (
     add_lora,
     load_policy,
     load_scalar,
-    save_model,
     scalar_from_trunk,
     without_dropout,
 )
@@ -103,14 +102,11 @@ class Team:
 
     def write(self, session: Session, directory: Path, undo: bool) -> None:
         """Save what the stage hands on: the actor, its average, or its last good weights."""
-        config = session.config
         weights = self.good if undo else None
         if weights is None and self.average is not None:
             weights = self.average.weights
         with weights_replaced(self.actor, weights), self.actor.gathered():
-            if session.ranks.is_main:
-                base = session.run.model.source
-                save_model(self.lm, session.tokenizer, directory, config.lora, base)
+            session.save_policy(self.lm, directory)
 
 
 def assemble_team(session: Session, config: PPOStage, steps_per_rollout: int) -> Team:

@@ -119,7 +119,7 @@ class LocalCluster:
 
     def step(self) -> None:
         """Ends broken gangs and deleted pods, collects what ended, starts what waits."""
-        self._end_broken_gangs()
+        self._end_unwanted()
         for name, pod in list(self._pods.items()):
             if pod.phase in ("Succeeded", "Failed"):
                 self._gpus.pop(name, None)
@@ -161,8 +161,8 @@ class LocalCluster:
     def _live(self) -> list[LocalPod]:
         return [pod for pod in self._pods.values() if pod.is_live]
 
-    def _end_broken_gangs(self) -> None:
-        """backoffLimit 0 and activeDeadlineSeconds: the Job controller's part."""
+    def _end_unwanted(self) -> None:
+        """backoffLimit 0, activeDeadlineSeconds, deletion: what the Job controller ends."""
         live = self._live()
         for pod in live:
             pod.check_deadline(time.time())

@@ -32,7 +32,7 @@ from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.losses import dpo_loss, ipo_loss, orpo_loss, simpo_loss
-from rlhf_trainer.models import add_lora, load_policy, save_model
+from rlhf_trainer.models import add_lora, load_policy
 from rlhf_trainer.policy_kl import kl_to_reference
 from rlhf_trainer.preference_reference import Reference, with_reference
 from rlhf_trainer.sequences import pack
@@ -59,9 +59,7 @@ def train(session: Session) -> StageResult:
 
     def write(directory: Path) -> None:
         with engine.gathered():
-            if ranks.is_main:
-                base = run.model.source
-                save_model(engine.module, session.tokenizer, directory, config.lora, base)
+            session.save_policy(engine.module, directory)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)

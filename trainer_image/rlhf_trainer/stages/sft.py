@@ -22,7 +22,7 @@ from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.logprobs import packed_logprobs
-from rlhf_trainer.models import add_lora, load_policy, save_model
+from rlhf_trainer.models import add_lora, load_policy
 from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import (
@@ -52,10 +52,8 @@ def train(session: Session) -> StageResult:
     task = _Task(session, config, rows.train, rows.heldout, total, is_packable)
 
     def write(directory: Path) -> None:
-        base = session.run.model.source
         with engine.gathered():
-            if session.ranks.is_main:
-                save_model(engine.module, session.tokenizer, directory, config.lora, base)
+            session.save_policy(engine.module, directory)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
