@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_api.base import Contract
+from rlhf_api.base import OPERATIONAL, Contract, ObjectName
 
 Source = Annotated[
     str,
@@ -16,9 +16,21 @@ Source = Annotated[
         pattern=r"^[^\x00-\x1f]+$",
         description=(
             "Where it is: hf://OWNER/NAME, s3://BUCKET/KEY, gs://BUCKET/KEY, pvc://CLAIM/PATH, "
-            "oci://IMAGE, or a path of this machine (relative to the manifest)."
+            "oci://IMAGE or oci://IMAGE#PATH, or a path of this machine (relative to the manifest)."
         ),
         examples=["hf://Qwen/Qwen2.5-7B", "pvc://datasets/sft.jsonl", "data/sft.jsonl"],
+    ),
+]
+
+SourceSecret = Annotated[
+    ObjectName | None,
+    OPERATIONAL,
+    Field(
+        description=(
+            "Secret that a remote source is fetched with; only the prepare pod sees it. Keys: "
+            "HF_TOKEN; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, "
+            "AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION; credentials.json (Google)."
+        )
     ),
 ]
 
@@ -37,6 +49,7 @@ class ModelSource(Contract):
         max_length=128,
         pattern=r"^[\w./-]+$",
     )
+    secret: SourceSecret = None
     tokenizer: Source | None = Field(
         default=None, description="A tokenizer of its own; default: the one beside the model."
     )
@@ -51,26 +64,41 @@ class ModelSource(Contract):
     )
 
 
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class Columns(Contract):
     """Names of the columns that hold each part of a row; unset ones are recognised."""
 
-    prompt: str | None = Field(default=None, description="The question, as text or messages.")
-    input: str | None = Field(default=None, description="Further input below an instruction.")
-    answer: str | None = Field(default=None, description="The wanted answer.")
-    system: str | None = Field(default=None, description="A system message.")
-    history: str | None = Field(
+    prompt: ColumnName | None = Field(
+        default=None, description="The question, as text or messages."
+    )
+    input: ColumnName | None = Field(
+        default=None, description="Further input below an instruction."
+    )
+    answer: ColumnName | None = Field(default=None, description="The wanted answer.")
+    system: ColumnName | None = Field(default=None, description="A system message.")
+    history: ColumnName | None = Field(
         default=None, description="Earlier turns: pairs of question and answer."
     )
-    messages: str | None = Field(default=None, description="A whole dialogue as a list of turns.")
-    chosen: str | None = Field(default=None, description="The preferred answer or dialogue.")
-    rejected: str | None = Field(default=None, description="The other answer or dialogue.")
-    answers: str | None = Field(default=None, description="K answers, ranked.")
-    ranks: str | None = Field(
+    messages: ColumnName | None = Field(
+        default=None, description="A whole dialogue as a list of turns."
+    )
+    chosen: ColumnName | None = Field(default=None, description="The preferred answer or dialogue.")
+    rejected: ColumnName | None = Field(default=None, description="The other answer or dialogue.")
+    answers: ColumnName | None = Field(default=None, description="K answers, ranked.")
+    ranks: ColumnName | None = Field(
         default=None, description="Rank of each of the K answers; 0 is the best."
     )
-    margin: str | None = Field(default=None, description="By how much the chosen answer is better.")
-    label: str | None = Field(default=None, description="Whether the answer is a good one (KTO).")
-    text: str | None = Field(default=None, description="Plain text, as for the pretraining mix.")
+    margin: ColumnName | None = Field(
+        default=None, description="By how much the chosen answer is better."
+    )
+    label: ColumnName | None = Field(
+        default=None, description="Whether the answer is a good one (KTO)."
+    )
+    text: ColumnName | None = Field(
+        default=None, description="Plain text, as for the pretraining mix."
+    )
 
 
 class DataSource(Contract):
@@ -80,6 +108,7 @@ class DataSource(Contract):
     revision: str | None = Field(
         default=None, description="Commit of a hub data set.", max_length=128
     )
+    secret: SourceSecret = None
     split: str = Field(default="train", description="Split of a hub data set.", max_length=128)
     format: Format = Field(
         default="auto", description="Format of the rows; `auto` recognises it by the columns."
@@ -87,12 +116,13 @@ class DataSource(Contract):
     columns: Columns = Field(
         default_factory=Columns, description="Columns with names of their own."
     )
-    variables: dict[str, str] = Field(
+    variables: dict[str, Annotated[str, Field(max_length=1024)]] = Field(
         default_factory=dict,
+        max_length=64,
         description="Text that fills `{{name}}` placeholders in the rows.",
         examples=[{"name": "Ada", "author": "Example Lab"}],
     )
-    limit: int | None = Field(default=None, ge=1, description="Rows to read at most.")
+    limit: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Rows to read at most.")
     on_error: Literal["refuse", "skip"] = Field(
         default="refuse",
         description="What a bad row does: stop the job before training, or be left out.",

@@ -22,6 +22,9 @@ Model = type[Contract]
 
 PATTERNS: Final[dict[str, str]] = {
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "lower-case letters, digits and '-' inside",
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "lower-case letters, digits and '-' or '.' inside",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and '_', and no digit first",
+    r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$": "an absolute path",
     QUANTITY_PATTERN: "a quantity such as 500m, 16 or 64Gi",
     r"^[^\x00-\x1f]+$": "text without control characters",
     r"^[^\s\x00]+$": "text without spaces",

@@ -6,8 +6,9 @@ from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from rlhf_api.base import Contract
+from rlhf_api.base import Contract, ObjectName
 from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.pods import Environment, Image, PullPolicy, SecretMounts
 from rlhf_api.resources import Resources
 from rlhf_api.scheduling import Scheduling
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
@@ -65,12 +66,20 @@ class JobSpec(Contract):
     model: ModelSource = Field(description="The pretrained model that the pipeline starts from.")
     stages: Stages = Field(description="Which stages run, and how.")
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of every random draw.")
-    image: str = Field(
-        default=DEFAULT_IMAGE,
-        min_length=1,
-        max_length=512,
-        pattern=r"^[^\s\x00]+$",
-        description="Trainer image.",
+    image: Image | None = Field(
+        default=None, description="Trainer image; default: the operator's own version of it."
+    )
+    image_pull_policy: PullPolicy | None = Field(
+        default=None, description="When images are pulled; default: Kubernetes' own rule."
+    )
+    image_pull_secrets: list[ObjectName] = Field(
+        default_factory=list, max_length=16, description="Secrets that images are pulled with."
+    )
+    env: Environment = Field(
+        default_factory=list, description="Environment variables of the training stages' pods."
+    )
+    secrets: SecretMounts = Field(
+        default_factory=list, description="Secrets that training stages find as files."
     )
     checkpoints: Checkpoints = Field(
         default_factory=Checkpoints, description="Where checkpoints live."
@@ -86,6 +95,13 @@ class JobSpec(Contract):
     )
     suspend: bool = Field(
         default=False, description="Stop, and keep checkpoints, until it is false again."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds after which Jobs and pods of ended attempts are deleted, never the "
+        "RLHFJob or its checkpoints; default: they stay until the RLHFJob goes.",
     )
 
 

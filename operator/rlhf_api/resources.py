@@ -1,99 +1,118 @@
-"""What a stage asks of the cluster."""
+"""What a stage asks of the cluster: pods, devices, memory, and on which nodes."""
 
 from __future__ import annotations
 
+from typing import Annotated, Final, Literal
+
 from pydantic import Field
 
-from rlhf_api.base import Contract, Name, Quantity
+from rlhf_api.affinity import Affinity, Toleration
+from rlhf_api.base import Contract, LabelKey, LabelValue, ObjectName, Quantity
 
 RESOURCE_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
+NODES: Final = Field(ge=1, le=10_000, description="Pods of the gang.")
+GPUS_PER_NODE: Final = Field(
+    ge=0, le=64, description="Devices, and so processes, per pod; 0 trains on the CPU."
+)
+PROCESSES_PER_NODE: Final = Field(
+    ge=1, le=64, description="Processes per pod where gpusPerNode is 0."
+)
+DEVICE: Final = Field(
+    pattern=RESOURCE_NAME,
+    max_length=253,
+    description="Extended resource that stands for one device.",
+    examples=["nvidia.com/gpu", "nvidia.com/mig-3g.40gb", "amd.com/gpu", "huawei.com/Ascend910"],
+)
+SHM_SIZE: Final = Field(description="Size of /dev/shm, which NCCL and data loaders use.")
 
-class Toleration(Contract):
-    """As in Kubernetes' core/v1 Toleration."""
 
-    key: str | None = Field(default=None, description="Taint key; default: every key.")
-    operator: str = Field(
-        default="Equal", pattern="^(Equal|Exists)$", description="Equal or Exists."
+class RDMA(Contract):
+    """Network devices that GPUs of different nodes reach each other by (InfiniBand, RoCE, EFA)."""
+
+    resource: str = Field(
+        pattern=RESOURCE_NAME,
+        max_length=253,
+        description="Extended resource of the RDMA device plug-in.",
+        examples=["rdma/hca_shared_devices_a", "nvidia.com/hostdev", "vpc.amazonaws.com/efa"],
     )
-    value: str | None = Field(default=None, description="Taint value, with Equal.")
-    effect: str | None = Field(
-        default=None,
-        pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$",
-        description="Default: every effect.",
+    count: int = Field(default=1, ge=1, le=64, description="Network devices per pod.")
+
+
+class Topology(Contract):
+    """Keeps all pods of a gang in one domain: a rack, a block, an NVLink domain."""
+
+    level: LabelKey = Field(
+        description="Node label whose value names the domain; with Volcano, the name or number of "
+        "a HyperNode tier as well.",
+        examples=["topology.kubernetes.io/zone", "nvidia.com/gpu.clique"],
     )
-    toleration_seconds: int | None = Field(
-        default=None, ge=0, description="Seconds, with NoExecute."
+    mode: Literal["required", "preferred"] = Field(
+        default="required",
+        description="Whether the gang waits for a domain that holds it, or starts without.",
+    )
+    name: ObjectName | None = Field(
+        default=None, description="With KAI: the Topology object that has the level."
     )
 
 
 class ResourceOverrides(Contract):
     """spec.resources with every field optional: what is set replaces the job's."""
 
-    nodes: int | None = Field(default=None, ge=1, le=10_000, description="Pods of the gang.")
-    gpus_per_node: int | None = Field(
-        default=None, ge=0, le=64, description="Devices, and processes, per pod."
+    nodes: Annotated[int | None, NODES] = None
+    gpus_per_node: Annotated[int | None, GPUS_PER_NODE] = None
+    processes_per_node: Annotated[int | None, PROCESSES_PER_NODE] = None
+    device: Annotated[str | None, DEVICE] = None
+    device_claim_template: ObjectName | None = Field(
+        default=None,
+        description="ResourceClaimTemplate (dynamic resource allocation) that gives a pod its "
+        "gpusPerNode devices, in place of `device`.",
     )
-    processes_per_node: int | None = Field(
-        default=None, ge=1, le=64, description="Processes per pod where gpusPerNode is 0."
-    )
-    device: str | None = Field(
-        default=None, pattern=RESOURCE_NAME, max_length=253, description="Extended resource."
-    )
-    cpu: Quantity | None = Field(default=None, description="CPU request per pod.")
-    memory: Quantity | None = Field(default=None, description="Memory request and limit per pod.")
-    shm_size: Quantity | None = Field(default=None, description="Size of /dev/shm.")
-
-
-class Resources(Contract):
-    """Devices and memory of one stage's gang of pods."""
-
-    nodes: int = Field(default=1, ge=1, le=10_000, description="Pods of the gang.")
-    gpus_per_node: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        description="Devices, and so processes, per pod; 0 trains on the CPU.",
-    )
-    processes_per_node: int = Field(
-        default=1, ge=1, le=64, description="Processes per pod where gpusPerNode is 0."
-    )
-    device: str = Field(
-        default="nvidia.com/gpu",
-        pattern=RESOURCE_NAME,
-        max_length=253,
-        description="Extended resource that stands for one device.",
-        examples=[
-            "nvidia.com/gpu",
-            "nvidia.com/mig-3g.40gb",
-            "amd.com/gpu",
-            "huawei.com/Ascend910",
-        ],
-    )
+    rdma: RDMA | None = Field(default=None, description="RDMA network devices; default: none.")
     cpu: Quantity | None = Field(
         default=None, description="CPU request per pod.", examples=["16", "500m"]
     )
     memory: Quantity | None = Field(
         default=None, description="Memory request and limit per pod.", examples=["256Gi"]
     )
-    shm_size: Quantity = Field(
-        default="8Gi", description="Size of /dev/shm, which NCCL and data loaders use."
+    shm_size: Annotated[Quantity | None, SHM_SIZE] = None
+    node_selector: dict[str, LabelValue] | None = Field(
+        default=None, max_length=64, description="Labels a node must have."
     )
-    node_selector: dict[str, str] = Field(
-        default_factory=dict, description="Labels a node must have."
+    tolerations: list[Toleration] | None = Field(
+        default=None, max_length=64, description="Taints that are accepted."
     )
-    tolerations: list[Toleration] = Field(
-        default_factory=list, description="Taints that are accepted.", max_length=64
+    affinity: Affinity | None = Field(
+        default=None, description="Which nodes, and which other pods to stay away from."
     )
-    priority_class: Name | None = Field(default=None, description="PriorityClass of the pods.")
-    runtime_class: Name | None = Field(default=None, description="RuntimeClass of the pods.")
-    service_account: Name | None = Field(default=None, description="Service account of the pods.")
+    topology: Topology | None = Field(
+        default=None, description="Keeps the gang in one rack, block or NVLink domain."
+    )
+    priority_class: ObjectName | None = Field(
+        default=None, description="PriorityClass of the pods."
+    )
+    runtime_class: ObjectName | None = Field(default=None, description="RuntimeClass of the pods.")
+    service_account: ObjectName | None = Field(
+        default=None, description="Service account of the pods; its token is not mounted."
+    )
+
+
+class Resources(ResourceOverrides):
+    """What each stage's gang of pods asks for."""
+
+    nodes: Annotated[int, NODES] = 1
+    gpus_per_node: Annotated[int, GPUS_PER_NODE] = 0
+    processes_per_node: Annotated[int, PROCESSES_PER_NODE] = 1
+    device: Annotated[str, DEVICE] = "nvidia.com/gpu"
+    shm_size: Annotated[Quantity, SHM_SIZE] = "8Gi"
 
     def overridden_by(self, overrides: ResourceOverrides | None) -> Resources:
         """These resources with what a stage sets in place of the job's."""
         if overrides is None:
             return self
-        return self.model_copy(update=overrides.model_dump(exclude_none=True, by_alias=False))
+        names = ResourceOverrides.model_fields
+        given = {name: getattr(overrides, name) for name in names}
+        return self.model_copy(update={k: v for k, v in given.items() if v is not None})
 
     @property
     def ranks_per_node(self) -> int:
@@ -112,5 +131,8 @@ class RetryPolicy(Contract):
     )
     max_backoff_seconds: float = Field(default=300.0, ge=0, le=86400, description="Longest pause.")
     deadline_seconds: int | None = Field(
-        default=None, ge=1, description="Time limit of one attempt."
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="Time limit of one attempt, from the start of its Job.",
     )

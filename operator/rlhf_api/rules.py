@@ -115,13 +115,13 @@ def volume_reaches_all_nodes(spec: JobSpec) -> Iterator[Problem]:
 
 def tolerations_make_sense(spec: JobSpec) -> Iterator[Problem]:
     """The API server's own rules for tolerations, told before pods are refused."""
-    for index, item in enumerate(spec.resources.tolerations):
+    for index, item in enumerate(spec.resources.tolerations or ()):
         path = f"spec.resources.tolerations[{index}]"
         if item.operator == "Exists" and item.value:
             yield Problem(
                 f"{path}.value", "is set, and operator is Exists", "leave value out, or use Equal"
             )
-        if item.operator == "Equal" and not item.key:
+        if item.operator != "Exists" and not item.key:
             yield Problem(
                 f"{path}.key",
                 "is missing",

@@ -17,6 +17,9 @@ class Scheduling(Contract):
     """Gang scheduling and queues."""
 
     gang: GangScheduler = Field(
-        default="auto", description="Gang scheduler; `auto` is what the API server serves."
+        default="auto",
+        description="Gang scheduler; `auto` is what the API server serves, in the cluster's order.",
     )
-    queue: Name | None = Field(default=None, description="Queue of the scheduler or of Kueue.")
+    queue: Name | None = Field(
+        default=None, description="Queue of Volcano or KAI, LocalQueue of Kueue."
+    )

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlhf_api.base import Contract, Name, Quantity
+from rlhf_api.base import Contract, ObjectName, Quantity
 
 
 class Claim(Contract):
     """A PersistentVolumeClaim that the operator makes for the job."""
 
     size: Quantity = Field(default="100Gi", description="Size of the volume.")
-    storage_class: Name | None = Field(
+    storage_class: ObjectName | None = Field(
         default=None, description="StorageClass; default: the cluster's."
     )
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] = Field(
@@ -23,15 +23,29 @@ class Claim(Contract):
 
 
 class Checkpoints(Contract):
-    """Storage of checkpoints and outputs: at most one of claim and existingClaim."""
+    """Storage of checkpoints and outputs: at most one of claim, existingClaim and uri."""
 
     claim: Claim | None = Field(
         default=None, description="A new claim; the default, with its defaults."
     )
-    existing_claim: Name | None = Field(default=None, description="Name of a claim that is there.")
+    existing_claim: ObjectName | None = Field(
+        default=None, description="Name of a claim that is there."
+    )
+    uri: str | None = Field(
+        default=None,
+        max_length=1024,
+        pattern=r"^(s3|gs)://[a-z0-9][a-z0-9._-]*(/[^\x00-\x1f]*)?$",
+        description="Folder in an object store.",
+        examples=["s3://models/team-a"],
+    )
+    secret: ObjectName | None = Field(
+        default=None,
+        description="Secret with the object store's credentials: AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or credentials.json (Google).",
+    )
     sub_path: str = Field(
         default="",
         max_length=512,
         pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$",
-        description="Folder in the volume.",
+        description="Folder in the claim.",
     )

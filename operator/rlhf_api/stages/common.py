@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlhf_api.base import OPERATIONAL, Contract
+from rlhf_api.pods import Command, Environment, Image, SecretMounts
 from rlhf_api.resources import ResourceOverrides, RetryPolicy
 
 
@@ -33,7 +34,7 @@ class LoRA(Contract):
     rank: int = Field(default=16, ge=1, le=1024, description="Rank r of the update.")
     alpha: float = Field(default=32.0, gt=0, description="Scale: the update is alpha/r · BA.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: list[str] | None = Field(
+    target_modules: list[Annotated[str, Field(max_length=256)]] | None = Field(
         default=None,
         description="Names of the linear layers that get an adapter; default: all but the head.",
         examples=[["q_proj", "v_proj"]],
@@ -123,6 +124,19 @@ class StageCommon(Contract):
     )
     resources: Annotated[ResourceOverrides | None, OPERATIONAL] = Field(
         default=None, description="Replaces spec.resources field by field for this stage."
+    )
+    image: Image | None = Field(default=None, description="Image of this stage's pods.")
+    command: Command | None = Field(
+        default=None,
+        description="Command of a trainer that is not ours. It reads config/stage.yaml and "
+        "torchrun's PET_* variables, and writes a model to `output` and a termination message.",
+        examples=[["torchrun", "train.py"]],
+    )
+    env: Annotated[Environment, OPERATIONAL] = Field(
+        default_factory=list, description="Added to spec.env; a name that is there is replaced."
+    )
+    secrets: Annotated[SecretMounts, OPERATIONAL] = Field(
+        default_factory=list, description="Added to spec.secrets."
     )
     retry: Annotated[RetryPolicy, OPERATIONAL] = Field(
         default_factory=RetryPolicy, description="What a failed attempt leads to."

@@ -78,6 +78,7 @@ class FunctionReward(Contract):
 
     entrypoint: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        max_length=256,
         description="module:function.",
         examples=["my_rewards:brevity"],
     )
@@ -125,6 +126,24 @@ class EMA(Contract):
     )
 
 
+class Placement(Contract):
+    """GPUs of each role, where roles are kept on separate GPUs of the one gang."""
+
+    actor: int = Field(ge=1, le=100_000, description="GPUs that train the actor.")
+    critic: int | None = Field(
+        default=None, ge=1, le=100_000, description="GPUs that train the critic."
+    )
+    reference: int | None = Field(
+        default=None, ge=1, le=100_000, description="GPUs of the reference model."
+    )
+    reward: int | None = Field(
+        default=None, ge=1, le=100_000, description="GPUs of the reward model."
+    )
+    rollout: int | None = Field(
+        default=None, ge=1, le=100_000, description="GPUs that generate responses."
+    )
+
+
 class PPOStage(StageCommon):
     """Proximal policy optimization (Schulman et al. 2017; Ouyang et al. 2022)."""
 
@@ -152,6 +171,7 @@ class PPOStage(StageCommon):
     adam_epsilon: float = Field(default=1e-5, gt=0, le=1e-2, description="AdamW ε.")
     rewards: dict[str, RewardTerm] = Field(
         default_factory=dict,
+        max_length=16,
         description="Named terms of the reward; default: the job's reward stage alone.",
     )
     critic: Literal["auto", "reward", "shared", "fresh"] = Field(
@@ -209,5 +229,9 @@ class PPOStage(StageCommon):
     rollout: Rollout = Field(default_factory=Rollout, description="Sampling of responses.")
     pretraining: PretrainingMix | None = Field(
         default=None, description="Mix in language modelling; default: off."
+    )
+    placement: Annotated[Placement | None, OPERATIONAL] = Field(
+        default=None,
+        description="Separate GPUs for each role; default: all models on every GPU.",
     )
     ema: EMA | None = Field(default=None, description="Average the actor's weights; default: off.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from rlhf_api.job import DEFAULT_IMAGE
 from rlhf_api.resources import Resources
 from rlhf_api.run import PREPARE, STAGE_FILE
 
@@ -99,7 +100,7 @@ def _placement(resources: Resources) -> Object:
     """Which nodes the pods may run on; what is unset is left out."""
     placement: dict[str, Any] = {
         "nodeSelector": resources.node_selector,
-        "tolerations": [item.to_dict() for item in resources.tolerations],
+        "tolerations": [item.to_dict() for item in resources.tolerations or ()],
         "priorityClassName": resources.priority_class,
         "runtimeClassName": resources.runtime_class,
         "serviceAccountName": resources.service_account,
@@ -112,7 +113,7 @@ def _container(
 ) -> Object:
     return {
         "name": "trainer",
-        "image": key.job.spec.image,
+        "image": key.job.spec.image or DEFAULT_IMAGE,
         "workingDir": WORKDIR,
         "command": _command(key, resources),
         "env": _environment(key, resources, platform),
