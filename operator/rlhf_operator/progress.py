@@ -20,24 +20,44 @@ from rlhf_operator.observed import Progress
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes; a report has a few dozen metrics."""
-METRIC_LIMIT: Final = 128
+METRIC_LIMIT: Final = 64
 NAME_LIMIT: Final = 128
+DIGITS: Final = 4
+"""Significant digits of a metric; what changes behind them is noise."""
 
 
 def parse_report(body: bytes) -> Progress | None:
-    """The report in a request's body; None where it is something else."""
+    """The report in a request's body, rounded; None where it is something else."""
     try:
         report = json.loads(body)["trainerStatus"]
         metrics = report.get("metrics") or []
-        values = {str(item["name"])[:NAME_LIMIT]: float(item["value"]) for item in metrics}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        values = {_name(item["name"]): float(item["value"]) for item in metrics}
+        percent = _number(report.get("progressPercentage"), 100.0)
+        remaining = _number(report.get("estimatedRemainingSeconds"), math.inf)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    finite = {name: _rounded(value) for name, value in values.items() if math.isfinite(value)}
     return Progress(
-        _number(report.get("progressPercentage"), 100.0),
-        _number(report.get("estimatedRemainingSeconds"), math.inf),
+        None if percent is None else round(percent, 1),
+        None if remaining is None else float(f"{remaining:.2g}"),
         dict(list(finite.items())[:METRIC_LIMIT]),
     )
+
+
+def merged(before: Progress, after: Progress) -> Progress:
+    """The newer report with the metrics that only the older one names; METRIC_LIMIT at most."""
+    older = {name: value for name, value in before.metrics.items() if name not in after.metrics}
+    room = METRIC_LIMIT - len(after.metrics)
+    return after._replace(metrics={**dict(list(older.items())[:room]), **after.metrics})
+
+
+def _name(value: object) -> str:
+    return "".join(letter for letter in str(value) if letter.isprintable())[:NAME_LIMIT]
+
+
+def _rounded(value: float) -> float:
+    """Counts such as a step stay whole."""
+    return value if value.is_integer() else float(f"{value:.{DIGITS}g}")
 
 
 def _number(value: object, highest: float) -> float | None:
@@ -81,8 +101,7 @@ class LoopbackServer:
             return 400
         key = (stage.rpartition("/")[2], int(attempt))
         with self._lock:
-            before = self._reports.get(key, Progress())
-            self._reports[key] = report._replace(metrics={**before.metrics, **report.metrics})
+            self._reports[key] = merged(self._reports.get(key, Progress()), report)
         return 200
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
