@@ -41,6 +41,7 @@ format: $(READY)  ## Rewrite the code in the project's format
 
 generate: $(READY)  ## Regenerate what is made from the models
 	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
+	$(BIN)/python -m rlhf_cli schema --crd > crds/rlhf.dev_rlhfjobs.yaml
 
 verify: generate  ## Check that what is generated is up to date
 	git diff --exit-code -- crds

@@ -73,6 +73,23 @@ def contract_in(annotation: Any) -> Model | None:
     return None
 
 
+def contracts_in(root: Model) -> list[Model]:
+    """The contract classes that the fields of root lead to, itself first, each once."""
+    found: dict[Model, None] = {}
+
+    def visit(annotation: Any) -> None:
+        model = contract_in(annotation)
+        if model and model not in found:
+            found[model] = None
+            for field in model.model_fields.values():
+                visit(field.annotation)
+        if (item := item_in(annotation)) is not None:
+            visit(item)
+
+    visit(root)
+    return list(found)
+
+
 def item_in(annotation: Any) -> Any:
     """The type of the items that a dict or list type holds, or None."""
     for member in members(annotation):

@@ -69,7 +69,10 @@ def _add_manifest_commands(commands: argparse._SubParsersAction[Parser]) -> None
     validate.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how to say it"
     )
-    commands.add_parser("schema", help="print the JSON schema of a manifest")
+    schema = commands.add_parser("schema", help="print the JSON schema of a manifest")
+    schema.add_argument(
+        "--crd", action="store_true", help="print the CustomResourceDefinition, as YAML, instead"
+    )
     render = commands.add_parser(
         "render", help="print the Kubernetes objects that a manifest leads to"
     )

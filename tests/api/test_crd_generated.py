@@ -1,0 +1,82 @@
+"""The committed CustomResourceDefinition is the one that the models make, and is well formed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rlhf_api.crd import crd, root_schema
+
+COMMITTED = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
+SCHEMA = root_schema()
+
+
+def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema below a schema, with its path."""
+    yield path, schema
+    for name, item in schema.get("properties", {}).items():
+        yield from nodes(item, f"{path}.{name}")
+    for key, part in (("items", "[]"), ("additionalProperties", ".*")):
+        if key in schema:
+            yield from nodes(schema[key], path + part)
+
+
+def at(path: str) -> dict[str, Any]:
+    return dict(nodes(SCHEMA))[path]
+
+
+def test_the_committed_definition_is_up_to_date() -> None:
+    written = yaml.safe_load(COMMITTED.read_text(encoding="utf-8"))
+    assert written == crd(), "run `make generate`"
+
+
+def test_it_has_no_yaml_anchors() -> None:
+    assert "&id" not in COMMITTED.read_text(encoding="utf-8")
+
+
+def test_every_node_has_one_type() -> None:
+    for path, node in nodes(SCHEMA):
+        assert ("type" in node) != node.get("x-kubernetes-int-or-string", False), path
+        assert not {"$ref", "anyOf", "allOf", "oneOf", "title"} & set(node), path
+
+
+def test_what_a_user_writes_is_bounded() -> None:
+    bounds = {"string": "maxLength", "array": "maxItems"}
+    for path, node in nodes(SCHEMA):
+        if not path.startswith(".spec"):
+            continue
+        if "additionalProperties" in node:
+            assert "maxProperties" in node, path
+        elif node.get("type") in bounds and "enum" not in node:
+            assert bounds[node["type"]] in node, path
+
+
+def test_a_quantity_is_a_number_or_text() -> None:
+    size = at(".spec.checkpoints.claim.size")
+    assert size["x-kubernetes-int-or-string"]
+    assert size["default"] == "100Gi"
+    assert size["pattern"].startswith("^[0-9]+")
+
+
+def test_defaults_cascade_and_an_optional_stage_stays_out() -> None:
+    assert at(".spec.resources")["default"] == {}
+    assert at(".spec.stages.ppo.rollout")["default"] == {}
+    assert at(".spec.stages.ppo.rewards")["default"] == {}
+    assert "default" not in at(".spec.stages.ppo")
+    assert "default" not in at(".spec.checkpoints.claim")
+
+
+def test_null_is_kept_only_where_it_overrides_a_default() -> None:
+    nullable = [path for path, node in nodes(SCHEMA) if node.get("nullable")]
+    assert nullable == [".spec.stages.ppo.rollout.importanceCap"]
+
+
+def test_a_bound_that_is_excluded_is_said_as_openapi_3_says_it() -> None:
+    rate = at(".spec.stages.sft.learningRate")
+    assert (rate["minimum"], rate["exclusiveMinimum"], rate["maximum"]) == (0, True, 1)
+
+
+def test_a_new_job_is_not_taken_for_done() -> None:
+    assert at(".status")["default"] == {"observedGeneration": -1}
