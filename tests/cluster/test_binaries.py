@@ -1,0 +1,121 @@
+"""Where the programs come from, and what a user reads when they cannot be had."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import toolchain
+from cluster.binaries import PACKAGES, TOOLS, find_binaries
+
+
+def executable(path: Path, script: str = "exit 0") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `go` on PATH that is new enough and does as its script says; an empty cache."""
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return tmp_path / "bin" / "go"
+
+
+BUILDS = """
+case "$*" in "env GOVERSION") echo go1.99.1; exit;; esac
+while [ "$1" != -o ]; do shift; done
+echo '#!/bin/sh' > "$2"
+chmod +x "$2"
+echo "$2" >> "$0.built"
+"""
+
+
+def test_programs_are_taken_from_the_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PACKAGES:
+        executable(tmp_path / name)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    assert find_binaries() == tmp_path
+
+
+def test_a_folder_that_lacks_a_program_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PACKAGES:
+        executable(tmp_path / name)
+    (tmp_path / "kubectl").unlink()
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}, which lacks kubectl\. Put all of"):
+        find_binaries()
+
+
+def test_programs_are_built_once_with_a_line_for_each(fake_go: Path) -> None:
+    executable(fake_go, BUILDS)
+    lines: list[str] = []
+    folder = find_binaries(lines.append)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(PACKAGES)
+    assert [line.split()[0].rstrip(":") for line in lines[1::2]] == list(PACKAGES)
+
+    assert find_binaries(pytest.fail) == folder
+    assert len(fake_go.with_suffix(".built").read_text().splitlines()) == len(PACKAGES)
+
+
+def test_a_build_that_fails_leaves_what_was_built_and_says_what_to_do(fake_go: Path) -> None:
+    executable(
+        fake_go, 'case "$*" in *kubectl) echo "undefined: kubectl.Main"; exit 2;; esac\n' + BUILDS
+    )
+    with pytest.raises(toolchain.BuildError) as failed:
+        find_binaries(lambda line: None)
+    message = str(failed.value)
+    assert message.startswith("building kubectl failed (exit code 2)")
+    assert "undefined: kubectl.Main" in message
+    assert "set KUBEBUILDER_ASSETS" in message
+
+    executable(fake_go, BUILDS)
+    lines: list[str] = []
+    find_binaries(lines.append)
+    assert [line.split()[0] for line in lines[1::2]] == ["kubectl"]
+
+
+def test_a_second_run_waits_for_the_first_and_builds_nothing(fake_go: Path) -> None:
+    executable(fake_go, BUILDS)
+    folder = find_binaries(lambda line: None)
+    built = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "cluster.binaries"],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        for name, content in built.items():
+            executable(folder / name).write_bytes(content)
+    out, err = waiting.communicate(timeout=30)
+    assert (out.strip(), err) == (str(folder), "")
+
+
+def test_an_old_go_is_passed_over_for_the_one_from_the_package_index(
+    fake_go: Path, tmp_path: Path
+) -> None:
+    executable(fake_go, "echo go1.20.3")
+    required = toolchain.required_version(TOOLS)
+    installed = executable(tmp_path / "cache" / toolchain.DISTRIBUTION / "go" / "bin" / "go")
+    assert required >= (1, 26)
+    assert toolchain.find(required, tmp_path / "cache", pytest.fail) == installed
+    executable(fake_go, "echo go1.26.0")
+    assert toolchain.find(required, tmp_path / "cache", pytest.fail) == fake_go
