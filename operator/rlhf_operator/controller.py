@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
@@ -27,27 +27,47 @@ class JobKey(NamedTuple):
     name: str
 
 
+class Refused(Exception):
+    """What was asked for is not possible, for a reason that people have to know.
+
+    `kind`: Stalled where somebody has to change something, Reconciling where it may pass by itself.
+    """
+
+    def __init__(self, kind: Literal["Stalled", "Reconciling"], reason: str, message: str) -> None:
+        super().__init__(message)
+        self.state = State(kind, reason, redacted(message))
+
+
+class OutOfDate(Exception):
+    """What the pass looked at is not what is there any more: it is to be repeated on fresh data."""
+
+
 class Cluster(Protocol):
-    """All that a pass needs of a cluster, or of one machine."""
+    """All that a pass needs of a cluster, or of one machine.
 
-    platform: Platform
+    Methods that write raise Refused for what a condition is to say, and OutOfDate.
+    """
 
-    def load(self, key: JobKey) -> dict[str, Any] | None:
-        """The RLHFJob with its status; None where it is gone."""
+    @property
+    def platform(self) -> Platform:
+        """What the objects are rendered for."""
 
-    def observe(self, job: RLHFJob) -> Observed:
+    async def load(self, key: JobKey) -> dict[str, Any] | None:
+        """The RLHFJob with its status; None where it is gone or going."""
+
+    async def observe(self, job: RLHFJob, now: datetime) -> Observed:
         """What is there of the job's children."""
 
-    def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
+    async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
         """Makes the objects, in order; those that are there stay as they are."""
 
-    def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
+    async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         """Deletes an attempt's children; pods get their grace period."""
 
-    def write_status(self, key: JobKey, status: JobStatus) -> None:
+    async def write_status(self, key: JobKey, status: JobStatus) -> None:
         """Puts the whole status in place of the one that `load` gave."""
 
-    def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
+    async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """Tells people what happened."""
 
 
@@ -59,36 +79,52 @@ class Pass(NamedTuple):
     retry_at: datetime | None = None
 
 
-def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
+REFUSED_AGAIN: Final = timedelta(minutes=1)
+"""How long to wait before what was refused is tried again: somebody may have made room."""
+
+
+async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     """Brings a job one step nearer to what is wanted. Safe to repeat, and to break off anywhere.
 
     A manifest that admission should have refused becomes a condition, and has no children.
     """
-    manifest = cluster.load(key)
+    manifest = await cluster.load(key)
     if manifest is None:
         return Pass(None, ())
     try:
         job = parse_job(manifest)
     except InvalidJob as invalid:
-        return _refused(cluster, key, manifest, invalid, now)
-    observed = cluster.observe(job)
+        refused = Refused("Stalled", "InvalidSpec", str(invalid))
+        return Pass(await _say(cluster, key, manifest, refused.state, now), ())
+    observed = await cluster.observe(job, now)
     actions = plan(job, observed, now)
-    _act(cluster, job, actions)
+    try:
+        await _act(cluster, job, actions)
+    except Refused as refused:
+        said = await _say(cluster, key, manifest, refused.state, now)
+        return Pass(said, (), now + REFUSED_AGAIN)
     status = next_status(job, observed, actions, now)
-    if status != job.status:
-        cluster.write_status(key, status)
-        cluster.emit(key, events(job.status, status))
+    await _write(cluster, key, job.status, status)
     return Pass(status, actions, _retry_at(status, now))
 
 
-def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> None:
+async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> None:
     """Deletions first, so that what they free is there for what starts."""
     for action in actions:
         if isinstance(action, DeleteChildren):
-            cluster.delete(job, action.stage, action.attempt)
+            await cluster.delete(job, action.stage, action.attempt)
     for action in actions:
         if isinstance(action, CreateChildren):
-            cluster.apply(job, render(job, *action, cluster.platform))
+            await cluster.apply(job, render(job, *action, cluster.platform))
+
+
+async def _write(
+    cluster: Cluster, key: JobKey, before: JobStatus | None, status: JobStatus
+) -> None:
+    """One write, none where nothing changed; what happened is told once it is written down."""
+    if status != before:
+        await cluster.write_status(key, status)
+        await cluster.emit(key, events(before, status))
 
 
 def _retry_at(status: JobStatus, now: datetime) -> datetime | None:
@@ -98,25 +134,19 @@ def _retry_at(status: JobStatus, now: datetime) -> datetime | None:
     return min((read(text) for text in waiting), default=None)
 
 
-def _refused(
-    cluster: Cluster, key: JobKey, manifest: dict[str, Any], invalid: InvalidJob, now: datetime
-) -> Pass:
+async def _say(
+    cluster: Cluster, key: JobKey, manifest: dict[str, Any], state: State, now: datetime
+) -> JobStatus:
+    """Puts into the conditions why the job cannot go on; all else of the status stays."""
     generation = manifest.get("metadata", {}).get("generation", 1)
     before = _status_of(manifest)
-    state = State("Stalled", "InvalidSpec", redacted(str(invalid)))
-    status = before.model_copy(
-        update={
-            "observed_generation": generation,
-            "phase": "Failed",
-            "conditions": with_conditions(
-                before.conditions, state, generation=generation, now=written(now)
-            ),
-        }
-    )
-    if status != before:
-        cluster.write_status(key, status)
-        cluster.emit(key, events(before, status))
-    return Pass(status, ())
+    conditions = with_conditions(before.conditions, state, generation=generation, now=written(now))
+    update: dict[str, Any] = {"observed_generation": generation, "conditions": conditions}
+    if state.true == "Stalled":
+        update["phase"] = "Failed"
+    status = before.model_copy(update=update)
+    await _write(cluster, key, before, status)
+    return status
 
 
 def _status_of(manifest: dict[str, Any]) -> JobStatus:

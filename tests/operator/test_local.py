@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.store import Store
 from rlhf_operator.names import claim_name, job_folder
+from rlhf_operator.observed import Attempt
 from rlhf_operator.outcome import outcome_of
 from rlhf_operator.progress import LoopbackServer
 from rlhf_operator.render import render
@@ -353,6 +356,14 @@ def test_what_prepare_fetched_and_is_gone_is_fetched_again(bench: Bench) -> None
     assert bench.stages().count("sft") == 1
 
 
+def _apply(cluster: LocalCluster, objects: list[dict[str, Any]]) -> None:
+    asyncio.run(cluster.apply(cluster.job, objects))
+
+
+def _attempts(cluster: LocalCluster) -> tuple[Attempt, ...]:
+    return asyncio.run(cluster.observe(cluster.job, datetime.now(UTC))).attempts
+
+
 def test_every_pod_of_a_gang_gets_its_own_index(bench: Bench) -> None:
     """Several pods, as a cluster has them; a run itself fits a job to one."""
     bench.behave({"sft": {"exit": 75, "sleep": 5}})  # late: a failure ends the whole gang
@@ -360,8 +371,8 @@ def test_every_pod_of_a_gang_gets_its_own_index(bench: Bench) -> None:
     server = LoopbackServer()
     cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
     objects = render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform)
-    cluster.apply(store.job, objects)
-    (attempt,) = cluster.observe(store.job).attempts
+    _apply(cluster, objects)
+    (attempt,) = _attempts(cluster)
     assert (attempt.size, len(attempt.pods)) == (2, 2)
     bench.wait(lambda: cluster.step() or not cluster.has_work())
     server.close()
@@ -369,7 +380,7 @@ def test_every_pod_of_a_gang_gets_its_own_index(bench: Bench) -> None:
     told = sorted((e["env"]["JOB_COMPLETION_INDEX"], e["argv"][4]) for e in bench.started())
     assert told == [("0", "0"), ("1", "1")]
     assert len({e["argv"][10] for e in bench.started()}) == 1  # one port for the gang
-    (attempt,) = cluster.observe(store.job).attempts
+    (attempt,) = _attempts(cluster)
     assert attempt.condition == "Failed"
 
 
@@ -378,13 +389,13 @@ def test_a_gang_that_loses_a_pod_ends_as_a_whole(bench: Bench) -> None:
     store = Store(bench.directory, bench.job(sft={"resources": {"nodes": 2}}), lambda job: None)
     server = LoopbackServer()
     cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
-    cluster.apply(store.job, render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform))
+    _apply(cluster, render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform))
     bench.wait(lambda: cluster.step() or len(bench.started()) == 2)
     os.kill(bench.started()[0]["pid"], signal.SIGKILL)
     bench.wait(lambda: cluster.step() or not cluster.has_work())
     server.close()
     store.close()
-    (attempt,) = cluster.observe(store.job).attempts
+    (attempt,) = _attempts(cluster)
     assert sorted(pod.exit_code or 0 for pod in attempt.pods) == [137, 143]
     assert outcome_of(attempt).exit_code == 137
 
@@ -404,12 +415,12 @@ def test_a_pod_that_is_deleted_while_it_starts_ends(bench: Bench) -> None:
     store = Store(bench.directory, bench.job(), lambda job: None)
     server = LoopbackServer()
     cluster = LocalCluster(store.job, store, TWO_CORES, server, {})
-    cluster.apply(store.job, render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform))
+    _apply(cluster, render(store.job, "sft", 1, "sha256:a", "sha256:b", cluster.platform))
     cluster.step()
-    cluster.delete(store.job, "sft", 1)
+    asyncio.run(cluster.delete(store.job, "sft", 1))
     bench.wait(lambda: cluster.step() or not cluster.has_work())
     cluster.step()
     server.close()
     store.close()
-    assert cluster.observe(store.job).attempts == ()
+    assert _attempts(cluster) == ()
     assert (bench.directory / "pods" / "tiny-sft-1-0" / "log.txt").exists()

@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rlhf_api.job import RLHFJob
@@ -67,11 +68,11 @@ class LocalCluster:
 
     # The Cluster interface
 
-    def load(self, key: JobKey) -> dict[str, Any] | None:
+    async def load(self, key: JobKey) -> dict[str, Any] | None:
         """The fitted job with the newest status."""
         return self.job.model_copy(update={"status": self._store.status}).to_dict()
 
-    def observe(self, job: RLHFJob) -> Observed:
+    async def observe(self, job: RLHFJob, now: datetime) -> Observed:
         """Attempts by what their pods' directories say."""
         gangs: dict[tuple[str, int], list[LocalPod]] = {}
         for pod in self._pods.values():
@@ -82,7 +83,7 @@ class LocalCluster:
             fingerprints=self._fingerprints,
         )
 
-    def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
+    async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """Makes the directories of the pods of each Job among the objects."""
         by_kind = {item["kind"]: item for item in objects}
         config = by_kind["ConfigMap"]
@@ -99,17 +100,17 @@ class LocalCluster:
             if name not in self._pods:
                 self._pods[name] = self._make_pod(name, workload, index, sources, ports)
 
-    def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
+    async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         """Asks the pods of an attempt to go."""
         for pod in self._pods.values():
             if (pod.record.stage, pod.record.attempt) == (stage, attempt):
                 pod.delete()
 
-    def write_status(self, key: JobKey, status: JobStatus) -> None:
+    async def write_status(self, key: JobKey, status: JobStatus) -> None:
         """DIR/status.yaml, whole or not at all."""
         self._store.write(status)
 
-    def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
+    async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """To whoever asked to be told."""
         for event in happened:
             if self._on_event:

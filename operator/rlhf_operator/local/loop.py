@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -83,7 +84,8 @@ def _pass(cluster: LocalCluster) -> bool:
     while True:
         cluster.step()
         has_work = cluster.has_work()  # before the look: what ends after it was not seen by it
-        done = reconcile_once(cluster, JobKey(meta.namespace, meta.name), datetime.now(UTC))
+        key = JobKey(meta.namespace, meta.name)
+        done = asyncio.run(reconcile_once(cluster, key, datetime.now(UTC)))
         if not done.actions:
             return done.retry_at is None and not has_work
 

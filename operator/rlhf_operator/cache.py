@@ -1,0 +1,158 @@
+"""What the operator knows of its jobs and their children. No I/O.
+
+Fed by watches, by lists and by the answers to our own writes, in any order: the newest
+resourceVersion of an object wins, and one that was seen to go does not come back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from rlhf_api.job import KIND
+
+from rlhf_operator.controller import JobKey
+from rlhf_operator.names import LABEL_JOB
+
+Object = dict[str, Any]
+
+REMEMBERED: Final = 20_000
+"""UIDs of objects that are gone: a late answer that tells of one is older than that many ends."""
+
+KEPT_SPEC: Final = {
+    "Pod": ("nodeName", "terminationGracePeriodSeconds"),
+    "Job": ("completions", "suspend"),
+    KIND: None,
+}
+"""Fields of `spec` that anything reads; None: all. The rest would be most of the memory."""
+DROPPED_METADATA: Final = ("managedFields", "selfLink")
+
+
+class Cache:
+    """Jobs, and their children by job. `on_change` is told which job something happened to."""
+
+    def __init__(self, on_change: Callable[[JobKey], None] = lambda key: None) -> None:
+        self._on_change = on_change
+        self._jobs: dict[JobKey, Object] = {}
+        self._children: dict[JobKey, dict[tuple[str, str], Object]] = {}
+        self._where: dict[str, JobKey] = {}  # by UID
+        self._gone: OrderedDict[str, int] = OrderedDict()  # by UID, as of which version
+
+    def job(self, key: JobKey) -> Object | None:
+        """The RLHFJob."""
+        return self._jobs.get(key)
+
+    def jobs(self) -> Iterator[Object]:
+        """Every RLHFJob."""
+        return iter(list(self._jobs.values()))
+
+    def known(self) -> set[JobKey]:
+        """Every job that there is, or that has left something."""
+        return {*self._jobs, *self._children}
+
+    def children(self, key: JobKey, kind: str) -> list[Object]:
+        """A job's children of a kind, owned or not: whoever carries the label."""
+        return [item for (of, _), item in self._children.get(key, {}).items() if of == kind]
+
+    def child(self, key: JobKey, kind: str, name: str) -> Object | None:
+        """One of them."""
+        return self._children.get(key, {}).get((kind, name))
+
+    def put(self, item: Object) -> None:
+        """Takes in an object, unless something newer is known of it."""
+        key, uid = job_of(item), item["metadata"]["uid"]
+        if key is None or version_of(item) <= self._gone.get(uid, -1):
+            return
+        known = self._find(key, item)
+        if known is not None and version_of(known) >= version_of(item):
+            return
+        before = self._where.get(uid)
+        if before not in (None, key):  # somebody has changed its label
+            self._forget(before, item)
+        self._where[uid] = key
+        if item["kind"] == KIND:
+            self._jobs[key] = slim(item)
+        else:
+            self._children.setdefault(key, {})[_name(item)] = slim(item)
+        self._on_change(key)
+
+    def remove(self, item: Object, version: int | None = None) -> None:
+        """Takes an object out, as of a version; one of the same name and another UID stays."""
+        uid = item["metadata"]["uid"]
+        self._gone[uid] = version or version_of(item)
+        while len(self._gone) > REMEMBERED:
+            self._gone.popitem(last=False)
+        if key := self._where.pop(uid, None):
+            self._forget(key, item)
+
+    def _find(self, key: JobKey, item: Object) -> Object | None:
+        if item["kind"] == KIND:
+            return self._jobs.get(key)
+        return self._children.get(key, {}).get(_name(item))
+
+    def _forget(self, key: JobKey, item: Object) -> None:
+        known = self._find(key, item)
+        if known is None or known["metadata"]["uid"] != item["metadata"]["uid"]:
+            return
+        if item["kind"] == KIND:
+            del self._jobs[key]
+        else:
+            del self._children[key][_name(item)]
+            if not self._children[key]:
+                del self._children[key]
+        self._on_change(key)
+
+    def replace(
+        self, kind: str, namespace: str | None, items: Iterable[Object], version: int
+    ) -> None:
+        """Takes in a whole list: what it does not name, and is not younger than it, is gone."""
+        listed = list(items)
+        there = {item["metadata"]["uid"] for item in listed}
+        for item in self._of(kind, namespace):
+            if item["metadata"]["uid"] not in there and version_of(item) <= version:
+                self.remove(item, version)
+        for item in listed:
+            self.put(item)
+
+    def _of(self, kind: str, namespace: str | None) -> list[Object]:
+        if kind == KIND:
+            found = list(self._jobs.values())
+        else:
+            found = [
+                item
+                for store in self._children.values()
+                for (of, _), item in store.items()
+                if of == kind
+            ]
+        return [i for i in found if namespace in (None, i["metadata"].get("namespace"))]
+
+
+def job_of(item: Object) -> JobKey | None:
+    """The job that an object is, or that its label names."""
+    meta = item["metadata"]
+    labels = meta.get("labels") or {}
+    name = meta["name"] if item["kind"] == KIND else labels.get(LABEL_JOB)
+    return JobKey(meta.get("namespace", ""), name) if name else None
+
+
+def _name(item: Object) -> tuple[str, str]:
+    return item["kind"], item["metadata"]["name"]
+
+
+def slim(item: Object) -> Object:
+    """The part of an object that anything reads."""
+    kind = item["kind"]
+    meta = {k: v for k, v in item["metadata"].items() if k not in DROPPED_METADATA}
+    kept: Object = {"apiVersion": item["apiVersion"], "kind": kind, "metadata": meta}
+    fields = KEPT_SPEC.get(kind, ())
+    spec = item.get("spec") or {}
+    kept["spec"] = spec if fields is None else {k: spec[k] for k in fields if k in spec}
+    if "status" in item:
+        kept["status"] = item["status"]
+    return kept
+
+
+def version_of(item: Object) -> int:
+    """Kubernetes promises that versions of one resource are numbers that rise (KEP-5504)."""
+    return int(item["metadata"]["resourceVersion"])

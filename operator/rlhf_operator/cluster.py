@@ -1,0 +1,301 @@
+"""The Cluster interface on Kubernetes: reads from the cache, writes to the API server.
+
+Every answer to a write enters the cache before the next pass looks, so a watch that lags behind
+never makes a pass do again what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.status import JobStatus
+
+from rlhf_operator import observe
+from rlhf_operator.api import Api, ApiError, Object, Resource
+from rlhf_operator.cache import Cache
+from rlhf_operator.controller import JobKey, OutOfDate, Refused
+from rlhf_operator.events import Event
+from rlhf_operator.names import (
+    ANNOTATION_HASH,
+    ANNOTATION_SETTINGS,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_STAGE,
+    child_name,
+)
+from rlhf_operator.observed import Attempt, Observed, Progress
+from rlhf_operator.render import Platform
+from rlhf_operator.watches import CONFIG_MAPS, JOBS, PODS, SERVICES
+
+log = logging.getLogger(__name__)
+
+RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
+CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
+OWN_KINDS: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES, CLAIMS)
+NOTE_LIMIT: Final = 1024
+"""Bytes of an event's text that the API server accepts."""
+
+Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
+
+
+class KubernetesCluster:
+    """The children of every job, through one API client and one cache."""
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        platform: Platform,
+        served: Mapping[tuple[str, str], Resource],
+        reports: Reports = lambda key: {},
+        instance: str = "rlhf-operator",
+    ) -> None:
+        """`served`: resources by apiVersion and kind; `instance`: this process, in events."""
+        self.platform = platform
+        self.served = served
+        self._api = api
+        self._cache = cache
+        self._reports = reports
+        self._instance = instance
+
+    async def load(self, key: JobKey) -> dict[str, Any] | None:
+        """From the cache. One that is being deleted is left to the garbage collector."""
+        manifest = self._cache.job(key)
+        if manifest is None or "deletionTimestamp" in manifest["metadata"]:
+            return None
+        return manifest
+
+    async def observe(self, job: RLHFJob, now: datetime) -> Observed:
+        """From the cache, too."""
+        key = _key(job)
+        found = observe.attempts(
+            job.metadata.name,
+            job.metadata.uid,
+            self._cache.children(key, "Job"),
+            self._cache.children(key, "Pod"),
+            now,
+        )
+        whole = tuple(a._replace(is_whole=self._is_whole(key, a)) for a in found)
+        return Observed(attempts=whole, progress=self._reports(key))
+
+    def next_look(self, key: JobKey, now: datetime) -> datetime | None:
+        """When something about the job's pods is to be seen that no event tells."""
+        return observe.next_look(self._cache.children(key, "Pod"), now)
+
+    def _is_whole(self, key: JobKey, attempt: Attempt) -> bool:
+        name = child_name(key.name, attempt.stage, attempt.number)
+        kinds = ["Job", "ConfigMap"] + (["Service"] if attempt.stage != PREPARE else [])
+        return all(self._cache.child(key, kind, name) for kind in kinds)
+
+    async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
+        """The Job last: where it is, all that its pods need is there, too."""
+        *before, last = objects
+        await self._no_older_pods(job, last)
+        await asyncio.gather(*(self._create(job, item) for item in before))
+        await self._create(job, last)
+
+    async def _no_older_pods(self, job: RLHFJob, workload: Object) -> None:
+        """Before an attempt that follows another: asks the API server itself for live pods.
+
+        The watch may not have told of a pod yet whose Job is known to be gone.
+        """
+        labels = workload["metadata"]["labels"]
+        if int(labels[LABEL_ATTEMPT]) == 1:
+            return
+        key = _key(job)
+        selector = f"{LABEL_JOB}={key.name},{LABEL_STAGE}={labels[LABEL_STAGE]}"
+        pods, _ = await self._api.list(PODS, key.namespace, selector=selector)
+        for item in pods:
+            self._cache.put(item)
+        older = [p for p in pods if p["metadata"]["labels"][LABEL_ATTEMPT] != labels[LABEL_ATTEMPT]]
+        if any(observe.pod(item, datetime.now(UTC)).is_live for item in older):
+            raise OutOfDate(f"pods of an earlier attempt of {labels[LABEL_STAGE]} live")
+
+    async def _create(self, job: RLHFJob, item: Object) -> None:
+        meta = item["metadata"]
+        if self._cache.child(_key(job), item["kind"], meta["name"]):
+            return
+        resource = self._resource(item)
+        try:
+            self._cache.put(await self._api.create(resource, item))
+        except ApiError as error:
+            if error.code == 409 and error.reason == "AlreadyExists":
+                await self._meet(resource, item)
+            else:
+                raise _refusal(error, item) from error
+
+    async def _meet(self, resource: Resource, wanted: Object) -> None:
+        """An object of that name is there: ours from an earlier pass, or somebody else's."""
+        meta = wanted["metadata"]
+        try:
+            found = await self._api.get(resource, meta["namespace"], meta["name"])
+        except ApiError as error:
+            if error.code == 404:
+                raise OutOfDate(f"{resource.kind} {meta['name']} has just gone") from error
+            raise
+        self._cache.put(found)
+        name = f"{resource.kind} {meta['name']}"
+        if "deletionTimestamp" in found["metadata"]:
+            said = f"{name} of an earlier job of this name is still being deleted."
+            raise Refused("Reconciling", "Terminating", said)
+        if not _is_the_same(found, wanted):
+            owner = _owner_text(found)
+            said = (
+                f"{name} is there already and belongs to {owner}. It was not touched: "
+                "delete or rename it, or give this RLHFJob another name."
+            )
+            raise Refused("Stalled", "NameTaken", said)
+
+    def _resource(self, item: Object) -> Resource:
+        own = {(r.api_version, r.kind): r for r in OWN_KINDS}
+        where = (item["apiVersion"], item["kind"])
+        found = own.get(where) or self.served.get(where)
+        if found is None:
+            said = f"The API server does not serve {where[1]} of {where[0]}."
+            raise Refused("Stalled", "GangSchedulerMissing", said)
+        return found
+
+    async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
+        """The Job goes only after its pods have; so nothing holds a GPU that nobody sees."""
+        key = _key(job)
+        name = child_name(key.name, stage, attempt)
+        workload = self._cache.child(key, "Job", name)
+        if workload and observe.controller_uid(workload) == job.metadata.uid:
+            await self._delete(JOBS, workload, "Foreground")
+        for item in self._cache.children(key, "Pod"):
+            if observe.attempt_of(item) == (stage, attempt) and workload is None:
+                await self._delete(PODS, item, "Background")
+        for resource in (CONFIG_MAPS, SERVICES):
+            found = self._cache.child(key, resource.kind, name)
+            if found and observe.controller_uid(found) == job.metadata.uid:
+                await self._delete(resource, found, "Background")
+
+    async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
+        meta = item["metadata"]
+        if "deletionTimestamp" in meta:
+            return
+        try:
+            answer = await self._api.delete(
+                resource, meta["namespace"], meta["name"], meta["uid"], propagation
+            )
+        except ApiError as error:
+            if error.code not in (404, 409):  # 409: another object of that name by now
+                raise
+            self._cache.remove(item)
+            return
+        if "deletionTimestamp" in answer.get("metadata", {}):
+            self._cache.put(answer)
+        else:
+            self._cache.remove(item)
+
+    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+        """One PUT, refused by the API server where the job is not as it was loaded."""
+        manifest = self._cache.job(key)
+        if manifest is None:
+            raise OutOfDate(f"{key.name} is gone")
+        meta = manifest["metadata"]
+        kept = ("name", "namespace", "uid", "resourceVersion")
+        body = manifest | {
+            "metadata": {name: meta[name] for name in kept},
+            "status": status.to_dict(),
+        }
+        try:
+            self._cache.put(await self._api.replace(RLHFJOBS, body, "status"))
+        except ApiError as error:
+            if error.code in (404, 409):
+                await self.reload(key)
+                raise OutOfDate(str(error)) from error
+            if not error.is_passing:
+                raise
+            await self.reload(key)  # it may have been written all the same
+            raise
+
+    async def reload(self, key: JobKey) -> None:
+        """Takes in the job as it is on the API server."""
+        try:
+            self._cache.put(await self._api.get(RLHFJOBS, key.namespace, key.name))
+        except ApiError as error:
+            known = self._cache.job(key)
+            if error.code == 404 and known is not None:
+                self._cache.remove(known)
+
+    async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
+        """Best effort: what happened stands in the status anyway."""
+        manifest = self._cache.job(key)
+        if manifest is None:
+            return
+        bodies = [self._event(manifest, event, place) for place, event in enumerate(happened)]
+        results = await asyncio.gather(
+            *(self._api.create(EVENTS, body) for body in bodies), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, ApiError) and result.reason != "AlreadyExists":
+                log.warning("Event on %s/%s: %s", key.namespace, key.name, result)
+            elif isinstance(result, BaseException) and not isinstance(result, ApiError):
+                raise result
+
+    def _event(self, manifest: Object, event: Event, place: int) -> Object:
+        """Named after the write that it tells of, so that a repeated one is the same event."""
+        meta = manifest["metadata"]
+        origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}"
+        name = f"{meta['name']}.{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
+        return {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"name": name, "namespace": meta["namespace"]},
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": "rlhf.dev/operator",
+            "reportingInstance": self._instance[:128],
+            "action": event.stage or "Job",
+            "reason": event.reason[:128],
+            "type": event.type,
+            "note": event.message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+            "regarding": {
+                "apiVersion": manifest["apiVersion"],
+                "kind": KIND,
+                "name": meta["name"],
+                "namespace": meta["namespace"],
+                "uid": meta["uid"],
+                "resourceVersion": meta["resourceVersion"],
+            },
+        }
+
+
+def _key(job: RLHFJob) -> JobKey:
+    return JobKey(job.metadata.namespace, job.metadata.name)
+
+
+def _is_the_same(found: Object, wanted: Object) -> bool:
+    """Same owner and same work; a claim without owner is whoever's comes first."""
+    if observe.controller_uid(found) != observe.controller_uid(wanted):
+        return False
+    asked = wanted["metadata"].get("annotations") or {}
+    there = found["metadata"].get("annotations") or {}
+    return all(there.get(k) == asked.get(k) for k in (ANNOTATION_HASH, ANNOTATION_SETTINGS))
+
+
+def _owner_text(item: Object) -> str:
+    owners = item["metadata"].get("ownerReferences") or []
+    return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nobody that we know"
+
+
+def _refusal(error: ApiError, item: Object) -> Exception:
+    """What the API server says of an object that it does not take; passing errors stay errors."""
+    said = f"{item['kind']} {item['metadata']['name']}: {error}"
+    if error.is_passing:
+        return error
+    if error.code == 403 and "exceeded quota" in str(error):
+        return Refused("Reconciling", "QuotaExceeded", said)
+    if error.code == 403 and "being terminated" in str(error):
+        return Refused("Reconciling", "NamespaceTerminating", said)
+    if error.code == 403:
+        return Refused("Stalled", "Forbidden", said)
+    return Refused("Stalled", "ChildRefused", said)

@@ -1,0 +1,239 @@
+"""From Kubernetes objects to what the plan reads. Pure: a Job and pods in, an Attempt out.
+
+What the fields mean, and who writes them, is in the Kubernetes API reference; the cases that are
+read here were seen on a kubelet and a Job controller of 1.36.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from rlhf_operator.names import (
+    ANNOTATION_HASH,
+    ANNOTATION_SETTINGS,
+    LABEL_ATTEMPT,
+    LABEL_STAGE,
+    child_name,
+)
+from rlhf_operator.observed import Attempt, Pod, PodPhase, parse_result
+from rlhf_operator.times import read
+
+Object = dict[str, Any]
+
+COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+NODE_SILENCE: Final = timedelta(seconds=30)
+"""How long after the end of its grace period a pod may still be shown before its node is lost."""
+PHASES: Final[Mapping[str, PodPhase]] = {
+    "Pending": "Pending",
+    "Running": "Running",
+    "Succeeded": "Succeeded",
+    "Failed": "Failed",
+}
+
+
+def attempts(
+    job: str, uid: str, jobs: Iterable[Object], pods: Iterable[Object], now: datetime
+) -> tuple[Attempt, ...]:
+    """What is left of each attempt of the RLHFJob with this name and UID.
+
+    Objects that only carry our labels, and belong to somebody else, are left out. Pods whose Job
+    went before them still count: they may still write.
+    """
+    mine = {
+        key: item
+        for item in jobs
+        if controller_uid(item) == uid
+        and (key := attempt_of(item))
+        and name_of(item) == child_name(job, *key)
+    }
+    gangs: dict[tuple[str, int], list[Object]] = {}
+    for pod in pods:
+        key = attempt_of(pod)
+        if key and _owner_name(pod) == child_name(job, *key):
+            gangs.setdefault(key, []).append(pod)
+    keys = sorted({*mine, *gangs})
+    return tuple(_attempt(key, mine.get(key), gangs.get(key, []), now) for key in keys)
+
+
+def attempt_of(item: Object) -> tuple[str, int] | None:
+    """Stage and number by the labels; None where they are missing or make no sense."""
+    labels = item["metadata"].get("labels") or {}
+    stage, number = labels.get(LABEL_STAGE), labels.get(LABEL_ATTEMPT, "")
+    return (stage, int(number)) if stage and number.isdecimal() else None
+
+
+def name_of(item: Object) -> str:
+    """Its name."""
+    name: str = item["metadata"]["name"]
+    return name
+
+
+def controller_uid(item: Object) -> str | None:
+    """UID of the owner that controls it."""
+    return next((o["uid"] for o in _owners(item) if o.get("controller")), None)
+
+
+def _owner_name(item: Object) -> str | None:
+    return next((o["name"] for o in _owners(item) if o.get("controller")), None)
+
+
+def _owners(item: Object) -> list[Object]:
+    return item["metadata"].get("ownerReferences") or []
+
+
+def _attempt(
+    key: tuple[str, int], job: Object | None, pods: list[Object], now: datetime
+) -> Attempt:
+    shown = [*([job] if job else []), *pods]
+    annotations = shown[0]["metadata"].get("annotations") or {}
+    seen = tuple(sorted((pod(item, now) for item in pods), key=lambda p: p.completion_index))
+    attempt = Attempt(
+        stage=key[0],
+        number=key[1],
+        hash=annotations.get(ANNOTATION_HASH, ""),
+        settings=annotations.get(ANNOTATION_SETTINGS, ""),
+        size=(job or {}).get("spec", {}).get("completions") or len(pods),
+        pods=seen,
+        is_terminating=job is None or "deletionTimestamp" in job["metadata"],
+    )
+    if job is None:
+        return attempt
+    condition, reason = job_end(job)
+    attempt = attempt._replace(condition=condition, reason=reason)
+    return attempt._replace(pods=(*seen, *_unseen_end(attempt, job)))
+
+
+def job_end(job: Object) -> tuple[Literal["Complete", "Failed"] | None, str | None]:
+    """The condition that ends a Job. It comes only once every pod has ended."""
+    for condition in (job.get("status") or {}).get("conditions") or []:
+        if condition.get("status") != "True":
+            continue
+        if condition["type"] == "Complete":
+            return "Complete", condition.get("reason")
+        if condition["type"] == "Failed":
+            return "Failed", condition.get("reason")
+    return None, None
+
+
+def _unseen_end(attempt: Attempt, job: Object) -> Iterator[Pod]:
+    """A pod that failed the Job and was deleted before anybody looked: a disruption, not a fault.
+
+    A pod of ours that fails stays until its Job goes, unless something outside took it away.
+    """
+    tells_why = any(pod.phase == "Failed" for pod in attempt.pods)
+    if attempt.condition != "Failed" or tells_why or attempt.reason == "DeadlineExceeded":
+        return
+    there = {pod.completion_index for pod in attempt.pods}
+    missing = next((i for i in range(attempt.size) if i not in there), None)
+    if missing is not None:
+        yield Pod(
+            name=f"{name_of(job)}-{missing}",
+            completion_index=missing,
+            phase="Failed",
+            reason="PodDeleted",
+            message="The pod was deleted before it had ended.",
+            is_disrupted=True,
+        )
+
+
+def pod(item: Object, now: datetime) -> Pod:
+    """One pod, as its kubelet, the scheduler and the node controller have described it."""
+    meta, status = item["metadata"], item.get("status") or {}
+    phase: PodPhase = PHASES.get(status.get("phase", ""), "Unknown")
+    conditions = {c["type"]: c for c in status.get("conditions") or []}
+    ended = _terminated(status)
+    text = ended.get("message") or ""
+    result = parse_result(text) if text else None
+    seen = Pod(
+        name=meta["name"],
+        completion_index=_index(meta),
+        phase=phase,
+        exit_code=ended.get("exitCode"),
+        message=text,
+        is_disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
+        finished_at=_unix(ended.get("finishedAt")),
+        node=(item.get("spec") or {}).get("nodeName"),
+        result=result,
+    )
+    if phase == "Failed":
+        return seen._replace(**_failure(status, ended, conditions))
+    if phase in ("Pending", "Running") and _is_lost(meta, conditions, now):
+        return seen._replace(reason="NodeLost", message="Its node does not answer.")
+    if phase == "Pending":
+        return seen._replace(**_waiting(status, conditions))
+    return seen
+
+
+def _index(meta: Object) -> int:
+    index = (meta.get("annotations") or {}).get(COMPLETION_INDEX, "0")
+    return int(index) if index.isdecimal() else 0
+
+
+def _terminated(status: Object) -> Object:
+    """State of the container that ended; the one with an error, where several did."""
+    found = [
+        ended
+        for item in status.get("containerStatuses") or []
+        if (ended := (item.get("state") or {}).get("terminated"))
+    ]
+    return next((e for e in found if e.get("exitCode")), found[0] if found else {})
+
+
+def _failure(status: Object, ended: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:
+    """Reason and message of an end that was no success.
+
+    The pod's own reason (Evicted, DeadlineExceeded, NodeShutdown, Preempting…) is the cluster's
+    doing and outranks the container's, of which only OOMKilled says more than the exit code.
+    """
+    disruption = conditions.get("DisruptionTarget", {})
+    own = status.get("reason") or (ended.get("reason") if _says_more(ended) else None)
+    if own is None and disruption.get("status") == "True":
+        own = disruption.get("reason")
+    message = ended.get("message") or status.get("message") or disruption.get("message") or ""
+    return {"reason": own, "message": message}
+
+
+def _says_more(ended: Object) -> bool:
+    return ended.get("reason") not in (None, "Error", "Completed")
+
+
+def _waiting(status: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:
+    """Why a pod does not run yet: the scheduler's words, or those of the kubelet."""
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        reason = scheduled.get("reason") or "Unschedulable"
+        return {"reason": reason, "message": scheduled.get("message") or ""}
+    for group in ("initContainerStatuses", "containerStatuses"):
+        for item in status.get(group) or []:
+            waiting = (item.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
+                return {"reason": waiting["reason"], "message": waiting.get("message") or ""}
+    return {}
+
+
+def _is_lost(meta: Object, conditions: Mapping[str, Object], now: datetime) -> bool:
+    """Whether the node has stopped to answer, so that nobody can see whether the pod still runs.
+
+    The node controller sets Ready to False and leaves ContainersReady, which only the kubelet
+    writes; or the pod's deletion is overdue, which only its kubelet can complete.
+    """
+    due = meta.get("deletionTimestamp")  # when the grace period ends
+    if due and now > read(due) + NODE_SILENCE:
+        return True
+    ready = conditions.get("Ready", {}).get("status")
+    containers = conditions.get("ContainersReady", {}).get("status")
+    return ready == "False" and containers == "True"
+
+
+def next_look(pods: Iterable[Object], now: datetime) -> datetime | None:
+    """When a pod that is being deleted will be overdue, which no event tells."""
+    due = [
+        read(d) + NODE_SILENCE for item in pods if (d := item["metadata"].get("deletionTimestamp"))
+    ]
+    return min((moment for moment in due if moment > now), default=None)
+
+
+def _unix(text: str | None) -> float | None:
+    return read(text).timestamp() if text else None

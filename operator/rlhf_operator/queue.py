@@ -1,0 +1,77 @@
+"""Which jobs are due for a pass: each at most once in the queue, and never in two hands."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from rlhf_operator.controller import JobKey
+
+FIRST_BACKOFF: Final = 0.5
+LAST_BACKOFF: Final = 60.0
+"""Seconds to wait after a pass that failed: doubling, up to the ceiling."""
+
+
+class WorkQueue:
+    """As client-go's: what is added while it is worked on is done again afterwards."""
+
+    def __init__(self) -> None:
+        self._ready: asyncio.Queue[JobKey] = asyncio.Queue()
+        self._queued: dict[JobKey, float] = {}  # since when
+        self._running: set[JobKey] = set()
+        self._again: set[JobKey] = set()
+        self._timers: dict[JobKey, asyncio.TimerHandle] = {}
+        self._failures: dict[JobKey, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._queued)
+
+    def add(self, key: JobKey) -> None:
+        """Due now."""
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued[key] = time.monotonic()
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: JobKey, seconds: float) -> None:
+        """Due then; an earlier time that was set before stands."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(seconds, 0.0)
+        timer = self._timers.get(key)
+        if timer is not None and timer.when() <= due:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._ring, key)
+
+    def _ring(self, key: JobKey) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    async def take(self) -> tuple[JobKey, float]:
+        """The next job, and how many seconds it has waited. `done` has to follow."""
+        key = await self._ready.get()
+        waited = time.monotonic() - self._queued.pop(key)
+        self._running.add(key)
+        return key, waited
+
+    def done(self, key: JobKey, *, failed: bool = False) -> None:
+        """A pass has ended; after one that failed the next is put off, longer each time."""
+        self._running.discard(key)
+        is_due = key in self._again
+        self._again.discard(key)
+        if failed:
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+            self.add_after(key, min(FIRST_BACKOFF * 2.0 ** min(failures - 1, 30), LAST_BACKOFF))
+            return
+        self._failures.pop(key, None)
+        if is_due:
+            self.add(key)
+
+    def clear(self) -> None:
+        """Forgets everything: somebody else leads."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self.__init__()  # type: ignore[misc]

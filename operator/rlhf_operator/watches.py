@@ -1,0 +1,115 @@
+"""Keeps a kind of objects in the cache: list, watch, and list again where a watch cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rlhf_operator.api import Api, ApiError, Resource, pause_after
+from rlhf_operator.cache import Cache
+from rlhf_operator.names import LABEL_JOB
+
+log = logging.getLogger(__name__)
+
+JOBS: Final = Resource("batch/v1", "Job", "jobs")
+PODS: Final = Resource("v1", "Pod", "pods")
+CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
+SERVICES: Final = Resource("v1", "Service", "services")
+CHILDREN: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES)
+METADATA_ONLY: Final = (CONFIG_MAPS, SERVICES)
+"""Kinds of which only their being there counts."""
+
+
+class Watch:
+    """One kind in one namespace, or in all. Only objects that carry our label, where `selector`."""
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        resource: Resource,
+        namespace: str | None,
+        selector: str = LABEL_JOB,
+    ) -> None:
+        self.resource = resource
+        self.namespace = namespace
+        self.heard = time.monotonic()
+        self._api = api
+        self._cache = cache
+        self._selector = selector
+        self._failures = 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since an event, a bookmark, a list or an error; minutes of it are a hang."""
+        return time.monotonic() - self.heard
+
+    async def run(self) -> None:
+        """Never ends by itself, however long the API server is away."""
+        while True:
+            try:
+                await self._follow(await self.refresh())
+            except ApiError as error:
+                self.heard = time.monotonic()
+                self._report(error)
+            await pause_after(self._failures)
+
+    async def refresh(self) -> int:
+        """Takes in all that is there now, and gives the version of it."""
+        items, version = await self._api.list(
+            self.resource,
+            self.namespace,
+            selector=self._selector,
+            metadata_only=self.resource in METADATA_ONLY,
+        )
+        self._cache.replace(self.resource.kind, self.namespace, items, version)
+        self.heard = time.monotonic()
+        return version
+
+    async def _follow(self, version: int) -> None:
+        """Watches from where the last watch ended, until the server cannot go on from there."""
+        while True:
+            events = self._api.watch(
+                self.resource,
+                self.namespace,
+                version,
+                selector=self._selector,
+                metadata_only=self.resource in METADATA_ONLY,
+            )
+            async for kind, item in events:
+                self.heard = time.monotonic()
+                self._failures = 0
+                version = int(item["metadata"]["resourceVersion"])
+                if kind == "DELETED":
+                    self._cache.remove(item, version)
+                elif kind != "BOOKMARK":
+                    self._cache.put(item)
+            await asyncio.sleep(0.1)
+
+    def _report(self, error: ApiError) -> None:
+        """One line when it begins; a watch that has expired is nothing to report."""
+        if error.code != 410 and self._failures == 0:
+            where = self.namespace or "all namespaces"
+            log.warning("Watching %s in %s: %s", self.resource.plural, where, error)
+        self._failures += error.code != 410
+
+
+async def refresh_all(watches: Sequence[Watch]) -> None:
+    """Waits until everything has been seen as it is now, trying again for as long as it takes."""
+    failures = 0
+    waiting = list(watches)
+    while waiting:
+        results = await asyncio.gather(*(w.refresh() for w in waiting), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, ApiError):
+                raise result
+        errors = [(w, r) for w, r in zip(waiting, results, strict=True) if isinstance(r, ApiError)]
+        waiting = [watch for watch, _ in errors]
+        if waiting:
+            if failures == 0:
+                log.warning("Listing %s: %s", waiting[0].resource.plural, errors[0][1])
+            failures += 1
+            await pause_after(failures)

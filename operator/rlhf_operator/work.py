@@ -1,0 +1,73 @@
+"""Passes over jobs, as they fall due: a few at a time, and never two over the same job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from rlhf_operator.api import ApiError, NotLeading
+from rlhf_operator.cluster import KubernetesCluster
+from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once
+from rlhf_operator.queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+WORKERS: Final = 16
+"""Passes at one time. They mostly wait for the API server."""
+LOOK_AGAIN: Final = 1.0
+"""Seconds until a pass over data that was out of date is repeated, if no event comes before."""
+
+Measure = Callable[[float, str | None], None]
+"""Told of each pass: seconds, and one word for its error."""
+
+
+async def work(
+    queue: WorkQueue,
+    cluster: KubernetesCluster,
+    measure: Measure = lambda seconds, error: None,
+    workers: int = WORKERS,
+) -> None:
+    """Takes jobs from the queue until it is cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(_worker(queue, cluster, measure))
+
+
+async def _worker(queue: WorkQueue, cluster: KubernetesCluster, measure: Measure) -> None:
+    while True:
+        key, _ = await queue.take()
+        began = time.monotonic()
+        error = "Cancelled"
+        try:
+            error = await _pass(queue, cluster, key)
+        finally:
+            queue.done(key, failed=error in ("ApiError", "Bug"))
+            measure(time.monotonic() - began, error or None)
+
+
+async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> str:
+    """One word for what went wrong, empty where nothing did. Other jobs go on in any case."""
+    now = datetime.now(UTC)
+    try:
+        done = await reconcile_once(cluster, key, now)
+    except OutOfDate as error:
+        log.debug("%s/%s: %s", *key, error)
+        queue.add_after(key, LOOK_AGAIN)
+        return "OutOfDate"
+    except NotLeading as error:
+        log.warning("%s/%s: %s was not sent, the lease is not held", *key, error)
+        return "NotLeading"
+    except ApiError as error:
+        log.warning("%s/%s: %s", *key, error)
+        return "ApiError"
+    except Exception:
+        log.exception("%s/%s: the pass broke off; this is a mistake in the operator", *key)
+        return "Bug"
+    for moment in (done.retry_at, cluster.next_look(key, now)):
+        if moment is not None:
+            queue.add_after(key, (moment - now).total_seconds())
+    return ""

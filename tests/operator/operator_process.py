@@ -1,0 +1,86 @@
+"""The operator as users run it: a process of its own, that can be killed, stopped and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cluster.programs import free_ports
+
+
+class OperatorProcess:
+    """`python -m rlhf_operator` in one namespace, while it is entered as a context."""
+
+    def __init__(
+        self,
+        kubeconfig: Path,
+        namespace: str,
+        log: Path,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        (self.health_port,) = free_ports(1)
+        self.log_file = log
+        self._command = [
+            *(sys.executable, "-m", "rlhf_operator"),
+            *("--namespace", namespace, "--lease-namespace", namespace),
+            *("--health-port", str(self.health_port), "--log-level", "INFO", *flags),
+        ]
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.kill()
+        if error is not None:
+            print(f"--- {self.log_file.name}\n{self.log()[-8000:]}")
+
+    def start(self) -> None:
+        """Starts it, or starts it again."""
+        with self.log_file.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is released, nothing is finished."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM, as a kubelet ends it; its exit code."""
+        self._process.terminate()
+        return self._process.wait(30)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._process.send_signal(number)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def log(self) -> str:
+        """All that it has said so far, over all its lives."""
+        return self.log_file.read_text(errors="replace")

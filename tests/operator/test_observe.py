@@ -1,0 +1,257 @@
+"""What Kubernetes objects say, as a kubelet, a scheduler and a Job controller leave them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rlhf_operator.observe import attempts, next_look, pod
+from rlhf_operator.observed import Pod
+from rlhf_operator.outcome import outcome_of
+
+NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+OURS = "uid-of-the-rlhfjob"
+DONE = '{"exitCode": 0, "reason": "Done", "checkpoint": {"uri": "a/b", "digest": "sha256:1"}}'
+
+
+def labels(stage: str = "sft", attempt: str = "1") -> dict[str, str]:
+    return {"rlhf.dev/job": "tiny", "rlhf.dev/stage": stage, "rlhf.dev/attempt": attempt}
+
+
+def owner(kind: str, name: str, uid: str) -> list[dict[str, Any]]:
+    return [{"kind": kind, "name": name, "uid": uid, "controller": True}]
+
+
+def a_pod(index: int = 0, phase: str = "Running", **status: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"tiny-sft-1-{index}-abcde",
+            "namespace": "team",
+            "labels": labels(),
+            "annotations": {
+                "batch.kubernetes.io/job-completion-index": str(index),
+                "rlhf.dev/input-hash": "sha256:h",
+                "rlhf.dev/settings": "sha256:s",
+            },
+            "ownerReferences": owner("Job", "tiny-sft-1", "uid-of-the-job"),
+        },
+        "spec": {"nodeName": "node-a"},
+        "status": {"phase": phase, **status},
+    }
+
+
+def a_job(*conditions: dict[str, str], size: int = 1, uid: str = OURS) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "tiny-sft-1",
+            "namespace": "team",
+            "uid": "uid-of-the-job",
+            "labels": labels(),
+            "annotations": {"rlhf.dev/input-hash": "sha256:h", "rlhf.dev/settings": "sha256:s"},
+            "ownerReferences": owner("RLHFJob", "tiny", uid),
+        },
+        "spec": {"completions": size},
+        "status": {"conditions": list(conditions)},
+    }
+
+
+def terminated(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    state = {"exitCode": code, "reason": reason, "finishedAt": "2026-01-31T12:00:00Z"}
+    return {"state": {"terminated": state | ({"message": message} if message else {})}}
+
+
+def condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+FAILED = condition("Failed", "True", "BackoffLimitExceeded")
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a pod that succeeded says what it made": (
+        a_pod(phase="Succeeded", containerStatuses=[terminated(0, "Completed", DONE)]),
+        {"phase": "Succeeded", "exit_code": 0, "reason": None, "finished_at": NOON.timestamp()},
+    ),
+    "a plain failure has an exit code and the end of its log": (
+        a_pod(phase="Failed", containerStatuses=[terminated(75, "Error", "peer lost")]),
+        {"exit_code": 75, "reason": None, "message": "peer lost", "result": None},
+    ),
+    "a container that ran out of memory": (
+        a_pod(phase="Failed", containerStatuses=[terminated(137, "OOMKilled")]),
+        {"exit_code": 137, "reason": "OOMKilled", "is_disrupted": False},
+    ),
+    "an eviction by the kubelet is a disruption, in its own words": (
+        a_pod(
+            phase="Failed",
+            reason="Evicted",
+            message="The node was low on resource: memory.",
+            conditions=[condition("DisruptionTarget", "True", "TerminationByKubelet")],
+            containerStatuses=[terminated(137)],
+        ),
+        {
+            "reason": "Evicted",
+            "message": "The node was low on resource: memory.",
+            "is_disrupted": True,
+        },
+    ),
+    "preemption by the scheduler": (
+        a_pod(
+            phase="Failed",
+            conditions=[condition("DisruptionTarget", "True", "PreemptionByScheduler", "for x")],
+            containerStatuses=[terminated(143)],
+        ),
+        {"reason": "PreemptionByScheduler", "is_disrupted": True, "message": "for x"},
+    ),
+    "a disruption that did not come about is none": (
+        a_pod(
+            phase="Failed",
+            conditions=[condition("DisruptionTarget", "False", "EvictionByEvictionAPI")],
+            containerStatuses=[terminated(1)],
+        ),
+        {"is_disrupted": False, "reason": None, "exit_code": 1},
+    ),
+    "no node fits: the scheduler's words": (
+        a_pod(
+            phase="Pending",
+            conditions=[
+                condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are available")
+            ],
+        ),
+        {"reason": "Unschedulable", "message": "0/3 nodes are available"},
+    ),
+    "held back by a scheduling gate": (
+        a_pod(phase="Pending", conditions=[condition("PodScheduled", "False", "SchedulingGated")]),
+        {"reason": "SchedulingGated"},
+    ),
+    "an image that cannot be pulled": (
+        a_pod(
+            phase="Pending",
+            containerStatuses=[
+                {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+            ],
+        ),
+        {"reason": "ImagePullBackOff", "message": "no such image"},
+    ),
+    "a ConfigMap that is not there": (
+        a_pod(
+            phase="Pending",
+            containerStatuses=[{"state": {"waiting": {"reason": "CreateContainerConfigError"}}}],
+        ),
+        {"reason": "CreateContainerConfigError"},
+    ),
+    "a container that is being made waits for nothing": (
+        a_pod(
+            phase="Pending",
+            containerStatuses=[{"state": {"waiting": {"reason": "ContainerCreating"}}}],
+        ),
+        {"reason": None, "phase": "Pending"},
+    ),
+    "a node that does not answer": (
+        a_pod(
+            conditions=[condition("Ready", "False"), condition("ContainersReady", "True")],
+        ),
+        {"reason": "NodeLost", "phase": "Running", "is_lost": True, "is_live": True},
+    ),
+    "a pod that is not ready yet is not lost": (
+        a_pod(conditions=[condition("Ready", "False"), condition("ContainersReady", "False")]),
+        {"reason": None, "is_lost": False},
+    ),
+    "a phase that we do not know is no end": (
+        a_pod(phase="Paused"),
+        {"phase": "Unknown", "is_live": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_is_read_as_it_was_described(case: str) -> None:
+    item, expected = CASES[case]
+    seen = pod(item, NOON)
+    assert {name: getattr(seen, name) for name in expected} == expected
+
+
+def test_the_termination_message_is_the_result() -> None:
+    seen = pod(CASES["a pod that succeeded says what it made"][0], NOON)
+    assert seen.result is not None
+    assert seen.result.checkpoint is not None
+    assert seen.result.checkpoint.digest == "sha256:1"
+
+
+def test_a_deletion_that_is_overdue_is_a_lost_node() -> None:
+    item = a_pod()
+    item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"  # when the grace period ends
+    assert pod(item, NOON + timedelta(seconds=29)).reason is None
+    assert pod(item, NOON + timedelta(seconds=31)).is_lost
+    assert next_look([item], NOON) == NOON + timedelta(seconds=30)
+    assert next_look([item], NOON + timedelta(seconds=31)) is None
+
+
+def test_a_job_with_pods_is_an_attempt() -> None:
+    (attempt,) = attempts("tiny", OURS, [a_job(size=2)], [a_pod(1), a_pod(0)], NOON)
+    assert (attempt.stage, attempt.number, attempt.size) == ("sft", 1, 2)
+    assert (attempt.hash, attempt.settings) == ("sha256:h", "sha256:s")
+    assert [p.completion_index for p in attempt.pods] == [0, 1]
+    assert attempt.condition is None
+    assert not attempt.is_terminating
+
+
+def test_the_job_controller_says_when_all_is_over() -> None:
+    ended = a_pod(phase="Failed", containerStatuses=[terminated(1)])
+    target = condition("FailureTarget", "True", "BackoffLimitExceeded")
+    (still,) = attempts("tiny", OURS, [a_job(target)], [ended], NOON)
+    (over,) = attempts("tiny", OURS, [a_job(target, FAILED)], [ended], NOON)
+    assert still.condition is None
+    assert (over.condition, over.reason) == ("Failed", "BackoffLimitExceeded")
+    assert over.has_ended
+
+
+def test_a_job_of_somebody_else_is_not_ours() -> None:
+    assert attempts("tiny", OURS, [a_job(uid="another")], [], NOON) == ()
+
+
+def test_a_pod_that_only_carries_our_labels_is_not_ours() -> None:
+    stranger = a_pod()
+    stranger["metadata"]["ownerReferences"] = owner("ReplicaSet", "web", "x")
+    assert attempts("tiny", OURS, [], [stranger], NOON) == ()
+
+
+@pytest.mark.parametrize("number", ["", "one", "-1", "²", "2"])
+def test_labels_that_make_no_sense_are_left_out(number: str) -> None:
+    job, item = a_job(), a_pod()
+    for child in (job, item):
+        child["metadata"]["labels"] = labels(attempt=number)
+    assert attempts("tiny", OURS, [job], [item], NOON) == ()
+
+
+def test_pods_without_their_job_still_count() -> None:
+    (attempt,) = attempts("tiny", OURS, [], [a_pod()], NOON)
+    assert attempt.is_live
+    assert attempt.is_terminating
+    assert attempt.hash == "sha256:h"
+
+
+def test_a_pod_that_was_deleted_before_it_was_seen_to_end_is_a_disruption() -> None:
+    alive = a_pod(1, phase="Succeeded", containerStatuses=[terminated(0, "Completed")])
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [alive], NOON)
+    outcome = outcome_of(attempt)
+    assert (outcome.kind, outcome.reason) == ("Disruption", "PodDeleted")
+
+
+def test_a_pod_that_failed_is_the_cause_even_where_others_are_missing() -> None:
+    broken = a_pod(1, phase="Failed", containerStatuses=[terminated(75)])
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [broken], NOON)
+    assert outcome_of(attempt).kind == "Fault"
+
+
+def test_an_attempt_that_took_too_long_is_no_disruption() -> None:
+    late = condition("Failed", "True", "DeadlineExceeded")
+    (attempt,) = attempts("tiny", OURS, [a_job(late)], [], NOON)
+    assert (outcome_of(attempt).kind, outcome_of(attempt).reason) == ("Fault", "DeadlineExceeded")
+
+
+def test_a_pod_with_nothing_in_it_is_read() -> None:
+    bare = {"metadata": {"name": "x"}}
+    assert pod(bare, NOON) == Pod("x", 0, phase="Unknown")
