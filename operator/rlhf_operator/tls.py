@@ -1,0 +1,50 @@
+"""TLS for what the operator serves, from files that somebody renews while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import Final, NamedTuple
+
+CHECK_SECONDS: Final = 60.0
+log = logging.getLogger(__name__)
+
+
+class TLSFiles(NamedTuple):
+    """As a Secret of type kubernetes.io/tls is mounted."""
+
+    certificate: Path
+    key: Path
+    authority: Path  # ca.crt, by which clients know the server
+    name: str  # DNS name in the certificate
+
+
+def server_context(files: TLSFiles) -> ssl.SSLContext:
+    """For serving. Raises OSError (also ssl.SSLError) where the files do not fit."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def client_context(files: TLSFiles) -> ssl.SSLContext:
+    """For speaking to another replica."""
+    return ssl.create_default_context(cafile=str(files.authority))
+
+
+async def keep_fresh(
+    context: ssl.SSLContext, files: TLSFiles, interval: float = CHECK_SECONDS
+) -> None:
+    """Takes up a renewed certificate for new connections; runs until it is cancelled."""
+    seen = files.certificate.read_bytes()
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            found = files.certificate.read_bytes()
+            if found != seen:
+                context.load_cert_chain(files.certificate, files.key)
+                seen = found
+        except OSError as error:  # half-written, or gone for a moment
+            log.warning("the certificate %s cannot be renewed: %s", files.certificate, error)

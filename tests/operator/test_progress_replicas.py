@@ -1,0 +1,348 @@
+"""The progress server over real connections: one replica, two, and one that leads no more."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from progress_tokens import UID, a_token, the_review
+from rlhf_operator.controller import JobKey
+from rlhf_operator.observed import Progress
+from rlhf_operator.progress_auth import Reporter
+from rlhf_operator.progress_forward import Leader, address_in
+from rlhf_operator.progress_server import ProgressServer
+from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
+
+PATH = "/namespaces/default/rlhfjobs/tiny/ppo/3"
+REPORT: dict[str, Any] = {"progressPercentage": 40, "metrics": [{"name": "kl", "value": "0.25"}]}
+POD = "tiny-ppo-3-0-x7k2p"
+
+
+class Replica:
+    """A progress server with an API server that answers at once and counts."""
+
+    def __init__(self, leader: Leader = Leader(is_here=True)) -> None:  # noqa: B008
+        self.leader = leader
+        self.taken: list[tuple[JobKey, str, int, Progress]] = []
+        self.reviews, self.answers = 0, list[int]()
+        self.pods = {("default", POD, UID): Reporter("default", "tiny", "ppo", 3)}
+        self.failure: Exception | None = None
+        self.reviewed: str | None = None
+        self.server = ProgressServer(
+            create_review=self._review,
+            whose=lambda *pod: self.pods.get(pod),
+            take=lambda *report: self.taken.append(report),
+            leader=lambda: self.leader,
+            count=self.answers.append,
+        )
+        self.port = 0
+
+    async def _review(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.reviews += 1
+        if self.failure:
+            raise self.failure
+        return the_review(self.reviewed or body["spec"]["token"])
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def percents(self) -> list[float | None]:
+        return [progress.percent for *_, progress in self.taken]
+
+
+def serve(
+    test: Callable[..., Awaitable[None]], *replicas: Replica, tls: TLSFiles | None = None
+) -> None:
+    """Runs a test while the replicas serve."""
+
+    async def main() -> None:
+        try:
+            for replica in replicas:
+                replica.port = await replica.server.start("127.0.0.1", 0, tls)
+            await test(*replicas)
+        finally:
+            for replica in replicas:
+                await replica.server.close()
+
+    asyncio.run(main())
+
+
+async def post(
+    replica: Replica,
+    token: str | None = None,
+    path: str = PATH,
+    status: Any = REPORT,
+    **options: Any,
+) -> int:
+    headers = {"Authorization": f"Bearer {token or a_token()}"} | options.pop("headers", {})
+    options = {"json": {"trainerStatus": status}} | options if "data" not in options else options
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"http://{replica.address}{path}", **options) as answer,
+    ):
+        return answer.status
+
+
+def test_a_pod_reports_on_its_own_attempt() -> None:
+    async def test(replica: Replica) -> None:
+        assert await post(replica) == 200
+        progress = Progress(40.0, None, {"kl": 0.25})
+        assert replica.taken == [(JobKey("default", "tiny"), "ppo", 3, progress)]
+        assert replica.answers == [200]
+
+    serve(test, Replica())
+
+
+REFUSED = [
+    ("no token", {"headers": {"Authorization": ""}}, 401, 0),
+    ("another scheme", {"headers": {"Authorization": "Basic YTpi"}}, 401, 0),
+    ("garbage", {"token": "garbage"}, 401, 0),
+    ("another audience", {"token": a_token(aud=["kubernetes"])}, 401, 0),
+    ("an expired token", {"token": a_token(exp=1)}, 401, 0),
+    ("another namespace's pod", {"token": a_token("other")}, 403, 0),
+    ("another pod", {"token": a_token(pod="tiny-ppo-3-1-aaaaa")}, 403, 0),
+    ("an earlier pod of that name", {"token": a_token(uid="gone")}, 403, 0),
+    ("another job", {"path": PATH.replace("tiny", "big")}, 403, 0),
+    ("another stage", {"path": PATH.replace("ppo", "sft")}, 403, 0),
+    ("another attempt", {"path": PATH.replace("/3", "/2")}, 403, 0),
+    ("no attempt", {"path": PATH.replace("/3", "/x")}, 404, 0),
+    ("a forged token", {"token": a_token(signature="forged")}, 401, 1),
+    ("no report", {"status": 3}, 400, 1),
+    ("no JSON", {"data": b"{"}, 400, 1),
+    ("a huge body", {"data": b" " * 70_000}, 413, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "reviews"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_all_else_is_refused_and_nothing_made_up_reaches_the_api_server(
+    request_: dict[str, Any], status: int, reviews: int
+) -> None:
+    async def test(replica: Replica) -> None:
+        assert await post(replica, **request_) == status
+        assert (replica.taken, replica.reviews) == ([], reviews)
+
+    serve(test, Replica())
+
+
+def test_a_token_is_reviewed_once() -> None:
+    async def test(replica: Replica) -> None:
+        token = a_token()
+        assert [await post(replica, token) for _ in range(3)] == [200] * 3
+        assert replica.reviews == 1
+
+    serve(test, Replica())
+
+
+def test_forged_tokens_of_a_pod_cost_a_few_reviews_and_leave_its_own_reports_alone() -> None:
+    async def test(replica: Replica) -> None:
+        own = a_token()
+        assert await post(replica, own) == 200
+        forged = [a_token(signature="forged", jti=str(number)) for number in range(20)]
+        answers = [await post(replica, token) for token in forged]
+        assert set(answers) == {401, 429}
+        assert replica.reviews <= 5
+        assert await post(replica, own) == 200
+
+    serve(test, Replica())
+
+
+def test_a_pod_that_reports_all_the_time_is_slowed_down() -> None:
+    async def test(replica: Replica) -> None:
+        token = a_token()
+        answers = [await post(replica, token) for _ in range(12)]
+        assert answers[:5] == [200] * 5
+        assert answers[-1] == 429
+        assert len(replica.taken) <= 6
+
+    serve(test, Replica())
+
+
+def test_a_review_that_vouches_for_another_pod_is_none() -> None:
+    async def test(replica: Replica) -> None:
+        replica.reviewed = a_token(pod="tiny-ppo-3-1-aaaaa")
+        assert await post(replica) == 401
+        assert replica.taken == []
+
+    serve(test, Replica())
+
+
+def test_an_api_server_that_fails_is_asked_again_at_the_next_report() -> None:
+    async def test(replica: Replica) -> None:
+        replica.failure = ConnectionError("refused")
+        assert await post(replica) == 503
+        replica.failure = None
+        assert await post(replica) == 200
+
+    serve(test, Replica())
+
+
+def test_a_pod_that_is_gone_reports_no_more_although_its_token_still_holds() -> None:
+    async def test(replica: Replica) -> None:
+        token = a_token()
+        assert await post(replica, token) == 200
+        replica.pods.clear()
+        assert await post(replica, token) == 403
+
+    serve(test, Replica())
+
+
+def test_a_replica_that_does_not_lead_passes_reports_and_refusals_on() -> None:
+    async def test(first: Replica, second: Replica) -> None:
+        second.leader = Leader(is_here=False, address=first.address)
+        assert await post(second) == 200
+        assert first.percents() == [40.0]
+        assert await post(second, token=a_token(signature="forged")) == 401
+        assert await post(second, path=PATH.replace("tiny", "big")) == 403
+        assert (second.taken, second.reviews) == ([], 0)
+
+    serve(test, Replica(), Replica())
+
+
+def test_reports_arrive_while_leadership_changes_hands() -> None:
+    async def test(first: Replica, second: Replica) -> None:
+        second.leader = Leader(is_here=False, address=first.address)
+        assert await post(second, status={"progressPercentage": 1}) == 200
+        first.leader = Leader(is_here=False)  # it lost the lease, and nobody has it yet
+        assert await post(first, status={"progressPercentage": 2}) == 503
+        assert await post(second, status={"progressPercentage": 2}) == 503
+        second.leader, first.leader = Leader(True), Leader(False, second.address)
+        assert await post(first, status={"progressPercentage": 3}) == 200
+        assert (first.percents(), second.percents()) == ([1.0], [3.0])
+
+    serve(test, Replica(), Replica())
+
+
+def test_two_replicas_that_take_each_other_for_the_leader_do_not_loop() -> None:
+    async def test(first: Replica, second: Replica) -> None:
+        first.leader = Leader(False, second.address)
+        second.leader = Leader(False, first.address)
+        begin = time.monotonic()
+        assert await post(first) == 503
+        assert time.monotonic() - begin < 2  # answered, not given up
+        assert (first.answers, second.answers) == ([503], [503])
+
+    serve(test, Replica(), Replica())
+
+
+def test_a_leader_that_hangs_or_is_gone_costs_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rlhf_operator.progress_forward.FORWARD_SECONDS", 0.3)
+
+    async def test(replica: Replica) -> None:
+        silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        replica.leader = Leader(False, f"127.0.0.1:{port}")
+        begin = time.monotonic()
+        assert await post(replica) == 503
+        assert 0.2 < time.monotonic() - begin < 3
+        silent.close()
+        assert await post(replica) == 503
+
+    serve(test, Replica())
+
+
+def test_a_body_that_does_not_come_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_operator.progress_server.READ_SECONDS", 0.2)
+
+    async def test(replica: Replica) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {a_token()}\r\n"
+        writer.write(f"{head}Content-Length: 50\r\n\r\n{{".encode())
+        answer = await asyncio.wait_for(reader.readline(), 3)
+        assert b" 408 " in answer
+        writer.close()
+
+    serve(test, Replica())
+
+
+@pytest.mark.parametrize(
+    ("identity", "address"),
+    [
+        ("rlhf-operator-7d9f-abc_10.0.0.7:8082", "10.0.0.7:8082"),
+        ("rlhf-operator-7d9f-abc_[fd00::7]:8082", "[fd00::7]:8082"),
+        ("rlhf-operator-7d9f-abc", None),
+        ("x_evil.example.com:80/", None),
+        ("", None),
+    ],
+)
+def test_the_leaders_address_is_read_from_the_lease(identity: str, address: str | None) -> None:
+    assert address_in(identity) == address
+
+
+def test_transformers_own_callback_reports_over_http_and_over_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integrations = pytest.importorskip("transformers.integrations.integration_utils")
+    files = a_certificate(tmp_path)
+    (tmp_path / "token").write_text(a_token())
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_TOKEN", str(tmp_path / "token"))
+    monkeypatch.setenv("no_proxy", "*")
+
+    async def send(address: str) -> None:
+        monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", f"{address}{PATH}")
+        callback = integrations.KubeflowCallback()
+        assert await asyncio.to_thread(
+            callback._update_status, 12, 34, {"loss": 0.5, "total_steps": 80}, True
+        )
+
+    async def plain(replica: Replica) -> None:
+        await send(f"http://{replica.address}")
+        assert replica.taken[0][3] == Progress(12.0, 34.0, {"loss": 0.5, "total_steps": 80.0})
+
+    async def secure(replica: Replica, follower: Replica) -> None:
+        monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_CA_CERT", str(files.authority))
+        follower.leader = Leader(False, replica.address)
+        await send(f"https://localhost:{replica.port}")
+        await send(f"https://localhost:{follower.port}")
+        assert replica.percents() == [12.0, 12.0]
+
+    serve(plain, Replica())
+    serve(secure, Replica(), Replica(), tls=files)
+
+
+def test_a_renewed_certificate_is_taken_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = a_certificate(tmp_path)
+        context = server_context(files)
+        server = await asyncio.start_server(
+            lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context
+        )
+        port = server.sockets[0].getsockname()[1]
+        task = asyncio.create_task(keep_fresh(context, files, interval=0.05))
+        old = await served_certificate(port)
+        files.certificate.write_text("half-written")
+        await asyncio.sleep(0.2)
+        assert await served_certificate(port) == old
+        a_certificate(tmp_path)
+        await asyncio.sleep(0.3)
+        assert await served_certificate(port) != old
+        task.cancel()
+        server.close()
+
+    asyncio.run(main())
+
+
+async def served_certificate(port: int) -> str:
+    import ssl
+
+    return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+
+
+def a_certificate(folder: Path) -> TLSFiles:
+    """A self-signed one for localhost."""
+    files = TLSFiles(folder / "tls.crt", folder / "tls.key", folder / "tls.crt", "localhost")
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    paths = ["-keyout", str(files.key), "-out", str(files.certificate)]
+    subprocess.run(["openssl", *options.split(), *names, *paths], check=True, capture_output=True)
+    return files
