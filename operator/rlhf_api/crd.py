@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
-from rlhf_api.structural import Schema, no_validations, structural_schema
+from rlhf_api.rules import validations
+from rlhf_api.structural import Schema, structural_schema
 
 COLUMNS: Final[tuple[tuple[str, str, str, int, str], ...]] = (
     # name, type, path, priority (1: only with -o wide), description
@@ -65,7 +66,7 @@ def root_schema() -> Schema:
     Of metadata a custom resource may constrain the name alone. The status starts at
     observedGeneration -1, so that nobody takes a job for done that no operator has seen.
     """
-    schema = structural_schema(RLHFJob, no_validations)
+    schema = structural_schema(RLHFJob, validations)
     fields = schema["properties"]
     name = {key: fields["metadata"]["properties"]["name"][key] for key in ("maxLength", "pattern")}
     fields["metadata"] = {"type": "object", "properties": {"name": {"type": "string"} | name}}

@@ -3,101 +3,109 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Final
 
-from rlhf_api.base import Contract
 from rlhf_api.data import DataSource, ModelSource
-from rlhf_api.fields import shown, suggestion
-from rlhf_api.problems import Problem
-from rlhf_api.sources import SourceRef
+from rlhf_api.rule import Rule, Rules
 from rlhf_api.stages.ppo import FunctionReward
 
-AnySource = ModelSource | DataSource | FunctionReward
-SourceRule = Callable[[str, AnySource], Iterator[Problem]]
-
-SHAPES: Final[dict[str, tuple[str, str]]] = {
-    "hf": (r"[\w.-]+(/[\w.-]+)?", "hf://OWNER/NAME"),
-    "s3": (r"[\w.-]+/.+", "s3://BUCKET/KEY"),
-    "gs": (r"[\w.-]+/.+", "gs://BUCKET/KEY"),
-    "pvc": (r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?", "pvc://CLAIM/PATH"),
-    "oci": (r"\S+", "oci://IMAGE"),
+SHAPES: Final = {
+    "hf": r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?",
+    "s3": r"[A-Za-z0-9_.-]+/.+",
+    "gs": r"[A-Za-z0-9_.-]+/.+",
+    "pvc": r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?",
+    "oci": r"[^ #]+(#[^ #]+)?",
 }
-"""Address after scheme://, and how to say it."""
+"""What stands behind scheme://."""
 
-
-def sources_in(value: object, path: str) -> Iterator[SourceRef]:
-    """All sources below a contract object, absent fields passed over."""
-    if isinstance(value, AnySource):
-        yield SourceRef(path, value)
-    elif isinstance(value, Contract):
-        for name, info in type(value).model_fields.items():
-            yield from sources_in(value.__dict__.get(name), f"{path}.{info.alias or name}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from sources_in(item, f"{path}.{key}")
-
-
-def addresses_have_shape(path: str, value: AnySource) -> Iterator[Problem]:
-    """A scheme that is known, with what it needs behind it."""
-    for field, address in _addresses(value):
-        scheme, found, rest = address.partition("://")
-        if not found:
-            continue
-        if scheme not in SHAPES:
-            guess = suggestion(scheme, list(SHAPES))
-            hint = f"did you mean {guess}://? " if guess else ""
-            known = ", ".join(f"{name}://" for name in SHAPES)
-            yield Problem(
-                f"{path}.{field}", f"{scheme}:// is not known", f"{hint}{known} or a local path"
-            )
-        elif not re.fullmatch(SHAPES[scheme][0], rest):
-            yield Problem(
-                f"{path}.{field}", f"{shown(address)} is not a {scheme} address", SHAPES[scheme][1]
-            )
-
-
-def addresses_stay_inside(path: str, value: AnySource) -> Iterator[Problem]:
-    """A volume's or bucket's path does not climb out of it. Local paths are the user's own."""
-    for field, address in _addresses(value):
-        if "://" in address and ".." in address.split("://", 1)[1].split("/"):
-            yield Problem(
-                f"{path}.{field}", f"{shown(address)} leaves its volume", "a path without '..'"
-            )
-
-
-def hub_fields_have_a_hub(path: str, value: AnySource) -> Iterator[Problem]:
-    """Revisions and splits are things of a hub; elsewhere they would be ignored in silence."""
-    if value.source.startswith("hf://"):
-        return
-    if getattr(value, "revision", None):
-        yield Problem(
-            f"{path}.revision",
-            "is set, and the source is not on a hub",
-            "leave it out, or hf://OWNER/NAME",
-        )
-    if isinstance(value, DataSource) and value.split != "train":
-        yield Problem(
-            f"{path}.split",
-            "is set, and the source is not on a hub",
-            "leave it out, or hf://OWNER/NAME",
-        )
-
-
-SOURCE_RULES: Final[tuple[SourceRule, ...]] = (
-    addresses_have_shape,
-    addresses_stay_inside,
-    hub_fields_have_a_hub,
+ADDRESS: Final = "^(" + "|".join(f"{scheme}://{rest}" for scheme, rest in SHAPES.items()) + ")$"
+CLIMBS: Final = r"://(.*[/#])?[.][.](/|$)"
+FETCHED: Final = r"^(hf|s3|gs)://"
+KNOWN: Final = (
+    "hf://OWNER/NAME, s3://BUCKET/KEY, gs://BUCKET/KEY, pvc://CLAIM/PATH, oci://IMAGE, "
+    "oci://IMAGE#PATH, or a local path"
 )
 
 
-def _addresses(value: AnySource) -> Iterator[tuple[str, str]]:
-    """The fields of a source that hold addresses."""
-    for name, alias in (
-        ("source", "source"),
-        ("tokenizer", "tokenizer"),
-        ("eval_source", "evalSource"),
-    ):
-        address = value.__dict__.get(name)
-        if address:
-            yield alias, address
+def _has_shape(address: str | None) -> bool:
+    return address is None or "://" not in address or bool(re.fullmatch(ADDRESS, address))
+
+
+def _stays_inside(address: str | None) -> bool:
+    return address is None or not re.search(CLIMBS, address)
+
+
+def _address_rules(field: str, name: str, optional: bool = False) -> tuple[Rule, ...]:
+    """The rules of one field that holds an address. Local paths are the user's own."""
+    unset = f"!has(self.{field}) || " if optional else ""
+    return (
+        Rule(
+            "addresses_have_shape",
+            field,
+            lambda value: _has_shape(getattr(value, name)),
+            f"{unset}!self.{field}.contains('://') || self.{field}.matches(r'{ADDRESS}')",
+            "is not an address that is known",
+            KNOWN,
+        ),
+        Rule(
+            "addresses_stay_inside",
+            field,
+            lambda value: _stays_inside(getattr(value, name)),
+            f"{unset}!self.{field}.matches(r'{CLIMBS}')",
+            "leaves its volume",
+            "a path without '..'",
+        ),
+    )
+
+
+REVISION_HAS_A_HUB: Final = Rule(
+    "hub_fields_have_a_hub",
+    "revision",
+    lambda source: not source.revision or source.source.startswith("hf://"),
+    "!has(self.revision) || self.revision == '' || self.source.startsWith('hf://')",
+    "is set, and the source is not on a hub",
+    "leave it out, or hf://OWNER/NAME",
+)
+SPLIT_HAS_A_HUB: Final = Rule(
+    "hub_fields_have_a_hub",
+    "split",
+    lambda data: data.split == "train" or data.source.startswith("hf://"),
+    "self.split == 'train' || self.source.startsWith('hf://')",
+    "is set, and the source is not on a hub",
+    "leave it out, or hf://OWNER/NAME",
+)
+
+
+def _secret_is_used(other: str, name: str) -> Rule:
+    """A Secret serves only what is fetched; `other` is the source's second address."""
+    return Rule(
+        "secrets_of_sources_are_used",
+        "secret",
+        lambda value: (
+            value.secret is None
+            or bool(re.match(FETCHED, value.source))
+            or bool(re.match(FETCHED, getattr(value, name) or ""))
+        ),
+        f"!has(self.secret) || self.source.matches('{FETCHED}') || "
+        f"(has(self.{other}) && self.{other}.matches('{FETCHED}'))",
+        "is set, and nothing is fetched",
+        "leave it out; hf://, s3:// and gs:// are fetched",
+    )
+
+
+SOURCE_RULES: Final[Rules] = {
+    ModelSource: (
+        *_address_rules("source", "source"),
+        *_address_rules("tokenizer", "tokenizer", optional=True),
+        REVISION_HAS_A_HUB,
+        _secret_is_used("tokenizer", "tokenizer"),
+    ),
+    DataSource: (
+        *_address_rules("source", "source"),
+        *_address_rules("evalSource", "eval_source", optional=True),
+        REVISION_HAS_A_HUB,
+        SPLIT_HAS_A_HUB,
+        _secret_is_used("evalSource", "eval_source"),
+    ),
+    FunctionReward: _address_rules("source", "source"),
+}

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from rlhf_api.base import Contract
 from rlhf_api.fields import Model, contracts_in
 
 Schema = dict[str, Any]
 Validations = Callable[[Model], list[Schema]]
 """The CEL rules of a model, as x-kubernetes-validations."""
 
-KEPT: Final = (
+KEPT: Final[tuple[str, ...]] = (
     "description", "type", "format", "pattern", "minLength", "maxLength", "minimum", "maximum",
     "minItems", "maxItems", "maxProperties", "enum",
 )  # fmt: skip
@@ -46,7 +45,7 @@ class _Writer:
     def written(self, schema: Schema) -> Schema:
         """One schema and all below it."""
         schema = self._resolved(schema)
-        result = {key: schema[key] for key in KEPT if key in schema}
+        result: Schema = {key: schema[key] for key in KEPT if key in schema}
         result |= {key: schema[key] for key in schema if key.startswith("x-kubernetes-")}
         if "const" in schema:
             result["enum"] = [schema["const"]]
@@ -97,7 +96,7 @@ class _Writer:
         """A field. What is neither required nor has a default starts empty (default_factory)."""
         result = self.written(schema)
         if not required and "default" not in schema:
-            result["default"] = [] if result["type"] == "array" else {}
+            result["default"] = [] if result["type"] == "array" else _defaults(result)
         return result
 
     def _rules(self, schema: Schema) -> list[Schema]:
@@ -105,8 +104,20 @@ class _Writer:
         return self.validations(model) if model else []
 
 
+def _defaults(schema: Schema) -> Schema:
+    """An object of which nothing is given, in full: the API server tries rules on it as it is."""
+    fields = schema.get("properties", {}).items()
+    return {name: field["default"] for name, field in fields if "default" in field}
+
+
 def _exclusive_bounds(schema: Schema) -> Schema:
-    """OpenAPI 3.0 says whether a bound is excluded beside the bound itself."""
+    """OpenAPI 3.0 says whether a bound is excluded beside the bound itself.
+
+    The API server cuts a bound to a whole number before it compares a whole number with it.
+    """
+    for flag in ("minimum", "exclusiveMaximum"):
+        if schema.get(flag, 0) % 1:
+            raise ValueError(f"{flag} {schema[flag]}: the API server would compare it cut to whole")
     result: Schema = {}
     for name, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if flag in schema:
@@ -121,8 +132,3 @@ def _int_or_string(alternatives: list[Schema]) -> Schema:
         raise TypeError(f"a custom resource has no field of the types {kinds}")
     bounds = {key: value for item in alternatives for key, value in item.items() if key != "type"}
     return bounds | {"x-kubernetes-int-or-string": True}
-
-
-def no_validations(model: type[Contract]) -> list[Schema]:
-    """A schema without CEL rules."""
-    return []

@@ -55,6 +55,24 @@ HTTP = {"stages.ppo.rewards.judge": {"http": {"url": "http://judge"}}}
 MODEL = {"stages.ppo.rewards.judge": {"model": {"source": "models/reward"}}}
 PPO, SFT, REWARD, DPO = "stages.ppo", "stages.sft", "stages.reward", "stages.dpo"
 
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+SOFT = "preferredDuringSchedulingIgnoredDuringExecution"
+AVOIDED = f"resources.affinity.podAntiAffinity.{REQUIRED}[0]"
+PREFERRED = f"resources.affinity.nodeAffinity.{SOFT}[0].preference.matchExpressions[0]"
+
+
+def avoiding(selector: dict[str, Any]) -> dict[str, Any]:
+    """Affinity: stay away from pods."""
+    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+    return {"podAntiAffinity": {REQUIRED: [term]}}
+
+
+def preferring(requirement: dict[str, Any]) -> dict[str, Any]:
+    """Affinity: rather go to nodes."""
+    term = {"weight": 1, "preference": {"matchExpressions": [requirement]}}
+    return {"nodeAffinity": {SOFT: [term]}}
+
+
 CASES: list[Case] = [
     Case(
         "some_stage", {"stages": {}}, "spec.stages", {"stages": {"sft": {"data": {"source": "a"}}}}
@@ -63,7 +81,7 @@ CASES: list[Case] = [
     Case(
         "reward_stage_is_there",
         NO_REWARD | {f"{PPO}.rewards.own": {"stage": "reward"}},
-        f"spec.{PPO}.rewards.own.stage",
+        f"spec.{PPO}.rewards",
         {f"{PPO}.rewards.own": {"stage": "reward"}},
     ),
     Case(
@@ -279,7 +297,7 @@ CASES: list[Case] = [
     Case(
         "reward_terms_have_names",
         {f"{PPO}.rewards": {"a b": {"stage": "reward"}}},
-        f"spec.{PPO}.rewards.a b",
+        f"spec.{PPO}.rewards",
         {f"{PPO}.rewards": {"a_b": {"stage": "reward"}}},
     ),
     Case(
@@ -329,5 +347,211 @@ CASES: list[Case] = [
         {f"{SFT}.data.split": "test"},
         f"spec.{SFT}.data.split",
         {f"{SFT}.data": {"source": "hf://owner/rows", "split": "test"}},
+    ),
+    Case(
+        "addresses_have_shape",
+        {"model.source": "oci://registry/image#"},
+        "spec.model.source",
+        {"model.source": "oci://registry/image:1#models/base"},
+    ),
+    Case(
+        "addresses_stay_inside",
+        {"model.source": "oci://registry/image#../etc"},
+        "spec.model.source",
+        {"model.source": "oci://registry/image#a..b"},
+    ),
+    Case(
+        "secrets_of_sources_are_used",
+        {f"{SFT}.data.secret": "hub"},
+        f"spec.{SFT}.data.secret",
+        {f"{SFT}.data": {"source": "local", "evalSource": "s3://rows/eval", "secret": "hub"}},
+    ),
+    Case(
+        "one_place_for_checkpoints",
+        {"checkpoints": {"claim": {}, "existingClaim": "disk", "subPath": "a"}},
+        "spec.checkpoints",
+        {"checkpoints": {"claim": {}, "subPath": "a"}},
+    ),
+    Case(
+        "object_stores_are_not_written",
+        {"checkpoints": {"uri": "s3://models/a", "secret": "keys"}},
+        "spec.checkpoints.uri",
+        {"checkpoints": {}},
+    ),
+    Case(
+        "checkpoint_secret_is_used",
+        {"checkpoints": {"claim": {}, "secret": "keys"}},
+        "spec.checkpoints.secret",
+        {"checkpoints": {"claim": {}}},
+    ),
+    Case(
+        "volume_reaches_all_nodes",
+        {
+            "checkpoints": {"claim": {"accessMode": "ReadWriteOncePod"}},
+            f"{SFT}.resources": {"nodes": 2},
+        },
+        "spec.checkpoints.claim.accessMode",
+        {
+            "checkpoints": {"claim": {"accessMode": "ReadWriteMany"}},
+            f"{SFT}.resources": {"nodes": 2},
+        },
+    ),
+    Case(
+        "tolerations_make_sense",
+        {f"{SFT}.resources": {"tolerations": [{"operator": "Exists"}, {"value": "b"}]}},
+        f"spec.{SFT}.resources.tolerations[1].key",
+        {f"{SFT}.resources": {"tolerations": [{"operator": "Exists"}]}},
+    ),
+    Case(
+        "label_keys_are_names",
+        {"resources.nodeSelector": {"a key": "x"}},
+        "spec.resources.nodeSelector",
+        {"resources.nodeSelector": {"example.com/key": "x"}},
+    ),
+    Case(
+        "label_keys_are_names",
+        {"resources.affinity": avoiding({"matchLabels": {"-a": "b"}})},
+        f"spec.{AVOIDED}.labelSelector.matchLabels",
+        {"resources.affinity": avoiding({"matchLabels": {"a": "b"}})},
+    ),
+    Case(
+        "requirements_have_values",
+        {"resources.affinity": preferring({"key": "a", "operator": "In"})},
+        f"spec.{PREFERRED}.values",
+        {"resources.affinity": preferring({"key": "a", "operator": "In", "values": ["b"]})},
+    ),
+    Case(
+        "requirements_have_values",
+        {"resources.affinity": preferring({"key": "a", "operator": "Exists", "values": ["b"]})},
+        f"spec.{PREFERRED}.values",
+        {"resources.affinity": preferring({"key": "a", "operator": "Exists", "values": []})},
+    ),
+    Case(
+        "requirements_have_values",
+        {"resources.affinity": preferring({"key": "a", "operator": "Gt", "values": ["b"]})},
+        f"spec.{PREFERRED}.values",
+        {"resources.affinity": preferring({"key": "a", "operator": "Gt", "values": ["7"]})},
+    ),
+    Case(
+        "requirements_have_values",
+        {
+            "resources.affinity": avoiding(
+                {"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]}
+            )
+        },
+        f"spec.{AVOIDED}.labelSelector.matchExpressions[0].values",
+        {
+            "resources.affinity": avoiding(
+                {"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}
+            )
+        },
+    ),
+    Case(
+        "devices_are_counted",
+        {f"{SFT}.resources": {"deviceClaimTemplate": "gpus"}},
+        f"spec.{SFT}.resources.gpusPerNode",
+        {f"{SFT}.resources": {"deviceClaimTemplate": "gpus", "gpusPerNode": 1}},
+    ),
+    Case(
+        "rdma_serves_gpus",
+        {
+            "resources": {"rdma": {"resource": "rdma/hca"}, "gpusPerNode": 8},
+            f"{DPO}.resources": {"gpusPerNode": 0},
+        },
+        f"spec.{DPO}.resources.gpusPerNode",
+        {"resources": {"rdma": {"resource": "rdma/hca"}, "gpusPerNode": 8}},
+    ),
+    Case(
+        "topology_name_is_kais",
+        {
+            "scheduling.gang": "volcano",
+            "resources.topology": {"level": "rack", "name": "racks"},
+        },
+        "spec.scheduling.gang",
+        {"scheduling.gang": "kai", "resources.topology": {"level": "rack", "name": "racks"}},
+    ),
+    Case(
+        "kai_topology_has_a_name",
+        {"scheduling.gang": "kai", f"{DPO}.resources": {"topology": {"level": "rack"}}},
+        "spec.scheduling.gang",
+        {"scheduling.gang": "auto", f"{DPO}.resources": {"topology": {"level": "rack"}}},
+    ),
+    Case(
+        "tiers_are_volcanos",
+        {"scheduling.gang": "native", "resources.topology": {"level": "2"}},
+        "spec.scheduling.gang",
+        {"scheduling.gang": "volcano", "resources.topology": {"level": "2"}},
+    ),
+    Case(
+        "env_is_the_users",
+        {"env": [{"name": "LD_PRELOAD", "value": "x.so"}]},
+        "spec.env[0].name",
+        {"env": [{"name": "OLD_PRELOAD", "value": "x.so"}]},
+    ),
+    Case(
+        "env_is_the_users",
+        {f"{SFT}.env": [{"name": "PATH", "value": "/"}]},
+        f"spec.{SFT}.env[0].name",
+        {f"{SFT}.env": [{"name": "DATA_PATH", "value": ""}]},
+    ),
+    Case(
+        "env_has_one_value",
+        {"env": [{"name": "A"}]},
+        "spec.env[0]",
+        {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+    ),
+    Case(
+        "secrets_hide_nothing",
+        {"secrets": [{"name": "s", "mountPath": "/etc/ssl"}]},
+        "spec.secrets[0].mountPath",
+        {"secrets": [{"name": "s", "mountPath": "/etcetera"}]},
+    ),
+    Case(
+        "secrets_have_places",
+        {f"{SFT}.secrets": [{"name": "s", "mountPath": "/s"}, {"name": "t", "mountPath": "/s"}]},
+        f"spec.{SFT}.secrets",
+        {f"{SFT}.secrets": [{"name": "s", "mountPath": "/s"}, {"name": "t"}, {"name": "u"}]},
+    ),
+    Case(
+        "own_trainer_has_an_image",
+        {f"{SFT}.command": ["train"]},
+        f"spec.{SFT}.command",
+        {f"{SFT}.command": ["train"], "image": "mine"},
+    ),
+    Case(
+        "every_rank_has_rows",
+        {"resources": {"nodes": 100}, f"{SFT}.command": ["train"], f"{SFT}.image": "mine"}
+        | {f"{REWARD}.globalBatchSize": 100, f"{PPO}.minibatchSize": 128},
+        f"spec.{DPO}.globalBatchSize",
+        {"resources": {"nodes": 100}, f"{SFT}.command": ["train"], f"{SFT}.image": "mine"}
+        | {f"{REWARD}.globalBatchSize": 100, f"{PPO}.minibatchSize": 128}
+        | {f"{DPO}.globalBatchSize": 100},
+    ),
+    Case(
+        "placement_is_there",
+        {f"{PPO}.placement": {"actor": 2}, f"{PPO}.resources": {"gpusPerNode": 2}},
+        f"spec.{PPO}.placement",
+        {
+            f"{PPO}.placement": {"actor": 2},
+            f"{PPO}.resources": {"gpusPerNode": 2},
+            f"{PPO}.command": ["train"],
+            "image": "mine",
+        },
+    ),
+    Case(
+        "placement_adds_up",
+        {
+            f"{PPO}.placement": {"actor": 2, "rollout": 3},
+            f"{PPO}.resources": {"nodes": 2, "gpusPerNode": 2},
+            f"{PPO}.command": ["train"],
+            "image": "mine",
+        },
+        f"spec.{PPO}.placement",
+        {
+            f"{PPO}.placement": {"actor": 2, "rollout": 2},
+            f"{PPO}.resources": {"nodes": 2, "gpusPerNode": 2},
+            f"{PPO}.command": ["train"],
+            "image": "mine",
+        },
     ),
 ]

@@ -61,8 +61,8 @@ def test_a_quantity_is_a_number_or_text() -> None:
 
 
 def test_defaults_cascade_and_an_optional_stage_stays_out() -> None:
-    assert at(".spec.resources")["default"] == {}
-    assert at(".spec.stages.ppo.rollout")["default"] == {}
+    assert at(".spec.scheduling")["default"] == {"gang": "auto"}
+    assert at(".spec.stages.ppo.kl")["default"] == {"coef": 0.02, "estimator": "k1"}
     assert at(".spec.stages.ppo.rewards")["default"] == {}
     assert "default" not in at(".spec.stages.ppo")
     assert "default" not in at(".spec.checkpoints.claim")

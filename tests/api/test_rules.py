@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rlhf_api.rules import JOB_RULES
-from rlhf_api.source_rules import SOURCE_RULES
-from rlhf_api.stage_rules import STAGE_RULES
+from rlhf_api.rules import ALL_RULES
 from rlhf_api.validation import InvalidJob, Problem, parse_job
 from rule_cases import CASES, FULL, Case, manifest
 
@@ -42,9 +40,8 @@ def test_a_rule_speaks_also_where_another_part_is_broken(case: Case) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    by_stage = [rule for rules in STAGE_RULES.values() for rule in rules]
-    rules = {rule.__name__ for rule in [*JOB_RULES, *by_stage, *SOURCE_RULES]}
-    assert rules == {case.rule for case in CASES}
+    rules = [rule for table in ALL_RULES for rules in table.values() for rule in rules]
+    assert {rule.name for rule in rules} == {case.rule for case in CASES}
 
 
 def test_the_manifest_that_the_cases_change_is_valid() -> None:

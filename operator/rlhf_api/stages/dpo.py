@@ -27,7 +27,7 @@ class DPOStage(Supervised):
     label_smoothing: float = Field(
         default=0.0,
         ge=0,
-        lt=0.5,
+        le=0.49,
         description="Share of pairs taken to be labelled the wrong way (cDPO).",
     )
     simpo_gamma: float = Field(default=0.5, ge=0, description="SimPO's target margin.")

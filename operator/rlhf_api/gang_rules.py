@@ -1,0 +1,267 @@
+"""Rules about the pods of each stage, whose resources are the job's with the stage's own on top."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rlhf_api.job import JobSpec, Stages
+from rlhf_api.resources import Resources
+from rlhf_api.rule import Rule
+from rlhf_api.stages.ppo import Placement
+
+
+def _stage(spec: JobSpec, name: str) -> Any:
+    return getattr(spec.stages, name)
+
+
+def _resources(spec: JobSpec, name: str) -> Resources:
+    return spec.resources.overridden_by(_stage(spec, name).resources)
+
+
+class _Cel:
+    """CEL for one stage of a spec, which is `self`."""
+
+    def __init__(self, name: str) -> None:
+        self.stage = f"self.stages.{name}"
+        self.absent = f"!has({self.stage})"
+        self.gpus = self.resource("gpusPerNode")
+        self.processes = self.resource("processesPerNode")
+        self.ranks_per_node = f"({self.gpus} > 0 ? {self.gpus} : {self.processes})"
+        self.ranks = f"{self.resource('nodes')} * {self.ranks_per_node}"
+
+    def resource(self, field: str) -> str:
+        """The stage's own value of a resource, else the job's."""
+        return f"{self.stage}.?resources.?{field}.orValue(self.resources.{field})"
+
+    def has_resource(self, field: str) -> str:
+        """Whether the stage or the job sets an optional resource."""
+        return f"({self.stage}.?resources.?{field}.hasValue() || has(self.resources.{field}))"
+
+    def unless_own(self, expression: str) -> str:
+        """An expression about the stage, where it is there and has no command of its own."""
+        return f"{self.absent} || has({self.stage}.command) || {expression}"
+
+
+def _is_ours(spec: JobSpec, name: str) -> bool:
+    """Whether our trainer runs the stage."""
+    return _stage(spec, name) is not None and _stage(spec, name).command is None
+
+
+def every_rank_has_rows(name: str) -> Rule:
+    """A GPU without a row in each optimizer step would only wait."""
+    field = "minibatchSize" if name == "ppo" else "globalBatchSize"
+    attribute = "minibatch_size" if name == "ppo" else "global_batch_size"
+    cel = _Cel(name)
+
+    def holds(spec: JobSpec) -> bool:
+        if not _is_ours(spec, name):
+            return True
+        resources = _resources(spec, name)
+        rows: int = getattr(_stage(spec, name), attribute)
+        return rows >= resources.nodes * resources.ranks_per_node
+
+    return Rule(
+        "every_rank_has_rows",
+        f"stages.{name}.{field}",
+        holds,
+        cel.unless_own(f"{cel.stage}.{field} >= {cel.ranks}"),
+        f"{{stages.{name}.{field}}} rows cannot keep every process of the stage busy",
+        "at least nodes times gpusPerNode (processesPerNode without GPUs)",
+    )
+
+
+def processes_follow_gpus(name: str) -> Rule:
+    """There is one process per GPU; their number is free only without GPUs."""
+    cel = _Cel(name)
+
+    def holds(spec: JobSpec) -> bool:
+        if _stage(spec, name) is None:
+            return True
+        resources = _resources(spec, name)
+        gpus, processes = resources.gpus_per_node, resources.processes_per_node
+        return gpus == 0 or processes in (1, gpus)
+
+    return Rule(
+        "processes_follow_gpus",
+        f"stages.{name}.resources.processesPerNode",
+        holds,
+        f"{cel.absent} || {cel.gpus} == 0 || {cel.processes} in [1, {cel.gpus}]",
+        "differs from gpusPerNode",
+        "leave it out: there is one process per GPU",
+    )
+
+
+def _one_node_suffices(spec: JobSpec) -> bool:
+    claim = spec.checkpoints.claim
+    if claim is None or claim.access_mode == "ReadWriteMany":
+        return True
+    return all(_resources(spec, name).nodes == 1 for name in spec.stages.present())
+
+
+VOLUME_REACHES_ALL_NODES: Final = Rule(
+    "volume_reaches_all_nodes",
+    "checkpoints.claim.accessMode",
+    _one_node_suffices,
+    "!has(self.checkpoints.claim) || self.checkpoints.claim.accessMode == 'ReadWriteMany' || ("
+    + " && ".join(
+        f"({_Cel(name).absent} || {_Cel(name).resource('nodes')} == 1)"
+        for name in Stages.model_fields
+    )
+    + ")",
+    "only one node can mount it, and a stage runs on several",
+    "ReadWriteMany",
+)
+
+
+def devices_are_counted(name: str) -> Rule:
+    """A claim template gives a pod gpusPerNode devices."""
+    cel = _Cel(name)
+    return Rule(
+        "devices_are_counted",
+        f"stages.{name}.resources.gpusPerNode",
+        lambda spec: (
+            not _stage(spec, name)
+            or not _resources(spec, name).device_claim_template
+            or _resources(spec, name).gpus_per_node > 0
+        ),
+        f"{cel.absent} || !{cel.has_resource('deviceClaimTemplate')} || {cel.gpus} > 0",
+        "is 0, and deviceClaimTemplate gives devices",
+        "the number of devices that the template gives a pod",
+    )
+
+
+def rdma_serves_gpus(name: str) -> Rule:
+    """RDMA devices are of use to GPUs alone."""
+    cel = _Cel(name)
+    return Rule(
+        "rdma_serves_gpus",
+        f"stages.{name}.resources.gpusPerNode",
+        lambda spec: (
+            not _stage(spec, name)
+            or not _resources(spec, name).rdma
+            or _resources(spec, name).gpus_per_node > 0
+        ),
+        f"{cel.absent} || !{cel.has_resource('rdma')} || {cel.gpus} > 0",
+        "is 0, and RDMA serves GPUs",
+        "leave rdma out, or set gpusPerNode",
+    )
+
+
+def own_trainer_has_an_image(name: str) -> Rule:
+    """A command that is not our trainer's needs the image that has it."""
+    cel = _Cel(name)
+    return Rule(
+        "own_trainer_has_an_image",
+        f"stages.{name}.command",
+        lambda spec: (
+            not _stage(spec, name)
+            or _stage(spec, name).command is None
+            or bool(_stage(spec, name).image or spec.image)
+        ),
+        f"{cel.absent} || !has({cel.stage}.command) || has({cel.stage}.image) || has(self.image)",
+        "runs a trainer that is not ours, and no image is named",
+        "image: the image that has it",
+    )
+
+
+ROLES: Final = tuple(Placement.model_fields)
+
+
+def _placed(placement: Placement) -> int:
+    return sum(getattr(placement, role) or 0 for role in ROLES)
+
+
+_PPO: Final = _Cel("ppo")
+_ROLE_SUM: Final = " + ".join(
+    f"{_PPO.stage}.placement.{role}"
+    if role == "actor"
+    else f"{_PPO.stage}.placement.?{role}.orValue(0)"
+    for role in ROLES
+)
+PLACEMENT_ADDS_UP: Final = Rule(
+    "placement_adds_up",
+    "stages.ppo.placement",
+    lambda spec: (
+        not spec.stages.ppo
+        or not spec.stages.ppo.placement
+        or _placed(spec.stages.ppo.placement)
+        == _resources(spec, "ppo").nodes * _resources(spec, "ppo").gpus_per_node
+    ),
+    f"{_PPO.absent} || !has({_PPO.stage}.placement) || "
+    f"{_ROLE_SUM} == {_PPO.resource('nodes')} * {_PPO.gpus}",
+    "the GPUs of its roles differ from those of the stage",
+    "numbers that add up to nodes times gpusPerNode",
+)
+
+
+def _topologies_fit(spec: JobSpec, fits: Any) -> bool:
+    stages = spec.stages.present().values()
+    own = [stage.resources.topology for stage in stages if stage.resources]
+    return all(fits(topology) for topology in [spec.resources.topology, *own] if topology)
+
+
+def _each_topology(expression: str) -> str:
+    """An expression about `t`, asked of the topology of the job and of every stage."""
+    places = ["self.resources", *(f"self.stages.{name}.resources" for name in Stages.model_fields)]
+    guards = [""] + [
+        f"!has(self.stages.{name}) || !has(self.stages.{name}.resources) || "
+        for name in Stages.model_fields
+    ]
+    each = (
+        f"({guard}!has({place}.topology) || {expression.replace('t.', f'{place}.topology.')})"
+        for place, guard in zip(places, guards, strict=True)
+    )
+    return f"({' && '.join(each)})"
+
+
+TOPOLOGY_RULES: Final = (
+    Rule(
+        "topology_name_is_kais",
+        "scheduling.gang",
+        lambda spec: (
+            spec.scheduling.gang in ("auto", "kai")
+            or _topologies_fit(spec, lambda topology: topology.name is None)
+        ),
+        "self.scheduling.gang in ['auto', 'kai'] || " + _each_topology("!has(t.name)"),
+        "is {scheduling.gang}, and topology.name names KAI's Topology object",
+        "leave topology.name out, or gang: kai",
+    ),
+    Rule(
+        "kai_topology_has_a_name",
+        "scheduling.gang",
+        lambda spec: (
+            spec.scheduling.gang != "kai"
+            or _topologies_fit(spec, lambda topology: topology.name is not None)
+        ),
+        "self.scheduling.gang != 'kai' || " + _each_topology("has(t.name)"),
+        "is kai, and topology.name is missing",
+        "topology.name: the Topology object that has the level",
+    ),
+    Rule(
+        "tiers_are_volcanos",
+        "scheduling.gang",
+        lambda spec: (
+            spec.scheduling.gang in ("auto", "volcano")
+            or _topologies_fit(spec, lambda topology: not topology.level.isdigit())
+        ),
+        "self.scheduling.gang in ['auto', 'volcano'] || "
+        + _each_topology("!t.level.matches('^[0-9]+$')"),
+        "is {scheduling.gang}, and topology.level is a tier's number, which only Volcano knows",
+        "topology.level: a node label",
+    ),
+)
+
+PER_STAGE: Final = (
+    every_rank_has_rows,
+    processes_follow_gpus,
+    devices_are_counted,
+    rdma_serves_gpus,
+    own_trainer_has_an_image,
+)
+
+GANG_RULES: Final = (
+    *(make(name) for make in PER_STAGE for name in Stages.model_fields),
+    VOLUME_REACHES_ALL_NODES,
+    PLACEMENT_ADDS_UP,
+    *TOPOLOGY_RULES,
+)

@@ -1,0 +1,123 @@
+"""Rules across stages: what starts from what, and how stages share checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rlhf_api.gang_rules import GANG_RULES
+from rlhf_api.job import JobSpec, Stages
+from rlhf_api.rule import Rule, Rules
+from rlhf_api.storage import Checkpoints
+
+FOLLOWERS: Final = {"sft": ("reward", "ppo", "dpo"), "reward": ("ppo",)}
+"""Stages that start from another one's result where they are there."""
+
+
+def _terms(stages: Any) -> list[Any]:
+    return list(stages.ppo.rewards.values()) if stages.ppo else []
+
+
+def _merged_for_followers(name: str) -> Rule:
+    """A later stage starts from whole weights; an adapter alone is none."""
+    followers = FOLLOWERS[name]
+    following = " || ".join(f"has(self.{other})" for other in followers)
+
+    def holds(stages: Any) -> bool:
+        stage = getattr(stages, name)
+        adapter = stage is not None and stage.lora is not None and stage.lora.output == "adapter"
+        return not (adapter and any(getattr(stages, other) for other in followers))
+
+    return Rule(
+        "adapters_are_handed_on_merged",
+        f"{name}.lora.output",
+        holds,
+        f"!has(self.{name}) || !has(self.{name}.lora) || self.{name}.lora.output != 'adapter' || "
+        f"!({following})",
+        f"is adapter, and {' or '.join(followers)} would start from it",
+        "merged; adapter only where no later stage uses the result",
+    )
+
+
+STAGES_RULES: Final = (
+    Rule(
+        "some_stage",
+        "",
+        lambda stages: bool(stages.present()),
+        " || ".join(f"has(self.{name})" for name in Stages.model_fields),
+        "no stage is set",
+        f"at least one of {', '.join(Stages.model_fields)}",
+    ),
+    Rule(
+        "ppo_has_reward",
+        "ppo.rewards",
+        lambda stages: not stages.ppo or bool(stages.reward or stages.ppo.rewards),
+        "!has(self.ppo) || has(self.reward) || size(self.ppo.rewards) > 0",
+        "there is no reward stage and no reward is named",
+        "add spec.stages.reward, or name a model, a function or an http endpoint here",
+    ),
+    Rule(
+        "reward_stage_is_there",
+        "ppo.rewards",
+        lambda stages: all(not term.stage for term in _terms(stages)) or bool(stages.reward),
+        "!has(self.ppo) || has(self.reward) || "
+        "self.ppo.rewards.all(name, !has(self.ppo.rewards[name].stage))",
+        "a term names the reward stage, which this job does not have",
+        "add spec.stages.reward, or name a model, a function or an http endpoint",
+    ),
+    Rule(
+        "critic_has_reward_model",
+        "ppo.critic",
+        lambda stages: (
+            not stages.ppo
+            or stages.ppo.critic != "reward"
+            or bool(stages.reward)
+            or any(term.model for term in _terms(stages))
+        ),
+        "!has(self.ppo) || self.ppo.critic != 'reward' || has(self.reward) || "
+        "self.ppo.rewards.exists(name, has(self.ppo.rewards[name].model))",
+        "starts from the reward model, and there is none",
+        "auto, shared or fresh; or add spec.stages.reward or a reward term with a model",
+    ),
+    Rule(
+        "reward_start_is_there",
+        "reward.startFrom",
+        lambda stages: not stages.reward or stages.reward.start_from != "sft" or bool(stages.sft),
+        "!has(self.reward) || self.reward.startFrom != 'sft' || has(self.sft)",
+        "is sft, and this job has no sft stage",
+        "auto, base or random; or add spec.stages.sft",
+    ),
+    *(_merged_for_followers(name) for name in FOLLOWERS),
+)
+
+CHECKPOINT_RULES: Final = (
+    Rule(
+        "one_place_for_checkpoints",
+        "",
+        lambda place: sum(map(bool, (place.claim, place.existing_claim, place.uri))) < 2,
+        "[has(self.claim), has(self.existingClaim), has(self.uri)].filter(given, given).size() < 2",
+        "more than one of claim, existingClaim and uri is set",
+        "claim makes a new volume, existingClaim uses one that is there; keep one of them",
+    ),
+    Rule(
+        "object_stores_are_not_written",
+        "uri",
+        lambda place: place.uri is None,
+        "!has(self.uri)",
+        "object stores are not written to in this version",
+        "claim or existingClaim",
+    ),
+    Rule(
+        "checkpoint_secret_is_used",
+        "secret",
+        lambda place: place.secret is None or place.uri is not None,
+        "!has(self.secret) || has(self.uri)",
+        "is set, and there is no uri",
+        "leave it out",
+    ),
+)
+
+JOB_RULES: Final[Rules] = {
+    JobSpec: GANG_RULES,
+    Stages: STAGES_RULES,
+    Checkpoints: CHECKPOINT_RULES,
+}
