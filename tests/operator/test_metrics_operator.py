@@ -1,0 +1,182 @@
+"""What Prometheus reads: names, labels, counts; over a real connection where that matters."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from rlhf_api.status import AttemptEnd, GPUSeconds, JobStatus, StageStatus
+from rlhf_operator import metrics as subject
+from rlhf_operator.metrics import Metrics, collect_from
+
+
+def a_manifest(name: str, phase: str | None, **status: Any) -> dict[str, Any]:
+    given = {"phase": phase, **status} if phase else None
+    return {"metadata": {"namespace": "default", "name": name}, "status": given}
+
+
+def samples(manifests: list[dict[str, Any]]) -> dict[tuple[str, ...], float]:
+    found = {}
+    for family in collect_from(manifests):
+        for sample in family.samples:
+            found[sample.name, *sample.labels.values()] = sample.value
+    return found
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def an_end(kind: str = "Done", attempt: int = 1, time: str = "2026-01-31T13:00:00Z") -> AttemptEnd:
+    return AttemptEnd.model_validate(
+        {"attempt": attempt, "kind": kind, "reason": "Because", "time": time}
+    )
+
+
+NOON = "2026-01-31T12:00:00Z"
+
+
+def test_jobs_are_counted_by_phase_also_where_there_are_none() -> None:
+    found = samples([a_manifest("a", "Running"), a_manifest("b", None), a_manifest("c", "Odd")])
+    counts = {key[1]: count for key, count in found.items() if key[0] == "rlhf_jobs"}
+    assert counts == {"Pending": 2, "Running": 1, "Succeeded": 0, "Failed": 0, "Suspended": 0}
+
+
+def test_reward_kl_and_progress_are_those_of_running_jobs() -> None:
+    stages = {
+        "sft": {"phase": "Succeeded", "progressPercent": 100},
+        "ppo": {"phase": "Running", "progressPercent": 41},
+    }
+    running = a_manifest("a", "Running", reward=0.5, kl=0.0, gpus=8, stages=stages)
+    done = a_manifest("b", "Succeeded", reward=0.9, kl=0.2)
+    found = samples([running, done, a_manifest("c", "Running")])
+    assert found["rlhf_job_reward", "default", "a"] == 0.5
+    assert found["rlhf_job_kl", "default", "a"] == 0.0
+    assert found["rlhf_stage_progress_ratio", "default", "a", "ppo"] == 0.41
+    assert found["rlhf_gpus_in_use",] == 8
+    assert {key[2] for key in found if key[0].startswith(("rlhf_job_", "rlhf_stage_"))} == {"a"}
+
+
+def test_the_number_of_jobs_with_series_of_their_own_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "MOST_JOBS", 2)
+    found = samples([a_manifest(name, "Running", reward=1.0) for name in "abc"])
+    assert [key[2] for key in found if key[0] == "rlhf_job_reward"] == ["a", "b"]
+    assert found["rlhf_jobs", "Running"] == 3
+
+
+def test_an_attempt_that_ends_is_measured_once() -> None:
+    metrics = Metrics()
+    running = JobStatus(stages={"ppo": StageStatus(attempt=1, start_time=NOON)})
+    spent = GPUSeconds(useful=7200, waiting=30)
+    ended = StageStatus(attempt=1, start_time=NOON, ended=an_end(), gpu_seconds=spent)
+    done = JobStatus(stages={"ppo": ended})
+    metrics.wrote(running, done)
+    metrics.wrote(done, done)
+    name = "rlhf_stage_duration_seconds"
+    assert value(metrics, f"{name}_sum", stage="ppo", result="done") == 3600
+    assert value(metrics, f"{name}_count", stage="ppo", result="done") == 1
+    assert value(metrics, "rlhf_gpu_seconds_total", stage="ppo", outcome="useful") == 7200
+    assert value(metrics, "rlhf_gpu_seconds_total", stage="ppo", outcome="waiting") == 30
+    assert value(metrics, "rlhf_gpu_seconds_total", stage="ppo", outcome="repeated") is None
+
+
+def test_an_attempt_is_measured_by_its_own_start_although_the_next_has_begun() -> None:
+    metrics = Metrics()
+    before = JobStatus(prepare=StageStatus(attempt=1, start_time=NOON))
+    next_one = StageStatus(attempt=2, ended=an_end("Fault"), restarts={"Fault": 1})
+    metrics.wrote(before, JobStatus(prepare=next_one))
+    labels = {"stage": "prepare", "result": "fault"}
+    assert value(metrics, "rlhf_stage_duration_seconds_sum", **labels) == 3600
+    assert value(metrics, "rlhf_stage_restarts_total", stage="prepare", cause="fault") == 1
+
+
+def test_an_end_without_a_start_and_a_clock_that_went_back_break_nothing() -> None:
+    metrics = Metrics()
+    metrics.wrote(None, JobStatus(stages={"sft": StageStatus(attempt=1, ended=an_end("Final"))}))
+    later = StageStatus(attempt=1, start_time="2026-01-31T14:00:00Z", ended=an_end())
+    metrics.wrote(None, JobStatus(stages={"sft": later}))
+    name = "rlhf_stage_duration_seconds"
+    assert value(metrics, f"{name}_count", stage="sft", result="final") is None
+    assert value(metrics, f"{name}_sum", stage="sft", result="done") == 0
+
+
+def test_passes_errors_requests_and_waits_are_counted() -> None:
+    metrics = Metrics()
+    metrics.reconciled(0.02, None)
+    metrics.reconciled(0.5, "ApiError")
+    metrics.api_request("PUT", "rlhfjobs", 409)
+    metrics.queued(3)
+    metrics.waited(0.1)
+    metrics.leads(True)
+    metrics.reported(403)
+    duration = "rlhf_operator_reconcile_duration_seconds"
+    assert value(metrics, f"{duration}_count", result="ok") == 1
+    assert value(metrics, f"{duration}_bucket", result="error", le="0.5") == 1
+    assert value(metrics, "rlhf_operator_reconcile_errors_total", reason="ApiError") == 1
+    request = {"verb": "PUT", "resource": "rlhfjobs", "code": "409"}
+    assert value(metrics, "rlhf_operator_api_requests_total", **request) == 1
+    assert value(metrics, "rlhf_operator_queue_depth") == 3
+    assert value(metrics, "rlhf_operator_queue_wait_seconds_sum") == 0.1
+    assert value(metrics, "rlhf_operator_is_leader") == 1
+    assert value(metrics, "rlhf_operator_progress_reports_total", code="403") == 1
+
+
+def test_labels_from_outside_are_bounded() -> None:
+    metrics = Metrics()
+    for number in range(1000):
+        metrics.reconciled(0.1, f"Reason{number}")
+    (family,) = (
+        f for f in metrics.registry.collect() if f.name == "rlhf_operator_reconcile_errors"
+    )
+    reasons = {sample.labels["reason"] for sample in family.samples}
+    assert len(reasons) == subject.MOST_WORDS + 1
+    assert value(metrics, "rlhf_operator_reconcile_errors_total", reason="other") == 936
+
+
+def test_a_scrape_gives_what_is_there_at_that_moment_in_the_format_asked_for() -> None:
+    manifests: list[dict[str, Any]] = []
+    metrics = Metrics(lambda: manifests, lambda: {"pods": 12.5})
+
+    async def scrape(accept: str) -> tuple[str, str]:
+        app = web.Application()
+        app.router.add_get("/metrics", metrics.handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+        async with aiohttp.ClientSession(headers={"Accept": accept}) as session:
+            answer = await session.get(url)
+            text = await answer.text()
+        await runner.cleanup()
+        return text, answer.headers["Content-Type"]
+
+    manifests.append(a_manifest("a", "Running", reward=0.5))
+    text, kind = asyncio.run(scrape("text/plain"))
+    assert kind.startswith("text/plain")
+    assert 'rlhf_job_reward{job="a",namespace="default"} 0.5' in text
+    assert 'rlhf_operator_watch_age_seconds{resource="pods"} 12.5' in text
+    manifests.clear()
+    text, kind = asyncio.run(scrape("application/openmetrics-text; version=1.0.0"))
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    assert "rlhf_job_reward{" not in text
+    assert text.endswith("# EOF\n")
+
+
+def test_names_follow_prometheus_conventions() -> None:
+    metrics = Metrics(lambda: [a_manifest("a", "Running", reward=0.5)], lambda: {"pods": 1.0})
+    metrics.wrote(None, JobStatus(stages={"sft": StageStatus(attempt=1, ended=an_end())}))
+    for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+        assert re.fullmatch(r"rlhf_[a-z_]+", family.name)
+        assert family.documentation.endswith(".")
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+        if family.type == "gauge":
+            assert not family.name.endswith("_total")
