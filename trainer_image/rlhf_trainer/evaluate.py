@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from rlhf_api.job import Evaluation
 
+from rlhf_trainer.context import context_length
 from rlhf_trainer.data.encode import EncodedPrompt, encode_prompt
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.engine import model_dtype
@@ -25,6 +26,7 @@ from rlhf_trainer.user_code import call_function, load_function
 SAMPLES: Final = "samples.jsonl"
 ROWS_AT_ONCE: Final = 64
 BASE: Final = "base"
+UNLIMITED: Final = 1 << 30
 
 
 class Sample(NamedTuple):
@@ -68,7 +70,7 @@ def answer(session: Session, model: Any, name: str) -> dict[str, float]:
     evaluation = session.run.evaluation
     if evaluation is None:
         return {}
-    prompts = _prompts(session, evaluation)
+    prompts = _prompts(session, evaluation, model)
     answers, finished = _answers(session, evaluation, model, prompts)
     scores = session.ranks.on_main(lambda: _judged(session, evaluation, prompts, answers))
     if session.ranks.is_main:
@@ -78,11 +80,12 @@ def answer(session: Session, model: Any, name: str) -> dict[str, float]:
     return {"eval/score": sum(known) / len(known)} if known else {}
 
 
-def _prompts(session: Session, evaluation: Evaluation) -> list[EncodedPrompt]:
-    """The first prompts of the source; none of them is held out of an evaluation."""
+def _prompts(session: Session, evaluation: Evaluation, model: Any) -> list[EncodedPrompt]:
+    """The first prompts of the source, cut to leave room for an answer; none of them is held out of
+    an evaluation."""
     source = evaluation.prompts.model_copy(update={"eval_fraction": 0.0, "eval_source": None})
     loaded = load_prompts(source, session.run.paths, session.run.seed).train[: evaluation.limit]
-    longest = int(getattr(session.tokenizer, "model_max_length", 1 << 30))
+    longest = context_length(model.config) or UNLIMITED
     room = max(1, longest - evaluation.max_new_tokens)
     prompts = [encode_prompt(session.tokenizer, p, room, overlong="truncate") for p in loaded]
     if not prompts:

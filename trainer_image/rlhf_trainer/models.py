@@ -192,7 +192,7 @@ def load_scalar(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Scal
     """A trained reward model: any AutoModelForSequenceClassification with one label."""
     from transformers import AutoModelForSequenceClassification
 
-    config = _config(Path(path))
+    config = model_config(Path(path))
     config.num_labels = 1
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -335,7 +335,7 @@ def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> P
 def _causal_lm(path: Path, init: str, seed: int, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    config = _config(path)
+    config = model_config(path)
     try:
         if init == "random":
             with torch.random.fork_rng(devices=[]):
@@ -361,7 +361,8 @@ def _in_own_memory(model: Any) -> Any:
     return model
 
 
-def _config(path: Path) -> Any:
+def model_config(path: Path) -> Any:
+    """The configuration in a model's directory."""
     from transformers import AutoConfig
 
     try:

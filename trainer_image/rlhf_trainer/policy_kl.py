@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from rlhf_trainer.answer_task import answer_logprobs
+from rlhf_trainer.context import context_length
 from rlhf_trainer.data.answer_rows import AnswerRow, pack_answers
 from rlhf_trainer.data.encode import Answer
 from rlhf_trainer.data.rendering import end_token_ids
@@ -25,21 +26,26 @@ def kl_to_reference(session: Session, heldout: Sequence[AnswerRow]) -> dict[str,
     """eval/kl: KL(π‖π_ref) per response, in nats, of the committed output on held-out prompts.
 
     Mean over one response to each prompt, sampled at temperature 1, of Σ_t log π − log π_ref (k1,
-    as ppo/kl). A response is at most as long as the longest held-out answer.
+    as ppo/kl). A response is at most as long as the longest held-out answer; prompts that leave no
+    room for it are left out.
     """
     from rlhf_trainer.rollout.native import generate
 
-    rows, ranks, run = heldout[:PROMPTS], session.ranks, session.run
-    if not rows:
+    if not heldout:
         return {}
+    ranks, run = session.ranks, session.run
     dtype = model_dtype(session.config, ranks)
     policy: Any = load_output(run, Path(run.output) / "output", dtype).to(ranks.device)
+    longest = max(len(row.answer.tokens) for row in heldout[:PROMPTS])
+    rows = _with_room(heldout[:PROMPTS], longest, context_length(policy.config))
+    if not rows:
+        return {}
     mine = range(ranks.rank, len(rows), ranks.world_size)
     prompts = [rows[i].prompt for i in mine]
     responses = generate(
         policy,
         prompts,
-        max_new_tokens=max(len(row.answer.tokens) for row in rows),
+        max_new_tokens=longest,
         eos_token_ids=end_token_ids(session.tokenizer),
         pad_token_id=int(session.tokenizer.pad_token_id),
         generator=torch.Generator().manual_seed(run.seed),
@@ -56,6 +62,10 @@ def kl_to_reference(session: Session, heldout: Sequence[AnswerRow]) -> dict[str,
     reference: Any = load_policy(run, dtype=dtype).to(ranks.device)
     apart = torch.tensor(of_policy - _summed(reference, sampled, ranks.device), dtype=torch.float64)
     return {"eval/kl": float(ranks.sum(apart)) / len(rows)}
+
+
+def _with_room(rows: Sequence[AnswerRow], answer: int, limit: int | None) -> list[AnswerRow]:
+    return [row for row in rows if limit is None or len(row.prompt) + answer <= limit]
 
 
 def _summed(model: Any, rows: Sequence[AnswerRow], device: torch.device) -> float:

@@ -13,6 +13,7 @@ from rlhf_api.sources import SourceRef, uris
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
 
+from rlhf_trainer.context import refuse_beyond_context
 from rlhf_trainer.data.digests import path_of, source_digest, sources_of
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote
 from rlhf_trainer.data.load import Loaded, load_prompts
@@ -38,6 +39,7 @@ def prepare(run: StageRun) -> StageResult:
         _fetch(ref, run)
     for ref in refs:
         _check_files(ref, run)
+    refuse_beyond_context(run)
     rows = _check_rows(run)
     digests = {ref.field: source_digest(ref, run.paths) for ref in refs}
     return StageResult(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rlhf_trainer.actor_critic import Critic, Forward, frozen, last_token_batch
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
+from rlhf_trainer.context import context_length
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.rendering import pieces_of, tokenised
 from rlhf_trainer.engine import model_dtype
@@ -105,10 +106,12 @@ class ModelReward:
         capacity: int,
         statistics: Mapping[str, float] | None,
         tokenizer: PreTrainedTokenizerBase | None,
+        context: int | None,
     ) -> None:
         self.forward, self.ranks, self.capacity = forward, ranks, capacity
         self.statistics = statistics
         self.tokenizer = tokenizer  # where it is not the policy's: answers are tokenised anew
+        self.context = context  # tokens that it reads at most
 
     @torch.no_grad()
     def score(self, answered: Answered) -> Scores:
@@ -132,7 +135,14 @@ class ModelReward:
         if self.tokenizer is None:
             return answered.tokens
         pairs = zip(answered.questions, answered.answers, strict=True)
-        return [_retokenised(self.tokenizer, question, answer) for question, answer in pairs]
+        rows = [_retokenised(self.tokenizer, question, answer) for question, answer in pairs]
+        longest = max(map(len, rows))
+        if self.context is not None and longest > self.context:
+            raise ConfigurationError(
+                f"a question with its answer has {longest} of the reward model's tokens, and it "
+                f"reads {self.context} at most: lower rollout.maxPromptLength or maxNewTokens"
+            )
+        return rows
 
 
 def _retokenised(tokenizer: PreTrainedTokenizerBase, question: Question, answer: str) -> list[int]:
@@ -265,13 +275,14 @@ def _source(
     if path is None:
         raise ConfigurationError("a reward term names none of stage, model, function, http")
     statistics = load_statistics(path) if config.normalise_rewards else None
-    model = Critic(load_scalar(path, dtype=model_dtype(config, ranks)))
+    scalar = load_scalar(path, dtype=model_dtype(config, ranks))
     return ModelReward(
-        frozen(model, config, ranks),
+        frozen(Critic(scalar), config, ranks),
         ranks,
         ROWS_OF_MICRO_BATCH * tokens_at_once(config),
         statistics,
         foreign_tokenizer(run, term, path, tokenizer),
+        context_length(scalar.config),
     )
 
 

@@ -12,6 +12,7 @@ from rlhf_api.run import StageRun
 from rlhf_api.stages import AnyStage
 
 from rlhf_trainer.checkpoint import Checkpointer
+from rlhf_trainer.context import refuse_beyond_context
 from rlhf_trainer.data.digests import refuse_changed_sources
 from rlhf_trainer.guards import Guard
 from rlhf_trainer.ranks import Ranks
@@ -47,6 +48,7 @@ class Session:
         guard = Guard(ranks)
         guard.listen()
         ranks.on_main(lambda: refuse_changed_sources(run))
+        ranks.on_main(lambda: refuse_beyond_context(run))
         os.makedirs(run.output, exist_ok=True)
         return cls(
             run=run,
