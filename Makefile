@@ -27,6 +27,7 @@ demo: $(READY)  ## Train the quickstart job on this machine: SFT, reward model, 
 	$(BIN)/rlhfctl run examples/quickstart.yaml --dir runs/demo
 
 test: $(READY)  ## Run all tests
+	@PYTHONPATH=tests $(BIN)/python -m cluster.binaries > /dev/null  # once; with progress on stderr
 	$(BIN)/python -m pytest
 
 check: $(READY)  ## Lint, types, import rules

@@ -9,6 +9,7 @@ import pytest
 from cluster.binaries import find_binaries
 from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNode, FakeNodes
+from cluster.toolchain import NoBinaries
 
 _numbers = itertools.count(1)
 
@@ -19,7 +20,10 @@ def control_plane(
 ) -> Iterator[ControlPlane]:
     """etcd, API server, controller manager and scheduler; built first where that was never done."""
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        binaries = find_binaries()
+        try:
+            binaries = find_binaries()
+        except NoBinaries as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
     with ControlPlane(binaries, tmp_path_factory.mktemp("control-plane")) as running:
         yield running
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.binaries import find_binaries
 from cluster.control_plane import ControlPlane
 from cluster.programs import ProgramError
-from cluster.toolchain import BuildError
+from cluster.toolchain import NoBinaries
 
 
 def main() -> None:
@@ -28,5 +28,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (BuildError, FileNotFoundError, ProgramError) as error:
+    except (NoBinaries, ProgramError) as error:
         sys.exit(f"error: {error}")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cluster import toolchain
+from cluster.toolchain import Go, NoBinaries, required_version, toolchain
 
 TOOLS: Final = Path(__file__).parent / "tools"
 KUBERNETES: Final = "1.36.3"
@@ -49,7 +49,7 @@ def report_on_stderr(line: str) -> None:
 def find_binaries(report: Report = report_on_stderr) -> Path:
     """The folder with all programs; builds them where no folder is named and none is cached.
 
-    Raises FileNotFoundError where KUBEBUILDER_ASSETS lacks some, BuildError for a failed build.
+    Raises NoBinaries where KUBEBUILDER_ASSETS lacks some or a build fails.
     """
     named = os.environ.get("KUBEBUILDER_ASSETS")
     return _given(Path(named)) if named else _built(_cache_root(), report)
@@ -57,7 +57,7 @@ def find_binaries(report: Report = report_on_stderr) -> Path:
 
 def _given(folder: Path) -> Path:
     if missing := _missing(folder):
-        raise FileNotFoundError(
+        raise NoBinaries(
             f"KUBEBUILDER_ASSETS is {folder}, which lacks {', '.join(missing)}. Put all of "
             f"{', '.join(PACKAGES)} there (Kubernetes {KUBERNETES}; envtest's archives have only "
             "some of them), or unset KUBEBUILDER_ASSETS to have them built"
@@ -70,21 +70,21 @@ def _built(root: Path, report: Report) -> Path:
     if not _missing(folder):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_suffix(".lock")):
+    with _alone(root / "lock"):
         if missing := _missing(folder):
             report(f"Building Kubernetes {KUBERNETES} for the tests, once, into {folder}:")
-            compiler = toolchain.find(toolchain.required_version(TOOLS), root, report)
-            for name in missing:
-                report(f"  {name} …")
-                report(f"  {name}: {_build(compiler, name, folder)}")
+            with toolchain(required_version(TOOLS), root, report) as go:
+                for name in missing:
+                    report(f"  {name} …")
+                    report(f"  {name}: {_build(go, name, folder)}")
     return folder
 
 
-def _build(compiler: Path, name: str, folder: Path) -> str:
+def _build(go: Go, name: str, folder: Path) -> str:
     """Puts a program in its place when it is whole; says how long it took and how large it is."""
     begun = time.monotonic()
     draft = folder / f".{name}"
-    toolchain.run(compiler, [*BUILD, "-o", str(draft), PACKAGES[name]], TOOLS, f"building {name}")
+    go.run([*BUILD, "-o", str(draft), PACKAGES[name]], TOOLS, f"building {name}")
     draft.replace(folder / name)
     megabytes = (folder / name).stat().st_size / 1e6
     return f"{time.monotonic() - begun:.0f} s, {megabytes:.0f} MB"
@@ -118,5 +118,5 @@ def _alone(lock: Path) -> Iterator[None]:
 if __name__ == "__main__":
     try:
         print(find_binaries())
-    except (FileNotFoundError, toolchain.BuildError) as error:
+    except NoBinaries as error:
         sys.exit(f"error: {error}")

@@ -113,17 +113,15 @@ class Client:
     def watch(
         self, resource: str, namespace: str | None = None, *, version: str = "", seconds: int = 300
     ) -> Iterator[tuple[str, Object]]:
-        """Pairs (ADDED | MODIFIED | DELETED | ERROR, object), until the server ends the watch."""
+        """Pairs (ADDED | MODIFIED | DELETED | ERROR, object), until the server ends the watch.
+
+        Without a version it begins with what there is, as ADDED. It is open when this returns.
+        """
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}
         url = self._url(_path(resource, namespace), query)
         response = self._api.call_api("GET", url, dict(self._headers()), None)
         _raise_for_status(response.status, response)
-        try:
-            for line in _lines(response.response):
-                event = json.loads(line)
-                yield event["type"], event["object"]
-        finally:
-            response.response.close()
+        return _events(response.response)
 
     def wait_for(
         self,
@@ -210,8 +208,12 @@ def _raise_for_status(status: int, response: Any) -> None:
         raise ApiException(http_resp=response)
 
 
-def _lines(response: urllib3.HTTPResponse) -> Iterator[bytes]:
+def _events(response: urllib3.HTTPResponse) -> Iterator[tuple[str, Object]]:
     pending = b""
-    for chunk in response.stream(amt=None):
-        *whole, pending = (pending + chunk).split(b"\n")
-        yield from (line for line in whole if line)
+    try:
+        for chunk in response.stream(amt=None):
+            *lines, pending = (pending + chunk).split(b"\n")
+            for event in map(json.loads, filter(None, lines)):
+                yield event["type"], event["object"]
+    finally:
+        response.close()

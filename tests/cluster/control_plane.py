@@ -22,7 +22,7 @@ from cluster.programs import Group, Program, free_ports, listens
 GANG_SCHEDULING: Final = ("GenericWorkload", "GangScheduling")
 """Feature gates of Kubernetes' own gang scheduler."""
 
-NODE_GRACE: Final = 8
+NODE_GRACE: Final = 10
 """Seconds without a heartbeat until a node is not ready; a production cluster's default is 50."""
 
 EVICTION_GRACE: Final = 2
@@ -109,7 +109,7 @@ class ControlPlane:
             program.check()
 
     def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
-        """What kubectl prints, as the administrator. Raises CalledProcessError with its output."""
+        """What kubectl prints, as the administrator. Raises RuntimeError with it where it fails."""
         command = [
             str(self.binaries / "kubectl"),
             "--kubeconfig",

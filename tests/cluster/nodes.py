@@ -104,7 +104,7 @@ class FakeNode:
     ) -> None:
         """Creates the node and reports it ready, as a kubelet does at its start."""
         own = {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}
-        self._client.create(
+        node = self._client.create(
             {
                 "apiVersion": "v1",
                 "kind": "Node",
@@ -112,7 +112,7 @@ class FakeNode:
                 "spec": {"taints": taints},
             }
         )
-        self.beat()
+        self._make_lease(node)
         self.resize(resources)
         self._report_ready()
 
@@ -123,17 +123,8 @@ class FakeNode:
     def beat(self) -> None:
         """Renews the Lease: the node lives."""
         if self._alive:
-            lease = {
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": {"name": self.name, "namespace": LEASES},
-                "spec": {
-                    "holderIdentity": self.name,
-                    "leaseDurationSeconds": 40,
-                    "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-                },
-            }
-            self._client.apply(lease, manager="kubelet")
+            renewed = {"spec": {"renewTime": _micro_time()}}
+            self._client.patch("coordination.k8s.io/v1/leases", self.name, renewed, LEASES)
 
     def lose(self) -> None:
         """The machine is gone or cut off: nothing is heard of it any more."""
@@ -195,6 +186,26 @@ class FakeNode:
                     raise
             time.sleep(0.2)
 
+    def _make_lease(self, node: Object) -> None:
+        """As a kubelet's: it goes with its node."""
+        owner = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "name": self.name,
+            "uid": node["metadata"]["uid"],
+        }
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self.name, "namespace": LEASES, "ownerReferences": [owner]},
+            "spec": {
+                "holderIdentity": self.name,
+                "leaseDurationSeconds": 40,
+                "renewTime": _micro_time(),
+            },
+        }
+        self._client.apply(lease, manager="kubelet")
+
     def _report_ready(self) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {
@@ -232,6 +243,10 @@ class FakeNode:
             except ApiException as error:
                 if error.status != 409:
                     raise
+
+
+def _micro_time() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _is_tainted(node: Object | None) -> bool:

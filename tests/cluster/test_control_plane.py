@@ -79,14 +79,15 @@ def test_a_service_accounts_token_is_reviewed(control_plane: ControlPlane, names
     ]
 
     def review(audience: str) -> dict[str, Any]:
-        return client.create(
+        reviewed = client.create(
             {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenReview",
                 "metadata": {},
                 "spec": {"token": token, "audiences": [audience]},
             }
-        )["status"]
+        )
+        return dict(reviewed["status"])
 
     assert review("rlhf")["user"]["username"] == f"system:serviceaccount:{namespace}:default"
     assert not review("another").get("authenticated")
@@ -126,6 +127,19 @@ def test_a_pod_is_bound_to_the_node_with_its_device_and_zone(
         "v1/pods", "does-not", lambda seen: condition(seen, "PodScheduled") != {}, namespace
     )
     assert condition(unbound, "PodScheduled")["reason"] == "Unschedulable"
+
+
+def test_a_watch_tells_what_is_made_changed_and_deleted(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    client = control_plane.client
+    events = client.watch("v1/configmaps", namespace, seconds=30)
+    told = (kind for kind, seen in events if seen["metadata"]["name"] == "mine")
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}}
+    client.create(config_map, namespace)
+    client.apply(config_map | {"data": {"key": "value"}}, namespace)
+    client.delete("v1/configmaps", "mine", namespace)
+    assert [next(told) for _ in range(3)] == ["ADDED", "MODIFIED", "DELETED"]
 
 
 def test_a_gang_is_bound_as_a_whole_once_there_is_room(

