@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,11 @@ from rlhf_api.status import JobStatus
 
 from rlhf_operator.controller import JobKey
 from rlhf_operator.events import Event
-from rlhf_operator.local.kubelet import command, environment, loopback_hosts, no_proxy
+from rlhf_operator.local.addresses import Addresses
+from rlhf_operator.local.job_controller import pod_of
+from rlhf_operator.local.kubelet import command, environment, no_proxy
 from rlhf_operator.local.machine import Machine
-from rlhf_operator.local.mounts import Object, Sources, mount
+from rlhf_operator.local.mounts import Object, Sources, mount, volume_needs
 from rlhf_operator.local.pods import LocalPod, PodRecord
 from rlhf_operator.local.processes import TAG
 from rlhf_operator.local.store import Store
@@ -86,19 +87,14 @@ class LocalCluster:
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """Makes the directories of the pods of each Job among the objects."""
         by_kind = {item["kind"]: item for item in objects}
-        config = by_kind["ConfigMap"]
-        sources = Sources(
-            volumes=self._store.volumes,
-            config_maps={config["metadata"]["name"]: config["data"]},
-            token=self._server.token,
-        )
         workload = by_kind["Job"]
-        size = workload["spec"]["completions"]
-        ports = _free_ports(by_kind.get("Service"))
-        for index in range(size):
-            name = f"{workload['metadata']['name']}-{index}"
+        sources = self._sources(workload, by_kind["ConfigMap"])
+        addresses = Addresses.of(by_kind.get("Service"))
+        for index in range(workload["spec"]["completions"]):
+            pod = pod_of(workload, index)
+            name = pod["metadata"]["name"]
             if name not in self._pods:
-                self._pods[name] = self._make_pod(name, workload, index, sources, ports)
+                self._pods[name] = self._make_pod(workload, index, pod, sources, addresses)
 
     async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         """Asks the pods of an attempt to go."""
@@ -170,7 +166,7 @@ class LocalCluster:
         broken = {_gang(p) for p in self._pods.values() if p.phase == "Failed" or p.was_late}
         for pod in live:
             if _gang(pod) in broken or pod.is_deleting:
-                pod.ask_to_end()
+                pod.end()
 
     def _start(self, pod: LocalPod, threads: int) -> None:
         """Starts a pod if the devices that it asks for are free."""
@@ -184,22 +180,29 @@ class LocalCluster:
         devices = {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
         pod.start({**inherited, **pod.record.environment, **devices, TAG: pod.record.tag})
 
+    def _sources(self, workload: Object, config: Object) -> Sources:
+        """One folder a claim, and the server's own token."""
+        needs = volume_needs(workload["spec"]["template"]["spec"])
+        files = {name: text.encode() for name, text in config["data"].items()}
+        return Sources(
+            config_maps={config["metadata"]["name"]: files},
+            claims={claim: self._store.volumes / claim for claim in needs.claims},
+            tokens=dict.fromkeys(needs.audiences, self._server.token),
+        )
+
     def _make_pod(
-        self, name: str, workload: Object, index: int, sources: Sources, ports: Mapping[str, str]
+        self, workload: Object, index: int, pod: Object, sources: Sources, addresses: Addresses
     ) -> LocalPod:
         """Builds the directory from nothing; what a crash or another job left is removed."""
-        directory = self._store.pods / name
+        directory = self._store.pods / pod["metadata"]["name"]
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        spec = workload["spec"]["template"]["spec"]
-        container = spec["containers"][0]
-        mount(directory, spec, sources)
-        variables = environment(container, index, directory)
-        hosts = loopback_hosts(workload["metadata"]["name"], workload["spec"]["completions"])
-        words = command(container, variables, hosts, ports)
-        pod = LocalPod(directory, self._record(workload, index, variables, words))
-        pod.save()
-        return pod
+        mount(directory, pod["spec"], sources)
+        variables = environment(pod, sources, directory, addresses)
+        words = command(pod["spec"]["containers"][0], variables, addresses)
+        made = LocalPod(directory, self._record(workload, index, variables, words))
+        made.save()
+        return made
 
     def _record(
         self, workload: Object, index: int, variables: dict[str, str], words: list[str]
@@ -255,15 +258,3 @@ def _attempt(pods: list[LocalPod]) -> Attempt:
         late = any(pod.was_late for pod in pods)
         return attempt._replace(condition="Failed", reason="DeadlineExceeded" if late else None)
     return attempt._replace(condition="Complete" if attempt.has_ended else None)
-
-
-def _free_ports(service: Object | None) -> dict[str, str]:
-    """A port of this machine for each of the Service's: attempts at one time must not meet."""
-    ports = service["spec"]["ports"] if service else []
-    return {str(item["port"]): _free_port() for item in ports}
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

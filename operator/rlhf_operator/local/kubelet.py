@@ -1,17 +1,24 @@
-"""What a kubelet does to a container before it starts: variables in its command and environment."""
+"""What a kubelet does to a container before it starts, and reads after it has ended."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rlhf_operator.local.mounts import local_path
-from rlhf_operator.names import pod_host
+from rlhf_api.run import TERMINATION_LIMIT
+
+from rlhf_operator.local.addresses import Addresses
+from rlhf_operator.local.mounts import Files, Needs, Sources, local_path
+
+Object = dict[str, Any]
 
 REFERENCE: Final = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
+FIELD: Final = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]")
+LOG_LIMIT: Final = 2048
+LOG_LINES: Final = 80
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:
@@ -24,43 +31,121 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
     return REFERENCE.sub(value, text)
 
 
-def environment(container: dict[str, Any], index: int, directory: Path) -> dict[str, str]:
-    """The container's own variables, with paths below the working directory as they are here."""
-    variables = {"JOB_COMPLETION_INDEX": str(index)}
+def environment(
+    pod: Object, sources: Sources, directory: Path, addresses: Addresses
+) -> dict[str, str]:
+    """The container's own variables, with paths and addresses as they are on this machine.
+
+    Raises LookupError that names what a variable refers to and is not there.
+    """
+    container = pod["spec"]["containers"][0]
+    variables = dict(_whole_sources(container, sources))
     for item in container.get("env", []):
-        text = expanded(item["value"], variables)
-        inside = local_path(text) if text.startswith("/") else None
-        variables[item["name"]] = str(directory / inside) if inside is not None else text
-    return variables
+        if (text := _value(pod, item, variables, sources)) is not None:
+            variables[item["name"]] = text
+    return {
+        name: _here(container, addresses.local(text), directory) for name, text in variables.items()
+    }
 
 
-def command(
-    container: dict[str, Any],
-    variables: Mapping[str, str],
-    hosts: Mapping[str, str],
-    ports: Mapping[str, str],
-) -> list[str]:
-    """The command with variables expanded, host names and ports as they are on this machine."""
-    words = [expanded(word, variables) for word in container["command"]]
-    words = [ports.get(word, hosts.get(word, word)) for word in words]
+def _here(container: Object, text: str, directory: Path) -> str:
+    inside = local_path(container, text) if text.startswith("/") else None
+    return str(directory / inside) if inside is not None else text
+
+
+def _whole_sources(container: Object, sources: Sources) -> Iterator[tuple[str, str]]:
+    """`envFrom`: all keys of a ConfigMap or Secret."""
+    for item in container.get("envFrom", []):
+        files = _keys_of(item.get("configMapRef"), item.get("secretRef"), sources)
+        for key, content in (files or {}).items():
+            yield item.get("prefix", "") + key, content.decode()
+
+
+def _value(pod: Object, item: Object, variables: Mapping[str, str], sources: Sources) -> str | None:
+    """The value of one variable; None for an optional one whose source is not there."""
+    source = item.get("valueFrom")
+    if source is None:
+        return expanded(item.get("value", ""), variables)
+    if "fieldRef" in source:
+        return field(pod, source["fieldRef"]["fieldPath"])
+    reference = source.get("configMapKeyRef") or source.get("secretKeyRef")
+    if reference is None:
+        raise LookupError(f"{item['name']}: {', '.join(source)} is not known on one machine")
+    files = _keys_of(source.get("configMapKeyRef"), source.get("secretKeyRef"), sources)
+    if files is None or reference["key"] not in files:
+        if reference.get("optional"):
+            return None
+        kind = "ConfigMap" if "configMapKeyRef" in source else "Secret"
+        where = f"{pod['metadata']['namespace']}/{reference['name']}"
+        raise LookupError(f"couldn't find key {reference['key']} in {kind} {where}")
+    return files[reference["key"]].decode()
+
+
+def _keys_of(config_map: Object | None, secret: Object | None, sources: Sources) -> Files | None:
+    """The keys of the one that is named; None for an optional one that is not there."""
+    kind, known, reference = (
+        ("configmap", sources.config_maps, config_map)
+        if config_map
+        else ("secret", sources.secrets, secret or {})
+    )
+    if reference["name"] not in known and not reference.get("optional"):
+        raise LookupError(f'{kind} "{reference["name"]}" not found')
+    return known.get(reference["name"])
+
+
+def environment_needs(container: Object) -> Needs:
+    """What the variables refer to."""
+    values = [item.get("valueFrom", {}) for item in container.get("env", [])]
+    whole = container.get("envFrom", [])
+    return Needs(
+        config_maps=_names(values, "configMapKeyRef") | _names(whole, "configMapRef"),
+        secrets=_names(values, "secretKeyRef") | _names(whole, "secretRef"),
+        claims=frozenset(),
+        audiences=frozenset(),
+    )
+
+
+def _names(items: Sequence[Object], kind: str) -> frozenset[str]:
+    return frozenset(item[kind]["name"] for item in items if kind in item)
+
+
+def field(pod: Object, path: str) -> str:
+    """A field of the pod, as the downward API gives it."""
+    if keyed := FIELD.fullmatch(path):
+        return str(pod["metadata"].get(keyed[1], {}).get(keyed[2], ""))
+    value: Any = pod
+    for name in path.split("."):
+        value = value.get(name, {})
+    return value if isinstance(value, str) else ""
+
+
+def command(container: Object, variables: Mapping[str, str], addresses: Addresses) -> list[str]:
+    """Command and arguments with variables expanded, and addresses as they are on this machine."""
+    given = [*container.get("command", []), *container.get("args", [])]
+    words = [addresses.local(expanded(word, variables)) for word in given]
     return [sys.executable if words[0] == "python" else words[0], *words[1:]]
 
 
-def loopback_hosts(service: str, pods: int) -> dict[str, str]:
-    """The names that the headless Service would give to the pods of an Indexed Job."""
-    return {pod_host(service, index): "127.0.0.1" for index in range(pods)}
+def termination_message(file: Path | None, log: Path, *, failed: bool) -> str:
+    """What the container left, or after a failure the end of its log (FallbackToLogsOnError)."""
+    text = _last_bytes(file, TERMINATION_LIMIT) if file else ""
+    return text or (tail(log) if failed else "")
 
 
-def tail(log: Path, *, limit: int = 2048, lines: int = 80) -> str:
+def tail(log: Path) -> str:
     """The end of a log, as FallbackToLogsOnError takes it."""
+    return "\n".join(_last_bytes(log, LOG_LIMIT).splitlines()[-LOG_LINES:])
+
+
+def _last_bytes(file: Path, limit: int) -> str:
+    """Empty where there is no such file."""
     try:
-        with log.open("rb") as stream:
+        with file.open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - limit))
-            text = stream.read().decode(errors="replace")
+            return stream.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
 
 
 def no_proxy(environ: Mapping[str, str]) -> dict[str, str]:

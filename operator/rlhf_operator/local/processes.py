@@ -28,8 +28,13 @@ def is_locked(path: Path) -> bool:
 
 def tagged(tag: str) -> list[int]:
     """Processes that carry a pod's tag, whoever their parent is now. Linux only; elsewhere none."""
-    wanted = f"{TAG}={tag}".encode()
-    return [pid for pid in _all_processes() if wanted in _environment(pid)]
+    return with_variable(tag, f"{TAG}={tag}")
+
+
+def with_variable(tag: str, setting: str) -> list[int]:
+    """Those of them that have been given a variable, such as ``RANK=1``."""
+    wanted = {f"{TAG}={tag}".encode(), setting.encode()}
+    return [pid for pid in _all_processes() if wanted <= set(_environment(pid))]
 
 
 def _all_processes() -> list[int]:

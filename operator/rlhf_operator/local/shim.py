@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import math
 import os
 import select
 import signal
@@ -56,7 +57,7 @@ def _run(directory: Path, pod: dict[str, Any], log: BinaryIO, wake: int, asked: 
     except OSError as error:
         log.write(f"{pod['command'][0]}: {error.strerror}\n".encode())
         return _finish(directory, 127, disrupted=False)
-    disrupted = _supervise(child, wake, asked, float(pod["grace"]))
+    disrupted = _supervise(directory, child, wake, asked, float(pod["grace"]))
     _kill_the_rest(child)
     code = child.returncode
     return _finish(directory, 128 - code if code < 0 else code, disrupted=disrupted)
@@ -73,9 +74,12 @@ def _finish(directory: Path, code: int, *, disrupted: bool) -> int:
     return code
 
 
-def _supervise(child: subprocess.Popen[bytes], wake: int, asked: list[int], grace: float) -> bool:
+def _supervise(
+    directory: Path, child: subprocess.Popen[bytes], wake: int, asked: list[int], grace: float
+) -> bool:
     """Waits for the command to end; True where it ended because the owner had gone."""
-    kill_at: float | None = None
+    kill_at = math.inf
+    heard = 0
     owner_gone = False
     while child.poll() is None:
         sources = [wake] if owner_gone else [wake, sys.stdin.fileno()]
@@ -84,12 +88,21 @@ def _supervise(child: subprocess.Popen[bytes], wake: int, asked: list[int], grac
             os.read(wake, 512)
         if sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 512):
             owner_gone = True
-        if kill_at is None and (owner_gone or asked):
-            kill_at = time.monotonic() + grace
+        if len(asked) > heard or (owner_gone and kill_at == math.inf):
+            heard = len(asked)
+            kill_at = min(kill_at, time.monotonic() + _grace(directory, grace))
             _signal(child.pid, signal.SIGTERM)
-        if kill_at is not None and time.monotonic() >= kill_at:
+        if time.monotonic() >= kill_at:
             _kill_the_rest(child)
     return owner_gone
+
+
+def _grace(directory: Path, usual: float) -> float:
+    """Seconds that whoever asks gives: in the file `ending`, where there is one."""
+    try:
+        return float(json.loads((directory / "ending").read_text(encoding="utf-8"))["grace"])
+    except OSError:
+        return usual
 
 
 def _watch_signals() -> tuple[int, list[int]]:
