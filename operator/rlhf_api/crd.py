@@ -12,8 +12,8 @@ COLUMNS: Final[tuple[tuple[str, str, str, int, str], ...]] = (
     # name, type, path, priority (1: only with -o wide), description
     ("Phase", "string", ".status.phase", 0, "Pending, Running, Succeeded, Failed, Suspended."),
     ("Stage", "string", ".status.stage", 0, "Stage under way, and its place among all."),
-    ("Progress", "string", ".status.progress", 0, "Share of the whole job that is done."),
-    ("ETA", "string", ".status.eta", 0, "Estimate of the time left."),
+    ("Progress", "string", ".status.progress", 0, "Share of the stages under way that is done."),
+    ("ETA", "string", ".status.eta", 0, "Estimate of the time left to the stages under way."),
     ("Reward", "number", ".status.reward", 0, "Newest mean reward of PPO."),
     ("KL", "number", ".status.kl", 0, "Newest KL divergence to the reference."),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the job was created."),

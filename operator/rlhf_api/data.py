@@ -47,7 +47,7 @@ class ModelSource(Contract):
         default=None,
         description="Commit of a hub model; pins what is fetched.",
         max_length=128,
-        pattern=r"^[\w./-]+$",
+        pattern=r"^[A-Za-z0-9_./-]+$",
     )
     secret: SourceSecret = None
     tokenizer: Source | None = Field(

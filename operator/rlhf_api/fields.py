@@ -27,10 +27,10 @@ PATTERNS: Final[dict[str, str]] = {
     r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$": "an absolute path",
     QUANTITY_PATTERN: "a quantity such as 500m, 16 or 64Gi",
     r"^[^\x00-\x1f]+$": "text without control characters",
-    r"^[^\s\x00]+$": "text without spaces",
-    r"^[\w./-]+$": "letters, digits and . _ / -",
-    r"^https?://[^\s\x00]+$": "an address that starts with http:// or https://",
-    r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "module:function",
+    r"^[^\x00-\x20]+$": "text without spaces",
+    r"^[A-Za-z0-9_./-]+$": "letters, digits and . _ / -",
+    r"^https?://[^\x00-\x20]+$": "an address that starts with http:// or https://",
+    r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$": "module:function",
 }
 """Words for the patterns that fields share; any other pattern is shown as it is."""
 

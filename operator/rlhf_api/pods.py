@@ -7,8 +7,9 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from rlhf_api.base import Contract, ObjectName
+from rlhf_api.lists import KeyedBy
 
-Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s\x00]+$")]
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x20]+$")]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 RESERVED_ENV: Final = frozenset(
@@ -90,8 +91,8 @@ class SecretMount(Contract):
     )
 
 
-Environment = Annotated[list[EnvVar], Field(max_length=64)]
-SecretMounts = Annotated[list[SecretMount], Field(max_length=16)]
+Environment = Annotated[list[EnvVar], Field(max_length=64), KeyedBy("name")]
+SecretMounts = Annotated[list[SecretMount], Field(max_length=16), KeyedBy("name")]
 Command = Annotated[
     list[Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]],
     Field(min_length=1, max_length=128),

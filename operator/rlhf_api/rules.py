@@ -19,6 +19,7 @@ from rlhf_api.problems import Problem
 from rlhf_api.rule import Rule, Rules
 from rlhf_api.source_rules import SOURCE_RULES
 from rlhf_api.stage_rules import STAGE_RULES
+from rlhf_api.transition_rules import transitions_of
 
 ALL_RULES: Final[tuple[Rules, ...]] = (JOB_RULES, STAGE_RULES, POD_RULES, SOURCE_RULES)
 
@@ -54,7 +55,7 @@ def contracts(value: object, path: str) -> Iterator[tuple[str, Contract]]:
 
 def validations(model: Model) -> list[dict[str, Any]]:
     """The CEL rules of a contract class, as x-kubernetes-validations."""
-    return [rule.validation() for rule in rules_of(model)]
+    return [rule.validation() for rule in rules_of(model)] + transitions_of(model)
 
 
 def _is_broken(rule: Rule, value: Contract) -> bool:

@@ -17,6 +17,7 @@ from rlhf_api.fields import (
     shown,
     suggestion,
 )
+from rlhf_api.lists import DUPLICATE
 from rlhf_api.problems import Problem
 
 NOT_GIVEN: Final = object()
@@ -99,6 +100,8 @@ def _complaint(error: Any, value: Any) -> str:
         return f"{given} is too small"
     if kind in ("less_than", "less_than_equal"):
         return f"{given} is too large"
+    if kind == DUPLICATE:
+        return str(error["msg"])
     if kind == "string_unicode":
         return "holds characters that are not valid Unicode"
     return f"{given} is not allowed here"

@@ -65,6 +65,7 @@ class Checkpointing(Contract):
     every_steps: int | None = Field(
         default=None,
         ge=1,
+        le=2**31 - 1,
         description="Optimizer steps (PPO: rollouts) between two; default: a tenth of the stage.",
     )
     keep: int = Field(default=2, ge=1, le=100, description="Newest checkpoints that stay.")
@@ -151,7 +152,10 @@ class Supervised(StageCommon):
 
     epochs: float = Field(default=1.0, gt=0, le=1000, description="Passes over the data.")
     max_steps: int | None = Field(
-        default=None, ge=1, description="Optimizer steps at most, whatever the epochs."
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Optimizer steps at most, whatever the epochs.",
     )
     max_length: int = Field(
         default=1024, ge=8, le=1_048_576, description="Tokens of a row at most."
@@ -159,6 +163,7 @@ class Supervised(StageCommon):
     eval_every_steps: Annotated[int | None, OPERATIONAL] = Field(
         default=None,
         ge=1,
+        le=2**31 - 1,
         description="Steps between evaluations on held-out rows; default: a fifth of the stage.",
     )
     keep_best: bool = Field(

@@ -17,7 +17,9 @@ class AdaptiveKL(Contract):
     target: float = Field(
         default=6.0, gt=0, description="KL per response, in nats, that is aimed at."
     )
-    horizon: int = Field(default=10_000, ge=1, description="Responses over which β adapts.")
+    horizon: int = Field(
+        default=10_000, ge=1, le=2**31 - 1, description="Responses over which β adapts."
+    )
 
 
 class KL(Contract):
@@ -48,7 +50,7 @@ class Rollout(Contract):
         default=256, ge=1, le=1_048_576, description="Tokens of a response at most."
     )
     min_new_tokens: int = Field(
-        default=1, ge=1, description="No end of sequence before this many tokens."
+        default=1, ge=1, le=1_048_576, description="No end of sequence before this many tokens."
     )
     temperature: float = Field(
         default=1.0,
@@ -56,7 +58,9 @@ class Rollout(Contract):
         le=10,
         description="Divides the logits in sampling and in every log-probability.",
     )
-    top_k: int = Field(default=0, ge=0, description="Sample among the k likeliest tokens; 0: all.")
+    top_k: int = Field(
+        default=0, ge=0, le=10_000_000, description="Sample among the k likeliest tokens; 0: all."
+    )
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="Sample among the likeliest tokens of this mass."
     )
@@ -77,7 +81,7 @@ class FunctionReward(Contract):
     """A Python function of the user's: ``f(prompts, answers, rows) -> list of floats``."""
 
     entrypoint: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
         max_length=256,
         description="module:function.",
         examples=["my_rewards:brevity"],
@@ -89,7 +93,7 @@ class HttpReward(Contract):
     """An endpoint that takes ``{"prompts", "answers"}`` as JSON and gives ``{"rewards"}``."""
 
     url: str = Field(
-        pattern=r"^https?://[^\s\x00]+$", max_length=2048, description="Address of the endpoint."
+        pattern=r"^https?://[^\x00-\x20]+$", max_length=2048, description="Address of the endpoint."
     )
     timeout_seconds: Annotated[float, OPERATIONAL] = Field(
         default=30.0, gt=0, le=3600, description="Seconds to wait for one batch."
@@ -150,13 +154,16 @@ class PPOStage(StageCommon):
     kind: ClassVar[Literal["ppo"]] = "ppo"
 
     data: DataSource = Field(description="Prompts.")
-    rollouts: int = Field(default=100, ge=1, description="Rounds of make-experience and update.")
+    rollouts: int = Field(
+        default=100, ge=1, le=10_000_000, description="Rounds of make-experience and update."
+    )
     global_batch_size: int = Field(
         default=128, ge=1, le=1_000_000, description="Responses per rollout over all GPUs together."
     )
     minibatch_size: int = Field(
         default=32,
         ge=1,
+        le=1_000_000,
         description="Responses per optimizer step over all GPUs together; divides globalBatchSize.",
     )
     update_epochs: int = Field(
@@ -180,7 +187,7 @@ class PPOStage(StageCommon):
         "fresh: a new head on a copy of the actor's start; `auto`: reward, else fresh.",
     )
     critic_warmup_rollouts: int = Field(
-        default=0, ge=0, description="First rollouts that train the critic alone."
+        default=0, ge=0, le=10_000_000, description="First rollouts that train the critic alone."
     )
     advantage: Literal["gae", "grpo", "rloo", "reinforce++"] = Field(
         default="gae", description="Advantage estimator; all but gae need no critic."
@@ -218,6 +225,7 @@ class PPOStage(StageCommon):
     overlong_buffer: int = Field(
         default=0,
         ge=0,
+        le=1_048_576,
         description="Last tokens of maxNewTokens in which a penalty rises linearly to 1; 0: off.",
     )
     max_kl: float | None = Field(
