@@ -59,6 +59,7 @@ def test_reward_kl_and_progress_are_those_of_running_jobs() -> None:
     assert found["rlhf_job_reward", "default", "a"] == 0.5
     assert found["rlhf_job_kl", "default", "a"] == 0.0
     assert found["rlhf_stage_progress_ratio", "default", "a", "ppo"] == 0.41
+    assert ("rlhf_stage_progress_ratio", "default", "a", "sft") not in found
     assert found["rlhf_gpus_in_use",] == 8
     assert {key[2] for key in found if key[0].startswith(("rlhf_job_", "rlhf_stage_"))} == {"a"}
 
