@@ -17,7 +17,10 @@ from rlhf_api.job import Evaluation, Stages
 from rlhf_api.stages import AnyStage
 from rlhf_api.status import CheckpointRef
 
+WORKDIR: Final = "/rlhf"
 STAGE_FILE: Final = "config/stage.yaml"
+SECRETS: Final = "secrets"
+"""Folder with a folder for each Secret, in which each key is a file."""
 TERMINATION_LOG: Final = "termination/message.json"
 MANIFEST: Final = "manifest.json"
 TERMINATION_LIMIT: Final = 4096
@@ -84,6 +87,11 @@ class StageRun(Contract):
     )
     lineage: str = Field(description="Directory of all attempts on this hash.")
     output: str = Field(description="Directory of this attempt alone, below lineage.")
+    store: str | None = Field(
+        default=None,
+        description="Folder in an object store that lineage and output belong to; on the pod's "
+        "own disk they are then but a copy.",
+    )
     evaluation: Evaluation | None = Field(default=None, description="Prompts to answer at the end.")
 
     @property

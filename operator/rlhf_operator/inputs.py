@@ -13,15 +13,29 @@ from typing import Any, Final, NamedTuple
 from rlhf_api.base import OPERATIONAL, Contract, digest, identity
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.job import JobSpec, RLHFJob
+from rlhf_api.resources import Resources
 from rlhf_api.run import PREPARE
 from rlhf_api.sources import named_sources
 from rlhf_api.stages import PPOStage, RewardStage
 from rlhf_api.stages.ppo import FunctionReward
 
-from rlhf_operator.names import ANNOTATION_REFRESH, ANNOTATION_RETRY
+from rlhf_operator.names import ANNOTATION_REFRESH, ANNOTATION_RETRY, claim_name
 
 CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on")
 """Settings of a stage that decide which rows `prepare` can accept."""
+
+STARTED_WITH: Final = (
+    "image",
+    "imagePullPolicy",
+    "imagePullSecrets",
+    "env",
+    "secrets",
+    "scheduling",
+)
+"""Fields of the spec that each of its pods is started with."""
+
+KEPT_BY_PREPARE: Final = ("service_account", "tolerations", "priority_class")
+"""Fields of the job's resources that hold for `prepare`, too."""
 
 ADDRESSES: Final = ("source", "revision", "tokenizer", "evalSource")
 """Fields of a source that say where it is, and not what."""
@@ -88,14 +102,14 @@ def input_hash(
     `sources`: content digest by field of the spec, as `prepare` saw it. `outputs`: manifest digest
     of each parent stage's output.
     """
-    spec = job.spec
+    spec, config = job.spec, job.spec.stages.present()[stage]
     return digest(
         {
             "stage": stage,
             "seed": spec.seed,
-            "image": spec.image,
+            "image": config.image or spec.image,
             "model": _meaning(spec.model, "model", sources),
-            "config": _meaning(spec.stages.present()[stage], f"stages.{stage}", sources),
+            "config": _meaning(config, f"stages.{stage}", sources),
             "inputs": {role: outputs[parent] for role, parent in parents(spec, stage).items()},
         }
     )
@@ -126,19 +140,32 @@ def _source_meaning(
 
 
 def settings(job: RLHFJob, stage: str, wanted_hash: str) -> str:
-    """Digest of all that an attempt is started with.
+    """Digest of all that an attempt is started with, of what its user wrote.
 
-    Gates and retry budgets are read live by the plan, so a change of theirs replaces no attempt.
+    Gates and retry budgets are read live by the plan, so a change of theirs replaces no attempt;
+    nor does a change of the cluster's own defaults.
     """
-    spec = job.spec
+    spec, checkpoints = job.spec.to_dict(), job.spec.checkpoints
     common = {
         "hash": wanted_hash,
-        "image": spec.image,
-        "checkpoints": spec.checkpoints.to_dict(),
-        "scheduling": spec.scheduling.to_dict(),
+        **{name: spec.get(name) for name in STARTED_WITH},
+        "checkpoints": [claim_name(job), checkpoints.uri, checkpoints.secret, checkpoints.sub_path],
         "retry": annotation(job, ANNOTATION_RETRY),
     }
-    return digest(common if stage == PREPARE else common | _stage_settings(spec, stage))
+    if stage == PREPARE:
+        return digest(common | {"prepare": _prepare_settings(job.spec)})
+    return digest(common | _stage_settings(job.spec, stage))
+
+
+def _prepare_settings(spec: JobSpec) -> dict[str, Any]:
+    secrets = {ref.field: getattr(ref.value, "secret", None) for ref in named_sources(spec)}
+    return {**prepare_resources(spec).to_dict(), "secrets": secrets}
+
+
+def prepare_resources(spec: JobSpec) -> Resources:
+    """What `prepare` asks for: no devices, and so not the nodes that have them."""
+    kept = {name: getattr(spec.resources, name) for name in KEPT_BY_PREPARE}
+    return Resources(nodes=1, gpus_per_node=0, shm_size="1Gi").model_copy(update=kept)
 
 
 def _stage_settings(spec: JobSpec, stage: str) -> dict[str, Any]:

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-import yaml
-from builders import UID, JobBuilder, a_job
-from rlhf_api.run import StageRun
-from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
-from rlhf_operator.render import Platform, preview, render
-from rlhf_operator.render.platform import ANY_CLUSTER
-
-HASH = "sha256:" + "ab" * 32
-STATUS = JobStatus(
-    sources={"model": "sha256:base", "stages.ppo.data": "sha256:prompts"},
-    stages={
-        name: StageStatus(
-            checkpoint=CheckpointRef(uri=f"tiny/{name}/attempt-1/output", digest=f"sha256:{name}")
-        )
-        for name in ("sft", "reward")
-    },
+from builders import UID, a_job
+from rendering import (
+    HASH,
+    container,
+    environment,
+    labels,
+    mounts,
+    pod,
+    rendered,
+    stage_file,
+    volume,
 )
-
-
-def rendered(
-    stage: str, job: JobBuilder | None = None, platform: Platform = ANY_CLUSTER, attempt: int = 3
-) -> dict[str, dict[str, Any]]:
-    """The objects of an attempt by kind."""
-    built = (job or a_job()).build().model_copy(update={"status": STATUS})
-    objects = render(built, stage, attempt, HASH, "sha256:settings", platform)
-    return {item["kind"]: item for item in objects}
-
-
-def pod(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    spec: dict[str, Any] = objects["Job"]["spec"]["template"]["spec"]
-    return spec
-
-
-def container(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    only: dict[str, Any] = pod(objects)["containers"][0]
-    return only
-
-
-def stage_file(objects: dict[str, dict[str, Any]]) -> StageRun:
-    text = objects["ConfigMap"]["data"]["stage.yaml"]
-    return StageRun.model_validate(yaml.safe_load(text), by_alias=True, by_name=False)
+from rlhf_operator.render import Platform, preview, render
 
 
 def test_an_attempt_is_a_job_a_service_a_config_and_a_claim() -> None:
@@ -100,11 +71,6 @@ def test_pods_meet_at_pod_0() -> None:
     assert pod(objects)["subdomain"] == "tiny-ppo-3"
 
 
-def labels(objects: dict[str, dict[str, Any]]) -> dict[str, str]:
-    found: dict[str, str] = objects["Job"]["spec"]["template"]["metadata"]["labels"]
-    return found
-
-
 def test_prepare_has_no_devices_no_service_and_may_use_the_network() -> None:
     objects = rendered("prepare", a_job().with_spec("resources", {"nodes": 2, "gpusPerNode": 8}))
     assert list(objects) == ["PersistentVolumeClaim", "ConfigMap", "Job"]
@@ -112,10 +78,6 @@ def test_prepare_has_no_devices_no_service_and_may_use_the_network() -> None:
     assert "nvidia.com/gpu" not in json.dumps(objects["Job"])
     assert "HF_HUB_OFFLINE" not in environment(objects)
     assert objects["Job"]["spec"]["completions"] == 1
-
-
-def environment(objects: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {item["name"]: item["value"] for item in container(objects)["env"]}
 
 
 def test_training_is_offline_and_on_the_cpu_only_without_devices() -> None:
@@ -139,33 +101,6 @@ def test_devices_and_memory_are_limits_and_cpu_is_a_request() -> None:
         "limits": {"memory": "256Gi", "amd.com/gpu": 8},
     }
     assert volume(objects, "shm") == {"emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}
-
-
-def volume(objects: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    found = next(item for item in pod(objects)["volumes"] if item["name"] == name)
-    return {key: value for key, value in found.items() if key != "name"}
-
-
-def mounts(objects: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {item["mountPath"]: item for item in container(objects)["volumeMounts"]}
-
-
-@pytest.mark.parametrize("stage", ["prepare", "sft", "reward", "ppo", "dpo"])
-def test_every_pod_is_restricted(stage: str) -> None:
-    objects = rendered(stage, platform=Platform(progress_url="https://progress"))
-    spec, inner = pod(objects), container(objects)["securityContext"]
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert spec["automountServiceAccountToken"] is False
-    assert spec["enableServiceLinks"] is False
-    assert inner["allowPrivilegeEscalation"] is False
-    assert inner["readOnlyRootFilesystem"] is True
-    assert inner["capabilities"] == {"drop": ["ALL"]}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-    for item in spec["volumes"]:
-        assert "sizeLimit" in item.get("emptyDir", {"sizeLimit": ""})
-    writable = {path for path, item in mounts(objects).items() if not item.get("readOnly")}
-    assert writable == {"/rlhf/checkpoints", "/rlhf/tmp", "/dev/shm"}
 
 
 def test_children_belong_to_the_job_and_carry_our_labels_alone() -> None:
@@ -269,10 +204,11 @@ def test_sources_appear_where_the_stage_file_says() -> None:
     objects = rendered("ppo", job)
     paths = stage_file(objects).paths
     assert paths["hf://Qwen/Qwen2.5-7B"].startswith("checkpoints/sources/")
-    assert paths["oci://registry/tok:1"] == "inputs/1"
+    (image,) = {path for path in mounts(objects) if path.startswith("/rlhf/images/")}
+    assert f"/rlhf/{paths['oci://registry/tok:1']}" == image
     assert paths["pvc://datasets/rl/prompts.jsonl"] == "volumes/datasets/rl/prompts.jsonl"
     assert mounts(objects)["/rlhf/volumes/datasets"]["readOnly"]
-    assert mounts(objects)["/rlhf/inputs/1"]["readOnly"]
+    assert mounts(objects)[image]["readOnly"]
     images = [item["image"] for item in pod(objects)["volumes"] if "image" in item]
     assert images == [{"reference": "registry/tok:1", "pullPolicy": "IfNotPresent"}]
 
@@ -339,79 +275,3 @@ def test_a_preview_shows_the_whole_pipeline_without_a_status() -> None:
     assert kinds.count("Job") == 5
     assert kinds.count("PersistentVolumeClaim") == 1
     assert kinds.count("Service") == 4
-
-
-# Gang schedulers
-
-SERVED = {
-    "volcano": "scheduling.volcano.sh/v1beta1/PodGroup",
-    "coscheduling": "scheduling.x-k8s.io/v1alpha1/PodGroup",
-    "koordinator": "scheduling.sigs.k8s.io/v1alpha1/PodGroup",
-    "kai": "scheduling.run.ai/v2alpha2/PodGroup",
-    "native": "scheduling.k8s.io/v1alpha2/PodGroup",
-}
-
-
-def gang(name: str, served: str | None = None, **scheduling: Any) -> dict[str, dict[str, Any]]:
-    job = a_job().with_spec("resources", {"nodes": 4, "gpusPerNode": 8})
-    job.with_spec("scheduling", {"gang": name, **scheduling})
-    kinds = frozenset([served] if served else SERVED.values())
-    return rendered("ppo", job, Platform(served=kinds))
-
-
-@pytest.mark.parametrize("name", ["volcano", "coscheduling", "koordinator", "kai"])
-def test_a_gang_needs_all_of_its_pods(name: str) -> None:
-    group = gang(name)["PodGroup"]
-    assert group["spec"]["minMember"] == 4
-    assert group["metadata"]["name"] == "tiny-ppo-3"
-    assert f"{group['apiVersion']}/{group['kind']}" == SERVED[name]
-
-
-@pytest.mark.parametrize(
-    ("name", "scheduler", "mark"),
-    [
-        ("volcano", "volcano", ("annotations", "scheduling.k8s.io/group-name", "tiny-ppo-3")),
-        ("coscheduling", "scheduler-plugins-scheduler",
-         ("labels", "scheduling.x-k8s.io/pod-group", "tiny-ppo-3")),
-        ("koordinator", "koord-scheduler",
-         ("labels", "pod-group.scheduling.sigs.k8s.io", "tiny-ppo-3")),
-        ("kai", "kai-scheduler", ("annotations", "kai.scheduler/skip-podgrouper", "true")),
-    ],
-)  # fmt: skip
-def test_pods_say_which_gang_they_are_of(
-    name: str, scheduler: str, mark: tuple[str, str, str]
-) -> None:
-    template = gang(name)["Job"]["spec"]["template"]
-    where, key, value = mark
-    assert template["spec"]["schedulerName"] == scheduler
-    assert template["metadata"][where][key] == value
-
-
-def test_native_gangs_follow_the_served_version() -> None:
-    new = gang("native", "scheduling.k8s.io/v1alpha2/PodGroup")
-    assert new["PodGroup"]["spec"] == {"schedulingPolicy": {"gang": {"minCount": 4}}}
-    assert pod(new)["schedulingGroup"] == {"podGroupName": "tiny-ppo-3"}
-    newest = gang("native", "scheduling.k8s.io/v1beta1/PodGroup")
-    assert newest["PodGroup"]["apiVersion"] == "scheduling.k8s.io/v1beta1"
-    old = gang("native", "scheduling.k8s.io/v1alpha1/Workload")
-    (group,) = old["Workload"]["spec"]["podGroups"]
-    assert group == {"name": "workers", "policy": {"gang": {"minCount": 4}}}
-    assert pod(old)["workloadRef"] == {"name": "tiny-ppo-3", "podGroup": "workers"}
-
-
-def test_kueue_gets_a_suspended_job_with_a_queue() -> None:
-    job = gang("kueue", queue="research")["Job"]
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
-    assert job["spec"]["suspend"] is True
-
-
-def test_auto_takes_the_first_that_is_served_and_else_none() -> None:
-    assert pod(gang("auto"))["schedulerName"] == "volcano"
-    assert pod(gang("auto", SERVED["kai"]))["schedulerName"] == "kai-scheduler"
-    assert "schedulerName" not in pod(gang("auto", "apps/v1/Deployment"))
-    assert "schedulerName" not in pod(gang("none"))
-
-
-def test_prepare_is_in_no_gang() -> None:
-    job = a_job().with_spec("scheduling", {"gang": "volcano"})
-    assert "schedulerName" not in pod(rendered("prepare", job))

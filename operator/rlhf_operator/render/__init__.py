@@ -7,6 +7,7 @@ The Job comes last: where it exists, all that it needs exists.
 """
 
 from rlhf_operator.render.attempt import preview, render
-from rlhf_operator.render.platform import Platform
+from rlhf_operator.render.gang import GangChoice, gang_choice
+from rlhf_operator.render.platform import Defaults, Platform
 
-__all__ = ["Platform", "preview", "render"]
+__all__ = ["Defaults", "GangChoice", "Platform", "gang_choice", "preview", "render"]

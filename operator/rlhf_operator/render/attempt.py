@@ -11,11 +11,13 @@ from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
 from rlhf_operator.names import attempt_folder
 from rlhf_operator.render.config import config_map, refs_of
-from rlhf_operator.render.gang import gang_for
+from rlhf_operator.render.defaults import with_defaults
+from rlhf_operator.render.gang import PodSet, gang_for
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import ANY_CLUSTER, Platform
+from rlhf_operator.render.secrets import secrets_of
 from rlhf_operator.render.service import service
-from rlhf_operator.render.volumes import checkpoint_claim, place
+from rlhf_operator.render.volumes import Contents, checkpoint_claim, place
 from rlhf_operator.render.workload import resources_of, workload
 
 UNKNOWN_DIGEST: Final = "sha256:" + "0" * 64
@@ -33,16 +35,20 @@ def render(
 
     `job.status` names the outputs of the stages that this one takes; ValueError where it does not.
     """
-    key = AttemptKey(job, stage, attempt, input_hash, settings)
-    placed = place(refs_of(job.spec, stage))
-    job_object = workload(key, placed, platform)
+    with_all = with_defaults(job, platform.defaults)
+    key = AttemptKey(with_all, stage, attempt, input_hash, settings)
+    refs = refs_of(job.spec, stage)
+    contents = Contents(place(refs), secrets_of(key, refs, platform))
+    pods = PodSet(key, resources_of(key, platform), platform)
+    job_object = workload(key, contents, pods.resources, platform)
     before: list[Object] = []
     if stage != PREPARE:
         before.append(service(key))
         gang = gang_for(job.spec.scheduling, platform)
-        before += gang.objects(key, resources_of(key), platform)
-        gang.mark(key, job_object, platform)
-    return [*checkpoint_claim(job), config_map(key, placed), *before, job_object]
+        before += gang.objects(pods)
+        gang.mark(pods, job_object)
+    config = config_map(key, contents.sources)
+    return [*checkpoint_claim(with_all), config, *before, job_object]
 
 
 def preview(job: RLHFJob, platform: Platform = ANY_CLUSTER) -> list[Object]:

@@ -56,6 +56,7 @@ def stage_run(key: AttemptKey, placed: list[Placed]) -> StageRun:
         sources={field: known[field] for field in fields if field in known},
         lineage=f"{CHECKPOINTS}/{lineage(job, key.stage, key.hash)}",
         output=f"{CHECKPOINTS}/{attempt_folder(job, key.stage, key.hash, key.number)}",
+        store=spec.checkpoints.uri,
         evaluation=_evaluation(spec, key.stage),
     )
 

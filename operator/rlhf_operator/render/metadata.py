@@ -41,11 +41,15 @@ def attempt_labels(key: AttemptKey) -> dict[str, str]:
     Never `app.kubernetes.io/instance`, by which GitOps tools take an object to be their own.
     """
     return {
-        "app.kubernetes.io/managed-by": FIELD_MANAGER,
-        LABEL_JOB: key.job.metadata.name,
+        **job_labels(key.job),
         LABEL_STAGE: key.stage,
         LABEL_ATTEMPT: str(key.number),
     }
+
+
+def job_labels(job: RLHFJob) -> dict[str, str]:
+    """Labels of all that a job makes."""
+    return {"app.kubernetes.io/managed-by": FIELD_MANAGER, LABEL_JOB: job.metadata.name}
 
 
 def attempt_annotations(key: AttemptKey) -> dict[str, str]:

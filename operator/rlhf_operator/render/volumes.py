@@ -12,18 +12,19 @@ from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.run import TERMINATION_LOG
+from rlhf_api.run import TERMINATION_LOG, WORKDIR
 from rlhf_api.sources import SourceRef, uris
-from rlhf_api.storage import Claim
 
 from rlhf_operator.names import SHORT_HASH, claim_name
-from rlhf_operator.render.metadata import AttemptKey, Object, owner_references
+from rlhf_operator.render.metadata import AttemptKey, Object, job_labels, owner_references
 from rlhf_operator.render.platform import PROGRESS_AUDIENCE, Platform
+from rlhf_operator.render.secrets import Mounted
 
-WORKDIR: Final = "/rlhf"
 CHECKPOINTS: Final = "checkpoints"
 TOKEN_DIRECTORY: Final = "token"
 TMP_SIZE: Final = "16Gi"
+SCRATCH_SIZE: Final = "500Gi"
+"""The pod's own copy of what an object store keeps."""
 REMOTE: Final = ("hf", "s3", "gs")
 
 
@@ -34,6 +35,13 @@ class Placed(NamedTuple):
     path: str  # relative to the working directory
     volume: Object | None = None  # None: below the checkpoint volume
     mount: Object | None = None
+
+
+class Contents(NamedTuple):
+    """What an attempt's pods find besides checkpoints and the stage file."""
+
+    sources: list[Placed]
+    secrets: list[Mounted]
 
 
 def fetched_path(address: str, revision: str | None) -> str:
@@ -69,11 +77,9 @@ def _placed(address: str, revision: str | None, number: int) -> Placed:
         return Placed(address, fetched_path(address, revision))
     if kind == "pvc":
         return _on_claim(address)
-    name = f"input-{number}"
     if kind == "oci":
-        path = f"inputs/{number}"
-        image = {"reference": address.removeprefix("oci://"), "pullPolicy": "IfNotPresent"}
-        return Placed(address, path, {"name": name, "image": image}, _mount(name, path))
+        return _in_image(address)
+    name = f"input-{number}"
     path = f"inputs/{number}/{PurePosixPath(address).name or 'root'}"
     return Placed(address, path, {"name": name, "hostPath": {"path": address}}, _mount(name, path))
 
@@ -88,22 +94,43 @@ def _on_claim(address: str) -> Placed:
     return Placed(address, where, volume, _mount(name, mounted))
 
 
+def _in_image(address: str) -> Placed:
+    """oci://IMAGE#PATH: the whole image is mounted once, however many sources are in it.
+
+    A path below the mount, not a subPath: that takes folders only, and needs Kubernetes 1.33.
+    """
+    reference, _, path = address.removeprefix("oci://").partition("#")
+    name = f"image-{_short_sha(reference)}"
+    mounted = f"images/{_short_sha(reference)}"
+    volume: Object = {
+        "name": name,
+        "image": {"reference": reference, "pullPolicy": "IfNotPresent"},
+    }
+    where = str(PurePosixPath(mounted, path)) if path else mounted
+    return Placed(address, where, volume, _mount(name, mounted))
+
+
 def _mount(volume: str, path: str, *, read_only: bool = True) -> Object:
     mount: Object = {"name": volume, "mountPath": f"{WORKDIR}/{path}"}
     return mount | ({"readOnly": True} if read_only else {})
 
 
 def checkpoint_claim(job: RLHFJob) -> list[Object]:
-    """The claim that the operator makes; none where the user names one.
+    """The claim that the operator makes; none where checkpoints are kept elsewhere.
 
-    A retained claim has no owner: deleting the RLHFJob leaves the checkpoints.
+    It is made once: a claim's class and access mode never change. A retained claim has no owner,
+    so deleting the RLHFJob leaves the checkpoints.
     """
-    if job.spec.checkpoints.existing_claim:
+    claim = job.spec.checkpoints.claim
+    if claim is None:
         return []
-    claim = job.spec.checkpoints.claim or Claim()
-    metadata: Object = {"name": claim_name(job), "namespace": job.metadata.namespace}
-    if not claim.retain:
-        metadata["ownerReferences"] = owner_references(job)
+    metadata: Object = {
+        "name": claim_name(job),
+        "namespace": job.metadata.namespace,
+        "labels": job_labels(job),
+    }
+    if not claim.retain and (owners := owner_references(job)):
+        metadata["ownerReferences"] = owners
     spec: Object = {
         "accessModes": [claim.access_mode],
         "resources": {"requests": {"storage": claim.size}},
@@ -116,22 +143,26 @@ def checkpoint_claim(job: RLHFJob) -> list[Object]:
 
 
 def pod_volumes(
-    key: AttemptKey, placed: Iterable[Placed], shm_size: str | int, platform: Platform
+    key: AttemptKey, contents: Contents, shm_size: str | int, platform: Platform
 ) -> list[Object]:
     """The volumes of an attempt's pods, each name once."""
     volumes: list[Object] = [
         {"name": "config", "configMap": {"name": key.name}},
-        {
-            "name": CHECKPOINTS,
-            "persistentVolumeClaim": {"claimName": claim_name(key.job)},
-        },
+        {"name": CHECKPOINTS, **_checkpoint_source(key.job)},
         {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm_size}},
     ]
     if platform.progress_url:
         volumes.append(_token_volume())
-    volumes += [item.volume for item in placed if item.volume]
+    volumes += [item.volume for item in contents.sources if item.volume]
+    volumes += [item.volume for item in contents.secrets]
     return list({volume["name"]: volume for volume in volumes}.values())
+
+
+def _checkpoint_source(job: RLHFJob) -> Object:
+    if job.spec.checkpoints.uri:
+        return {"emptyDir": {"sizeLimit": SCRATCH_SIZE}}
+    return {"persistentVolumeClaim": {"claimName": claim_name(job)}}
 
 
 def _token_volume() -> Object:
@@ -140,7 +171,7 @@ def _token_volume() -> Object:
     return {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
 
 
-def pod_mounts(key: AttemptKey, placed: Iterable[Placed], platform: Platform) -> list[Object]:
+def pod_mounts(key: AttemptKey, contents: Contents, platform: Platform) -> list[Object]:
     """Where the volumes appear, each path once."""
     checkpoints = _mount(CHECKPOINTS, CHECKPOINTS, read_only=False)
     if key.job.spec.checkpoints.sub_path:
@@ -153,7 +184,8 @@ def pod_mounts(key: AttemptKey, placed: Iterable[Placed], platform: Platform) ->
     ]
     if platform.progress_url:
         mounts.append(_mount("token", TOKEN_DIRECTORY))
-    mounts += [item.mount for item in placed if item.mount]
+    mounts += [item.mount for item in contents.sources if item.mount]
+    mounts += [item.mount for item in contents.secrets]
     return list({mount["mountPath"]: mount for mount in mounts}.values())
 
 

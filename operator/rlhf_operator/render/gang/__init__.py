@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from rlhf_api.scheduling import Scheduling
 
@@ -12,9 +12,11 @@ from rlhf_operator.render.gang.koordinator import KOORDINATOR
 from rlhf_operator.render.gang.kueue import KUEUE
 from rlhf_operator.render.gang.native import NATIVE
 from rlhf_operator.render.gang.none import NONE
-from rlhf_operator.render.gang.scheduler import Gang
+from rlhf_operator.render.gang.scheduler import Gang, PodSet
 from rlhf_operator.render.gang.volcano import VOLCANO
 from rlhf_operator.render.platform import Platform
+
+__all__ = ["GANGS", "Gang", "GangChoice", "PodSet", "gang_choice", "gang_for"]
 
 GANGS: Final[dict[str, Gang]] = {
     "none": NONE,
@@ -27,17 +29,32 @@ GANGS: Final[dict[str, Gang]] = {
 }
 
 
-def gang_name(scheduling: Scheduling, platform: Platform) -> str:
-    """The scheduler that the user names; `auto` is the first of the platform's that is served.
+class GangChoice(NamedTuple):
+    """The gang scheduler of a job, and why it is this one, in a sentence for people."""
 
-    Never Kueue by itself: its queues admit nothing that does not name one of them.
-    """
+    name: str
+    why: str
+
+
+def gang_choice(scheduling: Scheduling, platform: Platform) -> GangChoice:
+    """The scheduler that the user names; `auto` is the first of the platform's that can be used."""
     if scheduling.gang != "auto":
-        return scheduling.gang
-    served = (name for name in platform.gang_order if GANGS[name].is_served(platform))
-    return next(served, "none")
+        return GangChoice(scheduling.gang, "spec.scheduling.gang names it.")
+    queue = scheduling.queue or platform.defaults.queue
+    passed: list[str] = []
+    for name in platform.gang_order:
+        gang = GANGS[name]
+        kinds = gang.kinds(platform)
+        if kinds and (queue or not gang.needs_queue):
+            return GangChoice(name, f"The cluster serves {kinds[0]}{_after(passed)}.")
+        passed.append(f"{name} has no queue here" if kinds else f"{name} is not served")
+    return GangChoice("none", f"No gang scheduler can be used{_after(passed)}.")
+
+
+def _after(passed: list[str]) -> str:
+    return f"; {', '.join(passed)}" if passed else ""
 
 
 def gang_for(scheduling: Scheduling, platform: Platform) -> Gang:
     """The chosen scheduler."""
-    return GANGS[gang_name(scheduling, platform)]
+    return GANGS[gang_choice(scheduling, platform).name]

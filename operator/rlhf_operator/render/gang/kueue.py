@@ -1,4 +1,4 @@
-"""Kueue: a label on the Job, which is made suspended; Kueue makes the rest.
+"""Kueue: labels on the Job, which is made suspended; Kueue makes the rest.
 
 From then on spec.suspend belongs to Kueue; a new attempt is a new Job with a name of its own.
 """
@@ -7,23 +7,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_api.resources import Resources
+from rlhf_operator.render.gang.scheduler import Gang, PodSet, pod_template, serves
+from rlhf_operator.render.metadata import Object
 
-from rlhf_operator.render.gang.scheduler import Gang
-from rlhf_operator.render.metadata import AttemptKey, Object
-from rlhf_operator.render.platform import Platform
-
-KIND: Final = "kueue.x-k8s.io/v1beta1/Workload"
+GROUP: Final = "kueue.x-k8s.io"
+KINDS: Final = tuple(f"{GROUP}/{version}/Workload" for version in ("v1", "v1beta2", "v1beta1"))
 
 
-def _objects(key: AttemptKey, resources: Resources, platform: Platform) -> list[Object]:
-    return []
+def _mark(pods: PodSet, job: Object) -> None:
+    queue = pods.key.job.spec.scheduling.queue
+    if queue is None:
+        return
+    labels = job["metadata"]["labels"]
+    labels[f"{GROUP}/queue-name"] = queue
+    job["spec"]["suspend"] = True
+    if deadline := job["spec"].get("activeDeadlineSeconds"):
+        labels[f"{GROUP}/max-exec-time-seconds"] = str(deadline)
+    if topology := pods.resources.topology:
+        meta, _ = pod_template(job)
+        meta["annotations"][f"{GROUP}/podset-{topology.mode}-topology"] = topology.level
 
 
-def _mark(key: AttemptKey, job: Object, platform: Platform) -> None:
-    if key.job.spec.scheduling.queue:
-        job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = key.job.spec.scheduling.queue
-        job["spec"]["suspend"] = True
-
-
-KUEUE = Gang(is_served=lambda platform: KIND in platform.served, objects=_objects, mark=_mark)
+KUEUE = Gang(kinds=serves(*KINDS), objects=lambda pods: [], mark=_mark, needs_queue=True)

@@ -7,56 +7,44 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_api.resources import Resources
-
-from rlhf_operator.render.gang.scheduler import Gang, pod_template
-from rlhf_operator.render.metadata import AttemptKey, Object, metadata
+from rlhf_operator.render.gang.scheduler import (
+    Gang,
+    PodSet,
+    group_object,
+    keep_together,
+    pod_template,
+    serves,
+)
+from rlhf_operator.render.metadata import Object
 from rlhf_operator.render.platform import Platform
 
 GROUP: Final = "scheduling.k8s.io"
-POD_GROUP_VERSIONS: Final = ("v1beta1", "v1alpha2")
+POD_GROUPS: Final = (f"{GROUP}/v1beta1/PodGroup", f"{GROUP}/v1alpha2/PodGroup")
 WORKLOAD: Final = f"{GROUP}/v1alpha1/Workload"
 WORKERS: Final = "workers"
+_kinds = serves(*POD_GROUPS, WORKLOAD)
 
 
-def _pod_group_version(platform: Platform) -> str | None:
-    """The newest version of PodGroup that is served."""
-    served = (v for v in POD_GROUP_VERSIONS if f"{GROUP}/{v}/PodGroup" in platform.served)
-    return next(served, None)
+def _kind(platform: Platform) -> str:
+    """The newest kind that is served; where nothing is known of the cluster, that of 1.36."""
+    return next(iter(_kinds(platform)), POD_GROUPS[-1])
 
 
-def _is_served(platform: Platform) -> bool:
-    return _pod_group_version(platform) is not None or WORKLOAD in platform.served
+def _objects(pods: PodSet) -> list[Object]:
+    kind = _kind(pods.platform)
+    gang = {"gang": {"minCount": pods.resources.nodes}}
+    if kind == WORKLOAD:
+        return [group_object(pods, kind, {"podGroups": [{"name": WORKERS, "policy": gang}]})]
+    return [group_object(pods, kind, {"schedulingPolicy": gang})]
 
 
-def _uses_workload(platform: Platform) -> bool:
-    return _pod_group_version(platform) is None and WORKLOAD in platform.served
-
-
-def _objects(key: AttemptKey, resources: Resources, platform: Platform) -> list[Object]:
-    gang = {"gang": {"minCount": resources.nodes}}
-    if _uses_workload(platform):
-        group = {"name": WORKERS, "policy": gang}
-        return [_object(key, "v1alpha1", "Workload", {"podGroups": [group]})]
-    version = _pod_group_version(platform) or POD_GROUP_VERSIONS[-1]
-    return [_object(key, version, "PodGroup", {"schedulingPolicy": gang})]
-
-
-def _object(key: AttemptKey, version: str, kind: str, spec: Object) -> Object:
-    return {
-        "apiVersion": f"{GROUP}/{version}",
-        "kind": kind,
-        "metadata": metadata(key),
-        "spec": spec,
-    }
-
-
-def _mark(key: AttemptKey, job: Object, platform: Platform) -> None:
+def _mark(pods: PodSet, job: Object) -> None:
     _, spec = pod_template(job)
-    if _uses_workload(platform):
-        spec["workloadRef"] = {"name": key.name, "podGroup": WORKERS}
+    if _kind(pods.platform) == WORKLOAD:
+        spec["workloadRef"] = {"name": pods.key.name, "podGroup": WORKERS}
     else:
-        spec["schedulingGroup"] = {"podGroupName": key.name}
+        spec["schedulingGroup"] = {"podGroupName": pods.key.name}
+    keep_together(pods, job)
 
 
-NATIVE = Gang(is_served=_is_served, objects=_objects, mark=_mark)
+NATIVE = Gang(kinds=_kinds, objects=_objects, mark=_mark)

@@ -7,19 +7,43 @@ from typing import NamedTuple
 
 from rlhf_api.resources import Resources
 
-from rlhf_operator.render.metadata import AttemptKey, Object
+from rlhf_operator.render.container import extended_resources
+from rlhf_operator.render.metadata import AttemptKey, Object, attempt_labels, metadata
 from rlhf_operator.render.platform import Platform
+from rlhf_operator.render.quantities import times
+
+
+class PodSet(NamedTuple):
+    """The pods of one attempt, which start together or not at all."""
+
+    key: AttemptKey
+    resources: Resources
+    platform: Platform
 
 
 class Gang(NamedTuple):
     """One gang scheduler."""
 
-    is_served: Callable[[Platform], bool]
-    """Whether the API server knows the kind that it reads."""
-    objects: Callable[[AttemptKey, Resources, Platform], list[Object]]
+    kinds: Callable[[Platform], list[str]]
+    """The kinds that it reads, of those that the API server serves, as ``group/version/Kind``."""
+    objects: Callable[[PodSet], list[Object]]
     """What is made beside the Job."""
-    mark: Callable[[AttemptKey, Object, Platform], None]
+    mark: Callable[[PodSet, Object], None]
     """Writes into a freshly rendered Job what ties its pods to the gang."""
+    needs_queue: bool = False
+    """Whether it does nothing for a job that names no queue."""
+
+
+def serves(*kinds: str) -> Callable[[Platform], list[str]]:
+    """The kinds, in this order, that are served."""
+    return lambda platform: [kind for kind in kinds if kind in platform.served]
+
+
+def group_object(pods: PodSet, kind: str, spec: Object) -> Object:
+    """The object that describes the gang; `kind` as ``group/version/Kind``."""
+    version, _, name = kind.rpartition("/")
+    meta = metadata(pods.key)
+    return {"apiVersion": version, "kind": name, "metadata": meta, "spec": without_empty(spec)}
 
 
 def pod_template(job: Object) -> tuple[Object, Object]:
@@ -28,12 +52,36 @@ def pod_template(job: Object) -> tuple[Object, Object]:
     return template["metadata"], template["spec"]
 
 
-def device_total(resources: Resources) -> Object:
-    """Devices of the whole gang, as `minResources`; empty without devices."""
-    if not resources.gpus_per_node:
-        return {}
-    total = resources.nodes * resources.gpus_per_node
-    return {"minResources": {resources.device: str(total)}}
+def min_resources(resources: Resources) -> Object | None:
+    """What the whole gang requests, where it is known; None where nothing is."""
+    one_pod = {"cpu": resources.cpu, "memory": resources.memory, **extended_resources(resources)}
+    known = {name: amount for name, amount in one_pod.items() if amount is not None}
+    return {name: times(amount, resources.nodes) for name, amount in known.items()} or None
+
+
+def keep_together(pods: PodSet, job: Object) -> None:
+    """Pod affinity to the gang's own pods, for schedulers without a form of topology of their own.
+
+    It follows the first pod that is bound: a gang that its domain turns out not to hold waits.
+    """
+    topology = pods.resources.topology
+    if topology is None:
+        return
+    term = {
+        "labelSelector": {"matchLabels": attempt_labels(pods.key)},
+        "topologyKey": topology.level,
+    }
+    affinity: Object = (
+        {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+        if topology.mode == "required"
+        else {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 100, "podAffinityTerm": term}
+            ]
+        }
+    )
+    _, spec = pod_template(job)
+    spec["affinity"] = {**spec.get("affinity", {}), "podAffinity": affinity}
 
 
 def without_empty(values: Object) -> Object:
