@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cluster.toolchain import Go, NoBinaries, required_version, toolchain
+from cluster.toolchain import Go, NoBinaries, pinned_version, required_version, toolchain
 
 TOOLS: Final = Path(__file__).parent / "tools"
-KUBERNETES: Final = "1.36.3"
+KUBERNETES: Final = pinned_version(TOOLS, "k8s.io/kubernetes")
 PACKAGES: Final = {
     "etcd": "./etcd",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",

@@ -141,7 +141,7 @@ class Client:
             try:
                 seen: Object | str | None = self.find(resource, name, namespace)
             except (urllib3.exceptions.HTTPError, ApiException) as error:
-                if isinstance(error, ApiException) and error.status < 500:
+                if isinstance(error, ApiException) and error.status < 500 and error.status != 429:
                     raise
                 seen = str(error)
             if not isinstance(seen, str) and predicate(seen):

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from kubernetes.client import ApiException
 
 from cluster.binaries import KUBERNETES
@@ -243,9 +245,21 @@ def test_a_drain_evicts_every_pod_of_the_node_and_lets_none_in(
 
 def test_the_api_server_can_go_and_come_back(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.stop("kube-apiserver", grace=0)
-    control_plane.start("kube-apiserver")
-    assert control_plane.client.find("v1/namespaces", namespace)
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        control_plane.client.get("v1/namespaces", namespace)
+    restart = threading.Timer(0.5, control_plane.start, ["kube-apiserver"])
+    restart.start()
+    assert control_plane.client.wait_for("v1/namespaces", namespace, lambda seen: seen is not None)
+    restart.join()
     assert control_plane.client_for("default", namespace).request("GET", "/version")
+
+
+def test_without_gang_scheduling_it_serves_no_pod_groups(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    with ControlPlane(control_plane.binaries, tmp_path, gang_scheduling=False) as plain:
+        groups = plain.client.request("GET", "/apis/scheduling.k8s.io")["versions"]
+    assert [one["version"] for one in groups] == ["v1"]
 
 
 STARTS_ONE_AND_SLEEPS = """

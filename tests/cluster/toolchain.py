@@ -32,6 +32,13 @@ def required_version(module: Path) -> tuple[int, ...]:
     return _version(found[1])
 
 
+def pinned_version(module: Path, dependency: str) -> str:
+    """The version of a module that a go.mod requires, 1.36.3 say."""
+    found = re.search(rf"^\t{dependency} v(\S+)$", (module / "go.mod").read_text(), re.MULTILINE)
+    assert found, f"{module}/go.mod does not require {dependency}"
+    return found[1]
+
+
 class Go(NamedTuple):
     """A go command and what its environment has beside the user's."""
 

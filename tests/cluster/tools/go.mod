@@ -1,4 +1,6 @@
 // The programs of the test control plane: only their versions and checksums are kept here.
+// For another Kubernetes change its version and, below, those of its parts (1.36.3 has v0.36.3);
+// then `go mod tidy`.
 module rlhf.dev/tests/cluster/tools
 
 go 1.26.0
