@@ -77,6 +77,14 @@ def test_rows_longer_than_the_stage_allows_are_found_before_training(in_pod: Pod
         prepare(prepare_run(in_pod, {"sft": {"data": {"source": source}, "maxLength": 64}}))
 
 
+def test_rows_of_a_trainer_that_is_not_ours_are_digested_and_not_judged(in_pod: Pod) -> None:
+    source = in_pod.data("other", [{"conversation_id": 1}])
+    stage = {"data": {"source": source}, "command": ["torchrun", "train.py"]}
+    assert "stages.sft.data" in prepare(prepare_run(in_pod, {"sft": stage})).sources
+    with pytest.raises(BadData):
+        prepare(prepare_run(in_pod, {"sft": {"data": {"source": source}}}))
+
+
 def test_kto_wants_labels_or_pairs(in_pod: Pod) -> None:
     labelled = in_pod.data("kto", [{"prompt": "q", "completion": "a", "label": True}] * 2)
     kto = {"dpo": {"data": {"source": labelled}, "loss": "kto"}}
@@ -154,10 +162,15 @@ def test_hub_data_is_fetched_once_by_split_and_read_back(
     asked: list[tuple[Any, ...]] = []
 
     class Hub:
+        def __init__(self, token: str | None) -> None:
+            assert token is None
+
         def dataset_info(self, name: str, revision: str | None) -> Any:
             return type("Info", (), {"sha": "c0ffee"})()
 
-    def load_dataset(name: str, configuration: str | None, *, split: str, revision: str) -> Any:
+    def load_dataset(
+        name: str, configuration: str | None, *, split: str, revision: str, token: str | None
+    ) -> Any:
         asked.append((name, configuration, split, revision))
         return datasets.Dataset.from_list([{"prompt": f"{split}问", "answer": "答"}] * 3)
 
@@ -187,11 +200,16 @@ def test_hub_models_are_pinned_to_their_commit(
     asked: list[Any] = []
 
     class Hub:
+        def __init__(self, token: str | None) -> None:
+            asked.append(token)
+
         def model_info(self, name: str, revision: str | None) -> Any:
             return type("Info", (), {"sha": "c0ffee"})()
 
-    def snapshot_download(name: str, *, revision: str, local_dir: Path, **_: Any) -> None:
-        asked.append((name, revision))
+    def snapshot_download(
+        name: str, *, revision: str, local_dir: Path, token: str | None, **_: Any
+    ) -> None:
+        asked.append((name, revision, token))
         (local_dir / "config.json").write_text("{}")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
@@ -199,7 +217,7 @@ def test_hub_models_are_pinned_to_their_commit(
     source = ModelSource(source="hf://owner/model", revision="main")
     for _ in range(2):
         fetched.fetch_model(source, source.source, tmp_path / "model")
-    assert asked == [("owner/model", "c0ffee")]
+    assert asked == [None, ("owner/model", "c0ffee", None)]
     assert (tmp_path / "model/config.json").exists()
 
 
@@ -210,6 +228,9 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_try(
 
     def refuse(error: Exception) -> None:
         class Hub:
+            def __init__(self, token: str | None) -> None:
+                pass
+
             def model_info(self, *_: Any, **__: Any) -> Any:
                 raise error
 
@@ -223,28 +244,6 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_try(
     with pytest.raises(ConfigurationError, match="hf://owner/model cannot be fetched"):
         fetched.fetch_model(source, source.source, tmp_path / "m")
     assert not (tmp_path / "m").exists()
-
-
-def test_a_bucket_without_its_package_says_which(tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
-    if __import__("importlib.util").util.find_spec("s3fs"):
-        pytest.skip("s3fs is installed")
-    with pytest.raises(ConfigurationError, match="lacks a package"):
-        fetched.fetch_data(DataSource(source="s3://b/k"), "s3://b/k", tmp_path / "d")
-
-
-def test_bucket_files_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec
-
-    write_jsonl(tmp_path / "bucket/train.jsonl", sft_rows(2))
-    local = fsspec.filesystem("file")
-    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda uri: (local, str(tmp_path / "bucket")))
-    source = DataSource(source="s3://bucket/folder", eval_fraction=0.0)
-    target = tmp_path / "target"
-    fetched.fetch_data(source, source.source, target)
-    monkeypatch.setattr(fsspec.core, "url_to_fs", None)
-    fetched.fetch_data(source, source.source, target)
-    assert len(load_dialogues(source, {source.source: str(target)}, 1).train) == 2
 
 
 def test_only_remote_sources_are_fetched() -> None:

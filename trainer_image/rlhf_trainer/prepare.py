@@ -109,12 +109,17 @@ def _check_rows(run: StageRun) -> list[str]:
 
 
 def _readers(run: StageRun) -> dict[str, Read]:
-    """How the rows of each data set are read, by field in the spec."""
+    """How the rows of each data set are read, by field in the spec.
+
+    What a stage with a command of its own reads is not ours to judge.
+    """
     from rlhf_trainer.models import load_tokenizer
 
     tokenizer = load_tokenizer(run)
     readers: dict[str, Read] = {}
     for name, stage in run.stages.present().items():
+        if stage.command:
+            continue
         rows_of = _rows_of(stage)
         readers[f"stages.{name}.data"] = partial(rows_of, stage, tokenizer, run.paths, run.seed)
         if isinstance(stage, PPOStage) and stage.pretraining is not None:

@@ -47,7 +47,7 @@ class LocalCluster:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         """`job` is fitted to the machine; `store` keeps it as it was written, and its status."""
-        self.platform = Platform(progress_url=server.url)
+        self.platform = Platform(progress_url=server.url, is_one_machine=True)
         self.job = job
         self._store = store
         self._machine = machine

@@ -2,20 +2,25 @@
 
 A model or a bucket's files lie in the source's folder as they are. A hub data set has one folder
 of Parquet files for each split that some stage names. Beside them ``fetched.json`` says what was
-fetched, at which commit.
+fetched, at which commit. Jobs that share the volume share what was fetched: one fetches, the others
+wait for it. A try that was broken off leaves what it has to the next one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from rlhf_api.data import DataSource, ModelSource
 
-from rlhf_trainer.errors import BadData, ConfigurationError, Transient
+from rlhf_trainer.data.buckets import fetch_bucket
+from rlhf_trainer.data.credentials import HUB_TOKEN, Credentials
+from rlhf_trainer.errors import BadData, ConfigurationError, TrainerError, Transient
 
 MARKER: Final = "fetched.json"
 UNUSED: Final = ("*.msgpack", "*.h5", "*.onnx", "*.gguf", "*.ot", "original/*", "*.md", ".*")
@@ -71,40 +76,56 @@ def heldout_split(source: DataSource) -> str:
 
 def fetch_model(source: ModelSource, uri: str, target: Path) -> None:
     """A hub model at its pinned commit, or a bucket's folder."""
-    if not uri.startswith("hf://"):
-        _fetch_bucket(uri, target)
-        return
-    from huggingface_hub import HfApi, snapshot_download
-
-    repository = uri.removeprefix("hf://")
-    if _is_done(target, uri, source.revision):
-        return
-    with _plain_errors(uri):
-        commit = HfApi().model_info(repository, revision=source.revision).sha
-
-        def write(directory: Path) -> None:
-            snapshot_download(
-                repository, revision=commit, local_dir=directory, ignore_patterns=list(UNUSED)
-            )
-            shutil.rmtree(directory / ".cache", ignore_errors=True)
-
-        about = {"source": uri, "revision": source.revision, "commit": commit}
-        _into(target, write, about)
+    with _alone(target):
+        if not _is_done(target, uri, source.revision):
+            fetch = _fetch_hub_model if uri.startswith("hf://") else _fetch_bucket
+            with _plain_errors(uri):
+                fetch(source, uri, target)
 
 
 def fetch_data(source: DataSource, uri: str, target: Path) -> None:
     """The splits of a hub data set (hf://OWNER/NAME[/CONFIGURATION]), or a bucket's files."""
-    if not uri.startswith("hf://"):
-        _fetch_bucket(uri, target)
-        return
-    splits = {source.split} if uri == source.source else set()
-    if uri == source.eval_source:
-        splits.add(heldout_split(source))
-    for split in sorted(splits):
-        _fetch_split(uri, source.revision, split, target)
+    with _alone(target):
+        if not uri.startswith("hf://"):
+            if not _is_done(target, uri, None):
+                with _plain_errors(uri):
+                    _fetch_bucket(source, uri, target)
+            return
+        splits = {source.split} if uri == source.source else set()
+        if uri == source.eval_source:
+            splits.add(heldout_split(source))
+        for split in sorted(splits):
+            _fetch_split(source, uri, split, target)
 
 
-def _fetch_split(uri: str, revision: str | None, split: str, target: Path) -> None:
+def _fetch_hub_model(source: ModelSource | DataSource, uri: str, target: Path) -> None:
+    from huggingface_hub import HfApi, snapshot_download
+
+    repository, token = uri.removeprefix("hf://"), _hub_token(source)
+    commit = HfApi(token=token).model_info(repository, revision=source.revision).sha
+
+    def write(directory: Path) -> None:
+        snapshot_download(
+            repository,
+            revision=commit,
+            local_dir=directory,
+            ignore_patterns=list(UNUSED),
+            token=token,
+        )
+        shutil.rmtree(directory / ".cache", ignore_errors=True)
+
+    about = {"source": uri, "revision": source.revision, "commit": commit}
+    _into(target, write, about)
+
+
+def _hub_token(source: ModelSource | DataSource) -> str | None:
+    credentials = Credentials(source.secret)
+    credentials.require(HUB_TOKEN)
+    return credentials.get(HUB_TOKEN)
+
+
+def _fetch_split(source: DataSource, uri: str, split: str, target: Path) -> None:
+    revision = source.revision
     about = fetched(target) or {"source": uri, "revision": revision, "splits": []}
     if about["revision"] != revision:
         raise ConfigurationError(
@@ -116,11 +137,16 @@ def _fetch_split(uri: str, revision: str | None, split: str, target: Path) -> No
     from huggingface_hub import HfApi
 
     owner, name, *configuration = uri.removeprefix("hf://").split("/")
-    repository = f"{owner}/{name}"
+    repository, token = f"{owner}/{name}", _hub_token(source)
     with _plain_errors(uri):
-        commit = about.get("commit") or HfApi().dataset_info(repository, revision=revision).sha
+        known = about.get("commit")
+        commit = known or HfApi(token=token).dataset_info(repository, revision=revision).sha
         rows = datasets.load_dataset(
-            repository, "/".join(configuration) or None, split=split, revision=commit
+            repository,
+            "/".join(configuration) or None,
+            split=split,
+            revision=commit,
+            token=token,
         )
 
         def write(directory: Path) -> None:
@@ -131,31 +157,21 @@ def _fetch_split(uri: str, revision: str | None, split: str, target: Path) -> No
     _mark(target, {**about, "commit": commit, "splits": [*about["splits"], split]})
 
 
-def _fetch_bucket(uri: str, target: Path) -> None:
-    """Files of S3 or Google Cloud Storage, through fsspec."""
-    if _is_done(target, uri, None):
-        return
-    import fsspec  # type: ignore[import-untyped]
-
-    try:
-        with _plain_errors(uri):
-            files, path = fsspec.core.url_to_fs(uri)
-            if not files.exists(path):
-                raise FileNotFoundError(f"there is no {path}")
-            write = _bucket_writer(files, path)
-            _into(target, write, {"source": uri, "revision": None})
-    except ImportError as error:
-        raise ConfigurationError(f"{uri}: the trainer image lacks a package: {error}") from None
-
-
-def _bucket_writer(files: Any, path: str) -> Callable[[Path], None]:
+def _fetch_bucket(source: ModelSource | DataSource, uri: str, target: Path) -> None:
     def write(directory: Path) -> None:
-        if files.isdir(path):
-            files.get(path.rstrip("/") + "/", str(directory) + "/", recursive=True)
-        else:
-            files.get(path, str(directory / Path(path).name))
+        fetch_bucket(uri, Credentials(source.secret), directory)
 
-    return write
+    _into(target, write, {"source": uri, "revision": None})
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process at a time fetches a source, where the file system has locks."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".lock-{target.name}").open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _is_done(target: Path, uri: str, revision: str | None) -> bool:
@@ -164,18 +180,25 @@ def _is_done(target: Path, uri: str, revision: str | None) -> bool:
 
 
 def _into(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
+    """Write a folder and its marker; files of an earlier try at the same commit stay."""
+
     def write_marked(directory: Path) -> None:
         write(directory)
         _mark(directory, about)
 
-    _replaced(target, write_marked)
+    commit = about.get("commit")
+    _replaced(target, write_marked, keep=f"{target.name}-{commit}" if commit else target.name)
 
 
-def _replaced(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under another name first: what has its name is whole."""
-    temporary = target.with_name(f".tmp-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+def _replaced(target: Path, write: Callable[[Path], None], keep: str | None = None) -> None:
+    """Write a folder under another name first: what has its name is whole.
+
+    `keep` names the folder of tries, whose files `write` knows to tell whole ones from others.
+    """
+    temporary = target.with_name(f".tmp-{keep or target.name}")
+    if keep is None:
+        shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True, exist_ok=True)
     write(temporary)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
@@ -199,7 +222,7 @@ class _plain_errors:  # noqa: N801  (a context manager, used like a function)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: Any
     ) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, ImportError):
+        if not isinstance(error, Exception) or isinstance(error, TrainerError):
             return
         names = {cls.__name__ for cls in type(error).__mro__}
         text = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,101 @@
+"""Files of S3 (or what speaks its protocol) and of Google Cloud Storage, read through pyarrow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from rlhf_trainer.data.credentials import GOOGLE_FILE, S3_KEYS, Credentials
+
+COPIES_AT_ONCE: Final = 8
+CHUNK: Final = 8 << 20
+REFUSALS: Final = (
+    "ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID",
+    "HTTP status 403", "PERMISSION_DENIED", "UNAUTHENTICATED",
+)  # fmt: skip
+ABSENCES: Final = ("NO_SUCH_BUCKET", "HTTP status 404", "Path does not exist", "NOT_FOUND")
+
+
+def fetch_bucket(uri: str, credentials: Credentials, directory: Path) -> None:
+    """Copy a key, or all keys below a folder. What an earlier try has copied stays.
+
+    Raises FileNotFoundError and PermissionError where another try cannot help, else OSError.
+    """
+    parts = urlsplit(uri)
+    path = f"{parts.netloc}{parts.path}".rstrip("/")
+    try:
+        files = _file_system(parts.scheme, credentials)
+        found = _files_at(files, path)
+    except OSError as error:
+        raise _plain(uri, error) from None
+    if not found:
+        raise FileNotFoundError(f"there is nothing at {uri}")
+    with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
+        list(pool.map(lambda info: _copy(files, info, directory / _below(info.path, path)), found))
+
+
+def _file_system(scheme: str, credentials: Credentials) -> Any:
+    import pyarrow.fs
+
+    if scheme == "gs":
+        credentials.require(GOOGLE_FILE)
+        if path := credentials.path(GOOGLE_FILE):
+            os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(path.absolute())
+        return pyarrow.fs.GcsFileSystem()
+    credentials.require(*S3_KEYS)
+    access_key, secret_key = (credentials.get(key) for key in S3_KEYS)
+    endpoint = urlsplit(credentials.get("AWS_ENDPOINT_URL") or "")
+    return pyarrow.fs.S3FileSystem(
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=credentials.get("AWS_SESSION_TOKEN"),
+        region=credentials.get("AWS_REGION"),
+        scheme=endpoint.scheme or None,
+        endpoint_override=endpoint.netloc or None,
+    )
+
+
+def _files_at(files: Any, path: str) -> list[Any]:
+    from pyarrow.fs import FileSelector, FileType
+
+    (info,) = files.get_file_info([path])
+    if info.type == FileType.File:
+        return [info]
+    below = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    return [item for item in below if item.type == FileType.File]
+
+
+def _below(path: str, root: str) -> str:
+    """The name within what is copied; of a single key, its own name."""
+    return path.removeprefix(f"{root}/") if path != root else Path(path).name
+
+
+def _copy(files: Any, info: Any, target: Path) -> None:
+    """Whole or not at all, with the time of the original: by it and the size, a copy is known."""
+    if target.exists() and _same(target, info):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".part-{target.name}")
+    with files.open_input_stream(info.path) as source, draft.open("wb") as copy:
+        shutil.copyfileobj(source, copy, CHUNK)
+    os.utime(draft, ns=(info.mtime_ns or 0, info.mtime_ns or 0))
+    draft.replace(target)
+
+
+def _same(target: Path, info: Any) -> bool:
+    state = target.stat()
+    return (state.st_size, state.st_mtime_ns) == (info.size, info.mtime_ns or 0)
+
+
+def _plain(uri: str, error: OSError) -> OSError:
+    """pyarrow says in words alone whether another try can help."""
+    text = str(error)
+    if isinstance(error, FileNotFoundError) or any(sign in text for sign in ABSENCES):
+        return FileNotFoundError(f"there is nothing at {uri}")
+    if any(sign in text for sign in REFUSALS):
+        return PermissionError(f"the credentials do not give access to {uri}")
+    return error
