@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from rlhf_api.base import Contract, ObjectName
 from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.lists import KeyedBy
 from rlhf_api.pods import Environment, Image, PullPolicy, SecretMounts
 from rlhf_api.resources import Resources
 from rlhf_api.scheduling import Scheduling
@@ -72,7 +73,7 @@ class JobSpec(Contract):
     image_pull_policy: PullPolicy | None = Field(
         default=None, description="When images are pulled; default: Kubernetes' own rule."
     )
-    image_pull_secrets: list[ObjectName] = Field(
+    image_pull_secrets: Annotated[list[ObjectName], KeyedBy()] = Field(
         default_factory=list, max_length=16, description="Secrets that images are pulled with."
     )
     env: Environment = Field(

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from rlhf_api.base import Contract
+from rlhf_api.lists import KeyedBy
 
 MOST_METRICS: Final = 128
 """Metrics that a status holds of one stage."""
@@ -211,7 +212,7 @@ class JobStatus(Contract):
     storage: Annotated[str, Field(max_length=2048)] | None = Field(
         default=None, description="Where the checkpoints are; fixed by the first attempt."
     )
-    conditions: list[Condition] = Field(
+    conditions: Annotated[list[Condition], KeyedBy("type")] = Field(
         default_factory=list, max_length=32, description="Ready, Reconciling, Stalled, …"
     )
     prepare: StageStatus | None = Field(

@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from rlhf_api.base import Contract
 from rlhf_api.fields import aliases, members
@@ -30,7 +31,15 @@ def specs(wrong: bool) -> st.SearchStrategy[dict[str, Any]]:
 
 def statuses() -> st.SearchStrategy[dict[str, Any]]:
     """Statuses that the models allow."""
-    return _contract(JobStatus, wrong=False)
+    return _contract(JobStatus, wrong=False).filter(_is_status)
+
+
+def _is_status(value: dict[str, Any]) -> bool:
+    try:
+        JobStatus.model_validate(value, by_alias=True, by_name=False)
+    except ValidationError:
+        return False
+    return True
 
 
 def _contract(model: type[Contract], wrong: bool) -> st.SearchStrategy[dict[str, Any]]:

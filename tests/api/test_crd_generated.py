@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from pydantic import Field
+from rlhf_api.base import Contract
 from rlhf_api.crd import crd, root_schema
+from rlhf_api.structural import structural_schema
 
 COMMITTED = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 SCHEMA = root_schema()
@@ -76,6 +81,37 @@ def test_null_is_kept_only_where_it_overrides_a_default() -> None:
 def test_a_bound_that_is_excluded_is_said_as_openapi_3_says_it() -> None:
     rate = at(".spec.stages.sft.learningRate")
     assert (rate["minimum"], rate["exclusiveMinimum"], rate["maximum"]) == (0, True, 1)
+
+
+def test_items_of_lists_have_no_defaults_which_would_be_drift_for_ever() -> None:
+    defaulted = [path for path, node in nodes(SCHEMA) if "[]" in path and "default" in node]
+    assert [path for path in defaulted if path.startswith(".spec")] == []
+
+
+def test_kubectl_can_keep_the_whole_definition_in_an_annotation() -> None:
+    assert len(json.dumps(crd())) < 262_144
+
+
+def test_lists_whose_items_have_a_key_are_merged_by_it() -> None:
+    assert at(".spec.env")["x-kubernetes-list-map-keys"] == ["name"]
+    assert at(".status.conditions")["x-kubernetes-list-map-keys"] == ["type"]
+    assert at(".spec.imagePullSecrets")["x-kubernetes-list-type"] == "set"
+
+
+def test_a_bound_that_the_api_server_would_misread_is_no_schema() -> None:
+    class Half(Contract):
+        share: float = Field(default=0.0, ge=0, lt=0.5, description="Cut to 0 by the API server.")
+
+    with pytest.raises(ValueError, match="exclusiveMaximum"):
+        structural_schema(Half, lambda model: [])
+
+
+def test_a_union_that_a_custom_resource_cannot_have_is_no_schema() -> None:
+    class Either(Contract):
+        flag: bool | str = Field(default=False, description="No structural type.")
+
+    with pytest.raises(TypeError, match="boolean"):
+        structural_schema(Either, lambda model: [])
 
 
 def test_a_new_job_is_not_taken_for_done() -> None:

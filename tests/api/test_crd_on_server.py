@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,9 +22,11 @@ from rlhf_api.crd import crd
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
 from rlhf_api.validation import InvalidJob, Problem, parse_job
+from rlhf_cli.yaml_text import read_document
 from rule_cases import CASES, FULL, Case, manifest
 from transition_cases import TRANSITIONS, TransitionCase
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 DEFINITIONS = "apiextensions.k8s.io/v1/customresourcedefinitions"
 JOBS = "rlhf.dev/v1alpha1/rlhfjobs"
 PATH = "/apis/rlhf.dev/v1alpha1/namespaces/default/rlhfjobs"
@@ -180,6 +183,12 @@ def test_defaults_of_the_server_are_those_of_the_models(server: Server) -> None:
         own = parse_job(given_by_user)
         assert accepted["spec"] == own.to_dict()["spec"]
         assert digest(parse_job(accepted).spec) == digest(own.spec)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.name for path in EXAMPLES])
+def test_every_example_is_taken(path: Path, server: Server) -> None:
+    answer = server.create(read_document(path.read_text(encoding="utf-8")).value)
+    assert answer.causes == []
 
 
 def test_an_unread_job_is_not_taken_for_done(server: Server, stored: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rlhf_api.transition_rules import broken_transitions
+from rlhf_api.rules.transitions import broken_transitions
 from rlhf_api.validation import parse_job
 from rule_cases import manifest
 from transition_cases import TRANSITIONS, TransitionCase

@@ -44,6 +44,7 @@ TOLD: list[tuple[str, Any, str, str]] = [
     ("sft.LearningRate", 0.1, "is not a known field", "did you mean learningRate?"),
     ("sft.lerningRate", 0.1, "is not a known field", "did you mean learningRate?"),
     ("sft.gate", [1], "a list is not allowed here", "a mapping"),
+    ("sft.secrets", [{"name": "a"}, {"name": "a"}], "names a twice", "a list"),
 ]
 ELSEWHERE: list[tuple[str, Any, str, str, str]] = [
     ("model.source", "", "model.source", "is empty", TEXT),

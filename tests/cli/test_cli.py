@@ -173,6 +173,12 @@ def test_the_schema_accepts_what_validate_accepts() -> None:
     jsonschema.Draft202012Validator(schema).validate(MANIFEST)
 
 
+def test_the_custom_resource_definition_can_be_printed() -> None:
+    printed = yaml.safe_load(rlhfctl("schema", "--crd").stdout)
+    assert printed["kind"] == "CustomResourceDefinition"
+    assert printed["metadata"]["name"] == "rlhfjobs.rlhf.dev"
+
+
 def test_rendered_objects_are_yaml_in_the_order_of_the_stages(good: Path) -> None:
     result = rlhfctl("render", str(good))
     assert result.returncode == 0

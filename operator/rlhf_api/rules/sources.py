@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from rlhf_api.data import DataSource, ModelSource
-from rlhf_api.rule import Rule, Rules
+from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.stages.ppo import FunctionReward
 
 SHAPES: Final = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rlhf_api.gang_rules import GANG_RULES
 from rlhf_api.job import JobSpec, Stages
-from rlhf_api.rule import Rule, Rules
+from rlhf_api.rules.gang import GANG_RULES
+from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.storage import Checkpoints
 
 FOLLOWERS: Final = {"sft": ("reward", "ppo", "dpo"), "reward": ("ppo",)}

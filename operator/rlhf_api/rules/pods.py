@@ -15,7 +15,7 @@ from rlhf_api.pods import (
     is_reserved,
 )
 from rlhf_api.resources import ResourceOverrides
-from rlhf_api.rule import Rule, Rules
+from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.stages.common import StageCommon
 
 LABEL_KEY: Final = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"

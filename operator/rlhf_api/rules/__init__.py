@@ -12,14 +12,14 @@ from typing import Any, Final
 from rlhf_api.base import Contract
 from rlhf_api.fields import Model
 from rlhf_api.job import JobSpec
-from rlhf_api.job_rules import JOB_RULES
 from rlhf_api.partial import is_absent
-from rlhf_api.pod_rules import POD_RULES
 from rlhf_api.problems import Problem
-from rlhf_api.rule import Rule, Rules
-from rlhf_api.source_rules import SOURCE_RULES
-from rlhf_api.stage_rules import STAGE_RULES
-from rlhf_api.transition_rules import transitions_of
+from rlhf_api.rules.job import JOB_RULES
+from rlhf_api.rules.pods import POD_RULES
+from rlhf_api.rules.rule import Rule, Rules
+from rlhf_api.rules.sources import SOURCE_RULES
+from rlhf_api.rules.stage import STAGE_RULES
+from rlhf_api.rules.transitions import transitions_of
 
 ALL_RULES: Final[tuple[Rules, ...]] = (JOB_RULES, STAGE_RULES, POD_RULES, SOURCE_RULES)
 

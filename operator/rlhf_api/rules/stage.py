@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_api.ppo_rules import PPO_RULES
 from rlhf_api.resources import RetryPolicy
-from rlhf_api.rule import Rule, Rules
+from rlhf_api.rules.ppo import PPO_RULES
+from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.stages.common import MetricGate, Supervised, Zero
 from rlhf_api.stages.dpo import DPOStage
 from rlhf_api.stages.ppo import PPOStage

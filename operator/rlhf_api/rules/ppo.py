@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from rlhf_api.fields import Model
-from rlhf_api.rule import Rule
+from rlhf_api.rules.rule import Rule
 from rlhf_api.stages.ppo import KL, PPOStage, RewardTerm, Rollout
 
 TERM_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from rlhf_api.job import JobSpec, Stages
 from rlhf_api.resources import Resources
-from rlhf_api.rule import Rule
+from rlhf_api.rules.rule import Rule
 from rlhf_api.stages.ppo import Placement
 
 
