@@ -37,7 +37,7 @@ STORAGE_CLASS: Final[dict[str, Any]] = {
 
 
 class ControlPlane:
-    """Runs while it is entered as a context; its files and logs are in `directory`.
+    """Runs while it is entered as a context; its files are in `directory`, its logs stay there.
 
     `programs` are etcd, kube-apiserver, kube-controller-manager and kube-scheduler by name; each
     can be stopped and started again. `client` and `kubeconfig` are the administrator's.
@@ -75,7 +75,7 @@ class ControlPlane:
         for program in reversed(self.programs.values()):
             program.stop(grace=0)
         self._group.close()
-        for folder in volumes:
+        for folder in [*volumes, self._layout.etcd_data]:
             shutil.rmtree(folder, ignore_errors=True)
 
     @property

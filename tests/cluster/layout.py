@@ -41,6 +41,10 @@ class Layout:
         return self.directory / "tokens.csv"
 
     @property
+    def etcd_data(self) -> Path:
+        return self.directory / "etcd"
+
+    @property
     def scheduler_file(self) -> Path:
         return self.directory / "scheduler.json"
 
@@ -89,7 +93,7 @@ class Layout:
     def _etcd(self) -> dict[str, str]:
         client, peer = (f"http://127.0.0.1:{port}" for port in self.ports[:2])
         return {
-            "data-dir": str(self.directory / "etcd"),
+            "data-dir": str(self.etcd_data),
             "listen-client-urls": client,
             "advertise-client-urls": client,
             "listen-peer-urls": peer,

@@ -18,7 +18,7 @@ from kubernetes.client import ApiException
 
 from cluster.binaries import KUBERNETES
 from cluster.control_plane import ControlPlane
-from cluster.nodes import FakeNode
+from cluster.nodes import OUT_OF_SERVICE, FakeNode
 
 MakeNode = Callable[..., FakeNode]
 GANG = "scheduling.k8s.io/v1alpha2/podgroups"
@@ -196,7 +196,7 @@ def test_a_claim_gets_a_volume_of_the_default_class(
     assert Path(volume["spec"]["hostPath"]["path"]).is_dir()
 
 
-def test_a_lost_node_loses_its_pods_and_is_ready_again_when_it_returns(
+def test_a_lost_node_loses_its_pods_when_out_of_service_and_can_return(
     control_plane: ControlPlane, namespace: str, make_node: MakeNode
 ) -> None:
     node = make_node()
@@ -216,8 +216,11 @@ def test_a_lost_node_loses_its_pods_and_is_ready_again_when_it_returns(
     )
     assert condition(doomed, "DisruptionTarget")["reason"] == "DeletionByTaintManager"
 
+    node.take_out_of_service()
+    client.wait_for("v1/pods", "worker", lambda seen: seen is None, namespace)
+
+    node.untaint(OUT_OF_SERVICE)
     node.recover()
-    node.wait_until_schedulable()
     client.wait_for(
         "v1/nodes", node.name, lambda seen: bool(seen and not seen["spec"].get("taints"))
     )
