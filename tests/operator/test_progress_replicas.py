@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from certificates import a_certificate
 from progress_tokens import UID, a_token, the_review
 from rlhf_operator.controller import JobKey
 from rlhf_operator.observed import Progress
@@ -336,13 +336,3 @@ async def served_certificate(port: int) -> str:
     import ssl
 
     return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
-
-
-def a_certificate(folder: Path) -> TLSFiles:
-    """A self-signed one for localhost."""
-    files = TLSFiles(folder / "tls.crt", folder / "tls.key", folder / "tls.crt", "localhost")
-    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    paths = ["-keyout", str(files.key), "-out", str(files.certificate)]
-    subprocess.run(["openssl", *options.split(), *names, *paths], check=True, capture_output=True)
-    return files
