@@ -73,6 +73,49 @@ def preferring(requirement: dict[str, Any]) -> dict[str, Any]:
     return {"nodeAffinity": {SOFT: [term]}}
 
 
+def rows(stage: str, number: int) -> dict[str, Any]:
+    """Rows of each optimizer step of a stage."""
+    batch = {f"{stage}.globalBatchSize": number}
+    return batch | ({f"{stage}.minibatchSize": number} if stage == PPO else {})
+
+
+def cases_of_each_stage(stage: str) -> list[Case]:
+    """Rules about a stage's pods, with the job's resources and with its own."""
+    own = f"{stage}.resources"
+    return [
+        Case(
+            "every_rank_has_rows",
+            rows(stage, 15) | {own: {"nodes": 2, "processesPerNode": 8}},
+            f"spec.{stage}.{'minibatchSize' if stage == PPO else 'globalBatchSize'}",
+            rows(stage, 16) | {own: {"nodes": 2, "processesPerNode": 8}},
+        ),
+        Case(
+            "processes_follow_gpus",
+            {"resources.processesPerNode": 3, own: {"gpusPerNode": 2}},
+            f"spec.{own}.processesPerNode",
+            {"resources.processesPerNode": 2, own: {"gpusPerNode": 2}},
+        ),
+        Case(
+            "devices_are_counted",
+            {own: {"deviceClaimTemplate": "gpus"}},
+            f"spec.{own}.gpusPerNode",
+            {own: {"deviceClaimTemplate": "gpus"}, "resources.gpusPerNode": 1},
+        ),
+        Case(
+            "rdma_serves_gpus",
+            {own: {"rdma": {"resource": "rdma/hca"}}},
+            f"spec.{own}.gpusPerNode",
+            {own: {"rdma": {"resource": "rdma/hca"}, "gpusPerNode": 1}},
+        ),
+        Case(
+            "own_trainer_has_an_image",
+            {f"{stage}.command": ["train"]},
+            f"spec.{stage}.command",
+            {f"{stage}.command": ["train"], f"{stage}.image": "mine"},
+        ),
+    ]
+
+
 CASES: list[Case] = [
     Case(
         "some_stage", {"stages": {}}, "spec.stages", {"stages": {"sft": {"data": {"source": "a"}}}}
@@ -554,4 +597,41 @@ CASES: list[Case] = [
             "image": "mine",
         },
     ),
+    Case(
+        "rows_fit_stage",
+        {f"{PPO}.data.format": "text"},
+        f"spec.{PPO}.data.format",
+        {f"{PPO}.data.format": "kto"},
+    ),
+    Case(
+        "rows_fit_stage",
+        {f"{DPO}.data.format": "ranked", f"{DPO}.loss": "kto"},
+        f"spec.{DPO}.data.format",
+        {f"{DPO}.data.format": "ranked"},
+    ),
+    Case(
+        "addresses_have_shape",
+        {"model.tokenizer": "hf://a/b/c"},
+        "spec.model.tokenizer",
+        {"model.tokenizer": "hf://a/b"},
+    ),
+    Case(
+        "addresses_stay_inside",
+        {"model.tokenizer": "s3://bucket/a/.."},
+        "spec.model.tokenizer",
+        {"model.tokenizer": "s3://bucket/a..b"},
+    ),
+    Case(
+        "addresses_stay_inside",
+        {f"{SFT}.data.evalSource": "gs://bucket/../b"},
+        f"spec.{SFT}.data.evalSource",
+        {f"{SFT}.data.evalSource": "gs://bucket/..b"},
+    ),
+    Case(
+        "secrets_of_sources_are_used",
+        {"model.secret": "hub"},
+        "spec.model.secret",
+        {"model.secret": "hub", "model.tokenizer": "hf://a/b"},
+    ),
+    *(case for stage in (SFT, REWARD, PPO, DPO) for case in cases_of_each_stage(stage)),
 ]

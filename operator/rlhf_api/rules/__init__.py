@@ -31,12 +31,15 @@ def rules_of(model: Model) -> list[Rule]:
 
 def broken_rules(spec: JobSpec) -> list[Problem]:
     """Everything that the rules have to say of what could be read."""
-    return [
-        rule.problem(path, value)
-        for path, value in contracts(spec, "spec")
-        for rule in rules_of(type(value))
-        if _is_broken(rule, value)
-    ]
+    return [rule.problem(path, value) for rule, path, value in broken_in(spec)]
+
+
+def broken_in(spec: JobSpec) -> Iterator[tuple[Rule, str, Contract]]:
+    """The rules that do not hold, with the object of which they do not, and its path."""
+    for path, value in contracts(spec, "spec"):
+        for rule in rules_of(type(value)):
+            if _is_broken(rule, value):
+                yield rule, path, value
 
 
 def contracts(value: object, path: str) -> Iterator[tuple[str, Contract]]:

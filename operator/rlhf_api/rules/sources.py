@@ -93,19 +93,21 @@ def _secret_is_used(other: str, name: str) -> Rule:
     )
 
 
+SOURCE_HAS_AN_ADDRESS: Final = _address_rules("source", "source")
+
 SOURCE_RULES: Final[Rules] = {
     ModelSource: (
-        *_address_rules("source", "source"),
+        *SOURCE_HAS_AN_ADDRESS,
         *_address_rules("tokenizer", "tokenizer", optional=True),
         REVISION_HAS_A_HUB,
         _secret_is_used("tokenizer", "tokenizer"),
     ),
     DataSource: (
-        *_address_rules("source", "source"),
+        *SOURCE_HAS_AN_ADDRESS,
         *_address_rules("evalSource", "eval_source", optional=True),
         REVISION_HAS_A_HUB,
         SPLIT_HAS_A_HUB,
         _secret_is_used("evalSource", "eval_source"),
     ),
-    FunctionReward: _address_rules("source", "source"),
+    FunctionReward: SOURCE_HAS_AN_ADDRESS,
 }
