@@ -40,16 +40,19 @@ class Metrics:
         self,
         manifests: Callable[[], Iterable[Object]] = tuple,
         watch_ages: Callable[[], Mapping[str, float]] = dict,
+        queue_depth: Callable[[], int] = int,
     ) -> None:
-        """`manifests`: the RLHFJobs that are there. `watch_ages`: seconds by resource."""
+        """`manifests`: the RLHFJobs that are there. `watch_ages`: seconds by resource.
+        `queue_depth`: jobs that wait for a pass. All three are asked at each scrape.
+        """
         self.registry = CollectorRegistry()
         self._words: dict[str, set[str]] = {}
-        self._make_operator_metrics()
+        self._make_operator_metrics(queue_depth)
         self._make_job_metrics()
         self.registry.register(_AtScrape(lambda: collect_from(manifests())))
         self.registry.register(_AtScrape(lambda: _of_watches(watch_ages())))
 
-    def _make_operator_metrics(self) -> None:
+    def _make_operator_metrics(self, queue_depth: Callable[[], int]) -> None:
         own: dict[str, Any] = {"registry": self.registry, "namespace": "rlhf_operator"}
         self._passes = Histogram(
             "reconcile_duration_seconds",
@@ -64,7 +67,8 @@ class Metrics:
         self._requests = Counter(
             "api_requests", "Requests to the API server.", ["verb", "resource", "code"], **own
         )
-        self._depth = Gauge("queue_depth", "Jobs that wait for a pass.", **own)
+        depth = Gauge("queue_depth", "Jobs that wait for a pass.", **own)
+        depth.set_function(queue_depth)
         self._waits = Histogram(
             "queue_wait_seconds", "From due to begun.", buckets=WAIT_BUCKETS, **own
         )
@@ -101,10 +105,6 @@ class Metrics:
     def api_request(self, verb: str, resource: str, code: int) -> None:
         """The API server has answered; code 0: it has not."""
         self._requests.labels(verb, self._word("resource", resource), str(code)).inc()
-
-    def queued(self, depth: int) -> None:
-        """So many jobs wait."""
-        self._depth.set(depth)
 
     def waited(self, seconds: float) -> None:
         """A job has waited so long for its pass."""

@@ -48,6 +48,10 @@ class ProgressBoard:
         """The job is gone."""
         self._jobs.pop(key, None)
 
+    def clear(self) -> None:
+        """Another replica has led in the meantime: what is here is old."""
+        self._jobs.clear()
+
 
 class _Report(NamedTuple):
     attempt: int

@@ -42,15 +42,16 @@ class ProgressServer:
         self,
         *,
         create_review: Callable[[dict[str, Any]], Awaitable[Object]],
-        whose: Callable[[str, str, str], Reporter | None],
+        works_on: Callable[[Identity, Reporter], bool],
         take: Callable[[JobKey, str, int, Progress], None],
         leader: Callable[[], Leader],
         count: Callable[[int], None] = lambda status: None,
     ) -> None:
-        """`create_review` creates a TokenReview and returns the answer. `whose(namespace, pod,
-        uid)` names the attempt of a pod that is there. `count` hears each answer's HTTP status.
+        """`create_review` creates a TokenReview and returns the answer. `works_on` says whether
+        a pod is there and of that attempt. `count` hears the HTTP status of each answer.
         """
-        self._whose, self._take, self._leader, self._count = whose, take, leader, count
+        self._works_on, self._take = works_on, take
+        self._leader, self._count = leader, count
         self._verifier = TokenVerifier(create_review, time.time)
         self._reviews = Budget(rate=0.1, burst=5)  # of a pod's tokens, from one address
         self._reports = Budget(rate=0.5, burst=5)  # of a pod; trainers send one in 5 s
@@ -113,7 +114,7 @@ class ProgressServer:
         self, request: web.Request, token: str, claims: Claims, reporter: Reporter
     ) -> None:
         """Refuses whoever is not a pod of the attempt, or reports too often."""
-        if self._whose(*claims.identity) != reporter:
+        if not self._works_on(claims.identity, reporter):
             raise web.HTTPForbidden(text="the token is not of a pod of this attempt")
         if await self._verified(token, claims, request.remote) != claims.identity:
             raise web.HTTPUnauthorized(text="the token is not genuine")

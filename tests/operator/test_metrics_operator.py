@@ -110,11 +110,10 @@ def test_an_end_without_a_start_and_a_clock_that_went_back_break_nothing() -> No
 
 
 def test_passes_errors_requests_and_waits_are_counted() -> None:
-    metrics = Metrics()
+    metrics = Metrics(queue_depth=lambda: 3)
     metrics.reconciled(0.02, None)
     metrics.reconciled(0.5, "ApiError")
     metrics.api_request("PUT", "rlhfjobs", 409)
-    metrics.queued(3)
     metrics.waited(0.1)
     metrics.leads(True)
     metrics.reported(403)

@@ -124,6 +124,8 @@ def test_a_job_that_is_gone_is_forgotten() -> None:
     assert desk.board.of(TINY) == {}
     desk.report(1, attempt=1)
     assert list(desk.board.of(TINY)) == [("ppo", 1)]
+    desk.board.clear()
+    assert desk.board.of(TINY) == {}
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 30), st.integers(0, 100), st.integers(1, 3))))

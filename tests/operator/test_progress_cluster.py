@@ -12,7 +12,7 @@ import pytest
 from cluster.client import Client
 from cluster.control_plane import ControlPlane
 from rlhf_operator.controller import JobKey
-from rlhf_operator.progress_auth import Reporter, reporter_of
+from rlhf_operator.progress_auth import Identity, Reporter, reporter_of
 from rlhf_operator.progress_forward import Leader
 from rlhf_operator.progress_server import ProgressServer
 
@@ -64,15 +64,16 @@ class Trainers:
         account = ("v1/serviceaccounts", "default", "token")
         return str(self.client.post(*account, body, self.namespace)["status"]["token"])
 
-    def whose(self, namespace: str, pod: str, uid: str) -> Reporter | None:
+    def works_on(self, identity: Identity, reporter: Reporter) -> bool:
         """What an operator's cache knows; the Jobs here have no RLHFJob, so one is thought up."""
-        found = self.client.find("v1/pods", pod, namespace)
-        if found is None or found["metadata"]["uid"] != uid:
-            return None
-        job = self.client.get("batch/v1/jobs", found["metadata"]["labels"]["job-name"], namespace)
+        pod = self.client.find("v1/pods", identity.pod, identity.namespace)
+        if pod is None or pod["metadata"]["uid"] != identity.uid:
+            return False
+        name = pod["metadata"]["labels"]["job-name"]
+        job = self.client.get("batch/v1/jobs", name, identity.namespace)
         owner = {"kind": "RLHFJob", "name": job["metadata"]["labels"]["rlhf.dev/job"], "uid": "1"}
         job["metadata"]["ownerReferences"] = [owner | {"controller": True}]
-        return reporter_of(found, job)
+        return reporter_of(pod, job) == reporter
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ class Replica:
         self._client = client
         self.server = ProgressServer(
             create_review=self._review,
-            whose=trainers.whose,
+            works_on=trainers.works_on,
             take=lambda key, stage, attempt, report: self.taken.append(
                 (key, stage, attempt, report.percent)
             ),

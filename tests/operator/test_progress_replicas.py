@@ -36,7 +36,7 @@ class Replica:
         self.reviewed: str | None = None
         self.server = ProgressServer(
             create_review=self._review,
-            whose=lambda *pod: self.pods.get(pod),
+            works_on=lambda pod, reporter: self.pods.get(pod) == reporter,
             take=lambda *report: self.taken.append(report),
             leader=lambda: self.leader,
             count=self.answers.append,
