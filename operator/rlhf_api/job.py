@@ -77,10 +77,10 @@ class JobSpec(Contract):
         default_factory=list, max_length=16, description="Secrets that images are pulled with."
     )
     env: Environment = Field(
-        default_factory=list, description="Environment variables of the training stages' pods."
+        default_factory=list, description="Environment variables of all pods of the job."
     )
     secrets: SecretMounts = Field(
-        default_factory=list, description="Secrets that training stages find as files."
+        default_factory=list, description="Secrets that all pods of the job find as files."
     )
     checkpoints: Checkpoints = Field(
         default_factory=Checkpoints, description="Where checkpoints live."

@@ -80,7 +80,7 @@ class EnvVar(Contract):
 
 
 class SecretMount(Contract):
-    """A Secret whose keys the pods of the training stages find as files."""
+    """A Secret whose keys pods find as files."""
 
     name: ObjectName = Field(description="A Secret in the job's namespace.")
     mount_path: str | None = Field(
