@@ -134,14 +134,17 @@ def test_a_stages_environment_is_added_to_the_jobs_and_ours_wins() -> None:
 
 def test_caches_lie_in_a_volume_as_the_root_is_read_only() -> None:
     assert environment(rendered("ppo"))["HOME"] == "/rlhf/tmp"
+    assert "HF_HOME" not in environment(rendered("ppo"))
+    assert environment(rendered("prepare"))["HF_HOME"] == "/rlhf/checkpoints/sources/.cache"
 
 
 def test_on_one_machine_home_and_credentials_are_the_users_own() -> None:
     key = {"secretKeyRef": {"name": "wandb", "key": "token"}}
     job = on_a_cluster(env=[{"name": "WANDB_API_KEY", "valueFrom": key}], secrets=[{"name": "x"}])
+    job.with_spec("resources", {"gpusPerNode": 1, "rdma": {"resource": "rdma/a"}})
     for stage in ("prepare", "ppo"):
         objects = rendered(stage, job, ANY._replace(is_one_machine=True))
-        assert not {"HOME", "WANDB_API_KEY"} & set(sources(objects))
+        assert not {"HOME", "HF_HOME", "WANDB_API_KEY", "NCCL_NET"} & set(sources(objects))
         assert not [item for item in pod(objects)["volumes"] if "secret" in item]
 
 

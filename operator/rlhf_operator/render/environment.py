@@ -12,7 +12,7 @@ from rlhf_operator.names import pod_host
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
 from rlhf_operator.render.service import RENDEZVOUS_PORT
-from rlhf_operator.render.volumes import TOKEN_DIRECTORY
+from rlhf_operator.render.volumes import FETCHED, TOKEN_DIRECTORY
 
 EFA: Final = "vpc.amazonaws.com/efa"
 COMPLETION_INDEX: Final = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -24,9 +24,9 @@ Variables = dict[str, Object]
 def environment(key: AttemptKey, resources: Resources, platform: Platform) -> list[Object]:
     """The variables of an attempt's pods, each name once."""
     variables = {
-        **_network(resources.rdma),
+        **_network(resources.rdma, platform),
         **_users(key, platform),
-        **_values(_process(platform)),
+        **_values(_process(key, platform)),
         **_values(_stage(key, resources)),
         **(_rendezvous(key, resources) if _is_foreign(key) else {}),
         **_values(_progress(key, platform)),
@@ -38,14 +38,14 @@ def _values(values: dict[str, str]) -> Variables:
     return {name: {"value": value} for name, value in values.items()}
 
 
-def _network(rdma: RDMA | None) -> Variables:
+def _network(rdma: RDMA | None, platform: Platform) -> Variables:
     """NCCL must use what was asked for: without it, it would fall back to TCP and say nothing.
 
     https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html. Ranks find each other over
     the pod's own interface, which the container runtime names eth0. No IPC_LOCK: a capability that
     is added to a container reaches no process of another user than root (docs/adr/0007).
     """
-    if rdma is None:
+    if rdma is None or platform.is_one_machine:
         return {}
     fabric = {"FI_PROVIDER": "efa"} if rdma.resource == EFA else {"NCCL_NET": "IB"}
     return _values({**fabric, "NCCL_SOCKET_IFNAME": "eth0"})
@@ -69,10 +69,16 @@ def _source(item: EnvVar) -> Object:
     return {"value": item.value or ""}
 
 
-def _process(platform: Platform) -> dict[str, str]:
-    """The root file system is read-only: caches go where the temporary files are."""
-    home = {} if platform.is_one_machine else {"HOME": f"{WORKDIR}/tmp"}
-    return {"TMPDIR": f"{WORKDIR}/tmp", **home, "PYTHONUNBUFFERED": "1"}
+def _process(key: AttemptKey, platform: Platform) -> dict[str, str]:
+    """The root file system is read-only: caches go where the temporary files are.
+
+    What `prepare` downloads may be larger than that; a broken-off try is taken up from there.
+    """
+    common = {"TMPDIR": f"{WORKDIR}/tmp", "PYTHONUNBUFFERED": "1"}
+    if platform.is_one_machine:
+        return common
+    hub = {"HF_HOME": f"{WORKDIR}/{FETCHED}/.cache"} if key.stage == PREPARE else {}
+    return {**common, "HOME": f"{WORKDIR}/tmp", **hub}
 
 
 def _stage(key: AttemptKey, resources: Resources) -> dict[str, str]:

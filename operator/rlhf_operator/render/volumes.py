@@ -21,6 +21,8 @@ from rlhf_operator.render.platform import PROGRESS_AUDIENCE, Platform
 from rlhf_operator.render.secrets import Mounted
 
 CHECKPOINTS: Final = "checkpoints"
+FETCHED: Final = f"{CHECKPOINTS}/sources"
+"""Where `prepare` puts what is remote; jobs that share the volume share it."""
 TOKEN_DIRECTORY: Final = "token"
 TMP_SIZE: Final = "16Gi"
 SCRATCH_SIZE: Final = "500Gi"
@@ -47,7 +49,7 @@ class Contents(NamedTuple):
 def fetched_path(address: str, revision: str | None) -> str:
     """Where `prepare` puts a remote source; one place for each address and revision."""
     text = f"{address}@{revision}" if revision else address
-    return f"{CHECKPOINTS}/sources/{_short_sha(text)}"
+    return f"{FETCHED}/{_short_sha(text)}"
 
 
 def _short_sha(text: str) -> str:
