@@ -264,9 +264,9 @@ def open_session(in_pod: Pod, ranks: Any) -> Iterator[Any]:
     """Opens a Session on the shared process group, for stages that are trained in this process."""
     from rlhf_trainer.checkpoint import Checkpointer
     from rlhf_trainer.guards import Guard
-    from rlhf_trainer.models import load_tokenizer
     from rlhf_trainer.session import Session, seed_everything
     from rlhf_trainer.telemetry import Telemetry
+    from rlhf_trainer.tokenizers import load_tokenizer
 
     opened = []
 

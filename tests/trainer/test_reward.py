@@ -101,7 +101,8 @@ def test_ranked_lists_count_all_comparisons_of_a_query_in_one_step(
 ) -> None:
     """The first step's loss is that of the untouched model, by hand, whatever the micro-batches."""
     from rlhf_trainer.data.batches import global_batch
-    from rlhf_trainer.models import load_policy, scalar_from_trunk
+    from rlhf_trainer.models import load_policy
+    from rlhf_trainer.scalar_models import scalar_from_trunk
 
     curves = []
     for size in (1, 2, 8):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from rlhf_trainer.engine import Engine, zero_stage
 from rlhf_trainer.logprobs import packed_logprobs, packed_logprobs_and_entropy
-from rlhf_trainer.models import ScalarHeadModel, plain_model
+from rlhf_trainer.lora import plain_model
 from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.scalar_models import ScalarHeadModel
 from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows, packed_hidden
 
 

@@ -64,12 +64,13 @@ class Chat:
     ) -> None:
         from transformers import AutoTokenizer
 
-        from rlhf_trainer.models import PLAIN_TEMPLATE, load_directory
+        from rlhf_trainer.models import load_directory
+        from rlhf_trainer.tokenizers import plain_template
 
         self.model = load_directory(directory).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
         if not self.tokenizer.chat_template:
-            self.tokenizer.chat_template = PLAIN_TEMPLATE
+            self.tokenizer.chat_template = plain_template(self.tokenizer)
         if self.tokenizer.eos_token_id is None:
             raise ConfigurationError(f"the tokenizer in {directory} has no end-of-sequence token")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

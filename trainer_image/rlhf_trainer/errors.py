@@ -73,3 +73,8 @@ class Terminated(TrainerError):
     """SIGTERM: the state was saved, a later attempt goes on from it."""
 
     exit_code = ExitCode.TERMINATED
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of somebody else's says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

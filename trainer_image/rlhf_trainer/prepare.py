@@ -113,7 +113,7 @@ def _readers(run: StageRun) -> dict[str, Read]:
 
     What a stage with a command of its own reads is not ours to judge.
     """
-    from rlhf_trainer.models import load_tokenizer
+    from rlhf_trainer.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(run)
     readers: dict[str, Read] = {}

@@ -26,9 +26,11 @@ from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.rendering import pieces_of, tokenised
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError, Transient
-from rlhf_trainer.models import input_of, load_scalar, load_statistics
+from rlhf_trainer.models import input_of
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rewards import normalise_scores, weighted_sum
+from rlhf_trainer.scalar_models import load_scalar, load_statistics
+from rlhf_trainer.tokenizers import reads_tokens_of
 from rlhf_trainer.user_code import Score, call_function, load_function
 
 if TYPE_CHECKING:
@@ -308,7 +310,7 @@ def foreign_tokenizer(
     if term.model is not None and term.model.chat_template is not None:
         tokenizer.chat_template = term.model.chat_template
     same_template = tokenizer.chat_template in (None, policy.chat_template)
-    if tokenizer.get_vocab() == policy.get_vocab() and same_template:
+    if reads_tokens_of(tokenizer, policy) and same_template:
         return None
     if not tokenizer.chat_template:
         tokenizer.chat_template = policy.chat_template

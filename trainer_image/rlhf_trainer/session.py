@@ -42,7 +42,7 @@ class Session:
     @classmethod
     def open(cls, run: StageRun) -> Session:
         """Join the ranks and open all that a stage needs. Close it with `close`."""
-        from rlhf_trainer.models import load_tokenizer
+        from rlhf_trainer.tokenizers import load_tokenizer
 
         ranks = Ranks.start()
         guard = Guard(ranks)
@@ -61,11 +61,12 @@ class Session:
 
     def save_policy(self, model: nn.Module, directory: Path) -> None:
         """Write a policy as the stage hands it on, on rank 0; within `Engine.gathered()`."""
+        from rlhf_trainer.lora import HubModel
         from rlhf_trainer.models import save_model
 
         if self.ranks.is_main:
-            base = self.run.model.source
-            save_model(model, self.tokenizer, directory, self.config.lora, base)
+            hub = HubModel.of_start(self.run)
+            save_model(model, self.tokenizer, directory, self.config.lora, hub)
 
     def close(self) -> None:
         """Flush what is open and leave the group."""

@@ -23,14 +23,8 @@ from rlhf_trainer.actor_critic import (
 )
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.errors import ConfigurationError
-from rlhf_trainer.models import (
-    ScalarHeadModel,
-    add_lora,
-    load_policy,
-    load_scalar,
-    scalar_from_trunk,
-    without_dropout,
-)
+from rlhf_trainer.lora import add_lora
+from rlhf_trainer.models import load_policy, without_dropout
 from rlhf_trainer.reward_sources import (
     WeightedSum,
     foreign_tokenizer,
@@ -38,6 +32,7 @@ from rlhf_trainer.reward_sources import (
     reward_source,
     reward_terms,
 )
+from rlhf_trainer.scalar_models import ScalarHeadModel, load_scalar, scalar_from_trunk
 from rlhf_trainer.session import Session
 
 Reference = Callable[[TokenBatch], Tensor]

@@ -15,14 +15,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import Turns
+from rlhf_trainer.errors import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+LINE: Final = "\n"
+"""What a text is put behind that must not get SentencePiece's dummy space before its first word."""
 
 
 class Piece(NamedTuple):
@@ -55,7 +61,7 @@ def rendered(
             add_generation_prompt=asks,
         )
     except Exception as error:  # templates raise whatever their authors like
-        raise RowProblem(f"the chat template refuses it: {_first_line(error)}") from None
+        raise RowProblem(f"the chat template refuses it: {first_line(error)}") from None
     return str(text)
 
 
@@ -179,18 +185,26 @@ def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _tokenised_whole(
     tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]
 ) -> list[list[int]]:
-    """The whole text at once; a token belongs to the piece in which its last character lies."""
-    text = "".join(piece.text for piece in pieces)
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    tokens: list[list[int]] = [[] for _ in pieces]
-    index, border = 0, len(pieces[0].text)
-    for token, (_, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
-        while end > border:
+    """The whole text at once, so that no piece gets a space of its own. Where a token would lie
+    across the border of two pieces, the text is parted there: a prompt ends at such a border."""
+    return _parted(tokenizer, [piece.text for piece in pieces], shown="")
+
+
+def _parted(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], shown: str
+) -> list[list[int]]:
+    """Token ids of texts that follow `shown`, whose own tokens are left out."""
+    found = tokenizer(shown + "".join(texts), add_special_tokens=False, return_offsets_mapping=True)
+    borders = list(accumulate(map(len, texts), initial=len(shown)))
+    tokens: list[list[int]] = [[] for _ in texts]
+    index = 0
+    for token, (begin, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        if end <= borders[0]:
+            continue
+        while end > borders[index + 1]:
             index += 1
-            border += len(pieces[index].text)
+        if begin < borders[index] and index > 0:
+            before = _parted(tokenizer, texts[:index], shown)
+            return before + _parted(tokenizer, texts[index:], shown=LINE)
         tokens[index].append(token)
     return tokens
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -31,8 +31,9 @@ from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import dpo_loss, ipo_loss, orpo_loss, simpo_loss
-from rlhf_trainer.models import add_lora, load_policy
+from rlhf_trainer.models import load_policy
 from rlhf_trainer.policy_kl import kl_to_reference
 from rlhf_trainer.preference_reference import Reference, with_reference
 from rlhf_trainer.sequences import pack

@@ -27,12 +27,12 @@ from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import ranked_loss, reward_pair_loss
-from rlhf_trainer.models import (
+from rlhf_trainer.models import load_policy
+from rlhf_trainer.scalar_models import (
     REWARD_STATISTICS,
     ScalarHeadModel,
-    add_lora,
-    load_policy,
     save_scalar,
     scalar_from_trunk,
 )

@@ -22,7 +22,8 @@ from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.logprobs import packed_logprobs
-from rlhf_trainer.models import add_lora, load_policy
+from rlhf_trainer.lora import add_lora
+from rlhf_trainer.models import load_policy
 from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import (

@@ -1,0 +1,108 @@
+"""Reward models and critics: their heads, and what transformers' own class makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapters import adapted
+from conftest import TINY, VOCABULARY, write_model
+from rlhf_api.stages.common import LoRA
+from rlhf_trainer.scalar_models import load_scalar, load_statistics, new_scalar, save_scalar
+from rlhf_trainer.tokenizers import reads_tokens_of
+
+IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_reward_model_loads_as_a_sequence_classifier(
+    family: str, models: Mapping[str, Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    model = new_scalar(models[family], seed=3).eval()
+    save_scalar(model, tokenizer, tmp_path, {"mean": 0.5, "std": 2.0, "count": 10})
+    with torch.no_grad():
+        scores_BT = model(IDS)
+        again_BT = load_scalar(tmp_path).eval()(IDS)
+        theirs_B = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()(IDS).logits
+    assert scores_BT.shape == IDS.shape
+    torch.testing.assert_close(again_BT, scores_BT, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(theirs_B.squeeze(-1), scores_BT[:, -1])
+    assert load_statistics(tmp_path) == {"mean": 0.5, "std": 2.0, "count": 10}
+    assert load_statistics(models[family]) is None
+
+
+def test_a_fresh_head_is_drawn_with_variance_one_over_width_plus_one_or_zero(
+    tmp_path: Path,
+) -> None:
+    path = write_model(tmp_path, "llama", hidden_size=1024, num_attention_heads=16)
+    drawn = new_scalar(path, seed=3).score.weight
+    assert float(drawn.std()) == pytest.approx(1 / math.sqrt(1025), rel=0.1)
+    assert not new_scalar(path, seed=3, head="zero").score.weight.any()
+
+
+def test_a_reward_model_with_adapters_is_saved_merged(
+    models: Mapping[str, Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    model = new_scalar(models["llama"], seed=3)
+    model.trunk = adapted(model.trunk, LoRA(rank=2))
+    save_scalar(model, tokenizer, tmp_path)
+    with torch.no_grad():
+        expected, found = model.eval()(IDS), load_scalar(tmp_path).eval()(IDS)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def padded_with_eos(tokenizer: Any) -> Any:
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def with_a_spare_pad_token(tokenizer: Any) -> Any:
+    tokenizer.add_tokens(["<|right_pad|>"], special_tokens=True)
+    return padded_with_eos(tokenizer)
+
+
+ANSWERS = ["It is red<|eos|>", "No, it is blue, I think<|eos|>", "<|eos|>", "it never ends"]
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("prepared", [padded_with_eos, with_a_spare_pad_token])
+def test_transformers_scores_right_padded_answers_as_we_do(
+    prepared: Any, family: str, lora: LoRA | None, models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """Also where the tokenizer pads with EOS: transformers takes the last token that is no pad."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = prepared(AutoTokenizer.from_pretrained(models[family]))
+    model = new_scalar(models[family], seed=3)
+    if lora is not None:
+        model.trunk = adapted(model.trunk, lora)
+    save_scalar(model.eval(), tokenizer, tmp_path)
+    own = AutoTokenizer.from_pretrained(tmp_path)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = own(ANSWERS, padding=True, padding_side="right", return_tensors="pt")
+    with torch.no_grad():
+        found_B = theirs(**batch).logits.squeeze(-1)
+        rows = [torch.tensor([tokenizer(text)["input_ids"]]) for text in ANSWERS]
+        expected_B = torch.stack([model(row)[0, -1] for row in rows])
+        again_B = torch.stack([load_scalar(tmp_path).eval()(row)[0, -1] for row in rows])
+    torch.testing.assert_close(found_B, expected_B, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(again_B, expected_B, atol=2e-6, rtol=1e-5)
+    assert reads_tokens_of(own, tokenizer)  # PPO's critic may start from it
+
+
+def test_a_pad_token_of_its_own_stays_and_adds_no_row(
+    models: Mapping[str, Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    save_scalar(new_scalar(models["llama"], seed=3), tokenizer, tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert (config.pad_token_id, config.vocab_size) == (0, VOCABULARY)
+    assert AutoTokenizer.from_pretrained(tmp_path).pad_token == "<|pad|>"

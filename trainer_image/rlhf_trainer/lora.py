@@ -1,0 +1,121 @@
+"""Low-rank adapters: putting them on a model, merging them, writing them alone.
+
+An adapter alone is of use to others only beside what it was trained on. A model that the hub has
+is named, with its commit; anything else lies in the same directory, as transformers lays out a
+model with an adapter embedded (docs/adr/0007-an-adapter-brings-its-base.md).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from rlhf_api.run import StageRun
+from rlhf_api.stages.common import LoRA
+from torch import Tensor, nn
+
+from rlhf_trainer.data.fetched import fetched
+from rlhf_trainer.errors import ConfigurationError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+
+
+class HubModel(NamedTuple):
+    """A model that others can fetch by its name."""
+
+    name: str  # owner/name
+    commit: str | None
+
+    @classmethod
+    def of_start(cls, run: StageRun) -> HubModel | None:
+        """What the stage starts from, where that is a hub model as it was fetched."""
+        base, start = run.inputs["base"], run.inputs["policy"]
+        source = run.model.source
+        if start.path != base.path or start.init == "random" or not source.startswith("hf://"):
+            return None
+        about = fetched(Path(base.path)) or {}
+        return cls(source.removeprefix("hf://"), about.get("commit") or run.model.revision)
+
+
+def add_lora(model: PreTrainedModel, lora: LoRA) -> nn.Module:
+    """The model with all its weights frozen and adapters that train."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules or "all-linear",
+        task_type="CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION",
+    )
+    try:
+        adapted: nn.Module = get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigurationError(f"lora.targetModules: {first_line(error)}") from None
+    return adapted
+
+
+def is_adapter_alone(directory: Path) -> bool:
+    """Whether the directory holds an adapter without the model that it belongs to."""
+    return (directory / ADAPTER_CONFIG).exists() and not (directory / "config.json").exists()
+
+
+def fold_adapters(model: Any) -> None:
+    """Merge the adapters that transformers loaded with a model, and leave a plain model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge()
+        model.set_submodule(name, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+
+
+def save_adapter(model: Any, directory: Path, hub: HubModel | None) -> None:
+    """Write the adapter; beside it the model that it was trained on, unless the hub has that."""
+    model.save_pretrained(directory, safe_serialization=True)
+    file = directory / ADAPTER_CONFIG
+    config = json.loads(file.read_text())
+    config["base_model_name_or_path"] = hub.name if hub else None
+    config["revision"] = hub.commit if hub else None
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"] = sorted(config["target_modules"])  # a set, in hash order
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (directory / "README.md").unlink(missing_ok=True)
+    if hub is None:
+        plain_model(model).save_pretrained(directory, state_dict=base_state_dict(model))
+
+
+def plain_model(model: Any) -> Any:
+    """The transformers model below a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict that the model would have with its adapters merged: W + α/r·BA.
+
+    The model is left as it is: merging in place and back is not exact.
+    """
+    deltas = {
+        f"{name}.weight": module.get_delta_weight("default")
+        for name, module in plain_model(model).named_modules()
+        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+    }
+    merged = base_state_dict(model)
+    for key, delta in deltas.items():
+        merged[key] = (merged[key].float() + delta.float()).to(merged[key].dtype).detach()
+    return merged
+
+
+def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the model without its adapters."""
+    state = plain_model(model).state_dict()
+    return {
+        key.replace(".base_layer.", "."): value.detach()
+        for key, value in state.items()
+        if ".lora_" not in key
+    }

@@ -1,0 +1,179 @@
+"""Scalar models, that is reward models and critics: a trunk with a head that gives scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_trainer.errors import ConfigurationError, first_line
+from rlhf_trainer.lora import merged_state_dict, plain_model
+from rlhf_trainer.models import causal_lm, model_config, without_dropout
+from rlhf_trainer.tokenizers import with_distinct_pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+REWARD_STATISTICS: Final = "reward_statistics.json"
+
+
+class ScalarHeadModel(nn.Module):
+    """A trunk and a linear head that gives one score a token: reward model and critic."""
+
+    def __init__(self, trunk: PreTrainedModel, score: nn.Linear) -> None:
+        super().__init__()
+        self.trunk, self.score = trunk, score
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Scores of the tokens (B, T), in fp32."""
+        hidden_BTH = self.trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **kwargs,
+        ).last_hidden_state
+        scores_BT: Tensor = self.score(hidden_BTH).squeeze(-1).float()
+        return scores_BT
+
+    @property
+    def config(self) -> Any:
+        """The trunk's configuration."""
+        return self.trunk.config
+
+    def gradient_checkpointing_enable(self, options: dict[str, Any] | None = None) -> None:
+        """Recompute the trunk's activations in the backward pass."""
+        self.trunk.gradient_checkpointing_enable(options)
+
+
+def new_scalar(
+    path: Path | str,
+    *,
+    seed: int,
+    init: str = "pretrained",
+    dtype: torch.dtype = torch.float32,
+    head: str = "normal",
+) -> ScalarHeadModel:
+    """The trunk of the language model in `path` with a fresh head.
+
+    `head`: "normal" draws it from N(0, 1/(h+1)) (Stiennon et al. 2020), "zero" starts at 0.
+    """
+    trunk = causal_lm(Path(path), init, seed, dtype).base_model
+    return scalar_from_trunk(trunk, seed=seed, dtype=dtype, head=head)
+
+
+def scalar_from_trunk(
+    trunk: PreTrainedModel, *, seed: int, dtype: torch.dtype = torch.float32, head: str = "normal"
+) -> ScalarHeadModel:
+    """A fresh scalar head on a trunk that is at hand."""
+    width = _width(trunk.config)
+    score = nn.Linear(width, 1, bias=False, dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
+        score.weight.copy_(weight if head == "normal" else torch.zeros_like(weight))
+    return ScalarHeadModel(trunk, score)
+
+
+def load_scalar(path: Path | str, *, dtype: torch.dtype = torch.float32) -> ScalarHeadModel:
+    """A trained reward model: any AutoModelForSequenceClassification with one label."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = model_config(Path(path))
+    config.num_labels = 1
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=dtype, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"no reward model in {path}: {first_line(error)}") from None
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        kind = type(model).__name__
+        raise ConfigurationError(f"{kind} in {path} has no linear score head on its last layer")
+    return ScalarHeadModel(without_dropout(model.base_model), model.score)
+
+
+def load_statistics(path: Path | str) -> dict[str, float] | None:
+    """Mean, std and count of a reward model's scores on its reference data; None: it has none."""
+    file = Path(path) / REWARD_STATISTICS
+    if not file.exists():
+        return None
+    values: dict[str, float] = json.loads(file.read_text())
+    return values
+
+
+def save_scalar(
+    model: ScalarHeadModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    statistics: Mapping[str, float] | None = None,
+) -> None:
+    """Write a reward model so that AutoModelForSequenceClassification loads it, LoRA merged, and
+    gives the same scores: its pad token ends no answer, and may be new (`with_distinct_pad`).
+
+    `statistics` (mean, std, count of its scores on reference data) lie beside it.
+    """
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    trunk = plain_model(model.trunk)
+    prefix = trunk.base_model_prefix
+    tensors = {f"{prefix}.{k}": v for k, v in merged_state_dict(model.trunk).items()}
+    tensors["score.weight"] = model.score.weight.detach()
+    tokenizer = with_distinct_pad(tokenizer)
+    config = _classifier_config(trunk.config, tokenizer)
+    embedding = f"{prefix}.{_name_of(trunk.get_input_embeddings(), trunk)}.weight"
+    tensors[embedding] = _with_rows(tensors[embedding], config.get_text_config().vocab_size)
+    save_file(
+        {k: v.cpu().contiguous().clone() for k, v in tensors.items()},
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    if statistics is not None:
+        text = json.dumps(dict(statistics), indent=2, sort_keys=True)
+        (directory / REWARD_STATISTICS).write_text(text + "\n")
+
+
+def _classifier_config(config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    config = type(config).from_dict(config.to_dict())
+    config.num_labels = 1
+    for part in (config, config.get_text_config()):
+        part.pad_token_id = tokenizer.pad_token_id
+        part.vocab_size = max(part.vocab_size, int(tokenizer.pad_token_id or 0) + 1)
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if kind is not None:
+        config.architectures = [kind.__name__]
+    return config
+
+
+def _name_of(module: nn.Module, model: nn.Module) -> str:
+    """A module's name as it is without adapters."""
+    name: str = next(name for name, found in model.named_modules() if found is module)
+    return name.removesuffix(".base_layer")
+
+
+def _with_rows(weight_VH: Tensor, rows: int) -> Tensor:
+    """The matrix with rows of 0 at its end, up to so many."""
+    more = rows - len(weight_VH)
+    return (
+        torch.cat([weight_VH, weight_VH.new_zeros(more, weight_VH.shape[1])]) if more else weight_VH
+    )
+
+
+def _width(config: Any) -> int:
+    return int(config.hidden_size)
