@@ -26,8 +26,8 @@ CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on")
 
 STARTED_WITH: Final = (
     "image",
-    "imagePullPolicy",
-    "imagePullSecrets",
+    "image_pull_policy",
+    "image_pull_secrets",
     "env",
     "secrets",
     "scheduling",
@@ -145,16 +145,16 @@ def settings(job: RLHFJob, stage: str, wanted_hash: str) -> str:
     Gates and retry budgets are read live by the plan, so a change of theirs replaces no attempt;
     nor does a change of the cluster's own defaults.
     """
-    spec, checkpoints = job.spec.to_dict(), job.spec.checkpoints
+    spec, checkpoints = job.spec, job.spec.checkpoints
     common = {
         "hash": wanted_hash,
-        **{name: spec.get(name) for name in STARTED_WITH},
+        **{name: getattr(spec, name) for name in STARTED_WITH},
         "checkpoints": [claim_name(job), checkpoints.uri, checkpoints.secret, checkpoints.sub_path],
         "retry": annotation(job, ANNOTATION_RETRY),
     }
     if stage == PREPARE:
-        return digest(common | {"prepare": _prepare_settings(job.spec)})
-    return digest(common | _stage_settings(job.spec, stage))
+        return digest(common | {"prepare": _prepare_settings(spec)})
+    return digest(common | _stage_settings(spec, stage))
 
 
 def _prepare_settings(spec: JobSpec) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import yaml
 from rlhf_api.job import Evaluation, JobSpec, Stages
@@ -17,6 +17,7 @@ from rlhf_operator.render.metadata import AttemptKey, Object, metadata
 from rlhf_operator.render.volumes import CHECKPOINTS, Placed
 
 FILE_NAME: Final = PurePosixPath(STAGE_FILE).name
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where it can be
 POLICY_STAGES: Final = ("sft", "ppo", "dpo")
 """Stages whose output answers prompts."""
 
@@ -101,8 +102,12 @@ def parent_checkpoint(key: AttemptKey, parent: str) -> CheckpointRef:
 
 def config_map(key: AttemptKey, placed: list[Placed]) -> Object:
     """Immutable: an attempt reads the same settings in each of its pods, whenever they start."""
-    text = yaml.safe_dump(
-        stage_run(key, placed).to_dict(), sort_keys=False, allow_unicode=True, width=100
+    text = yaml.dump(
+        stage_run(key, placed).to_dict(),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
     )
     return {
         "apiVersion": "v1",
