@@ -55,6 +55,10 @@ class Cache:
         """A job's children of a kind, owned or not: whoever carries the label."""
         return [item for (of, _), item in self._children.get(key, {}).items() if of == kind]
 
+    def named(self, key: JobKey, name: str) -> list[Object]:
+        """A job's children of that name, of any kind."""
+        return [item for (_, of), item in self._children.get(key, {}).items() if of == name]
+
     def child(self, key: JobKey, kind: str, name: str) -> Object | None:
         """One of them."""
         return self._children.get(key, {}).get((kind, name))

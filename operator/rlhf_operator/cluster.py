@@ -20,7 +20,7 @@ from rlhf_api.status import JobStatus
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
-from rlhf_operator.controller import JobKey, OutOfDate, Refused
+from rlhf_operator.controller import JobKey, OutOfDate, Refused, status_of
 from rlhf_operator.events import Event
 from rlhf_operator.names import (
     ANNOTATION_HASH,
@@ -32,18 +32,17 @@ from rlhf_operator.names import (
 )
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.render import Platform
-from rlhf_operator.watches import CONFIG_MAPS, JOBS, PODS, SERVICES
+from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 log = logging.getLogger(__name__)
 
 RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
-CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
-OWN_KINDS: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES, CLAIMS)
 NOTE_LIMIT: Final = 1024
 """Bytes of an event's text that the API server accepts."""
 
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
+OnStatus = Callable[[JobStatus, JobStatus], None]
 
 
 class KubernetesCluster:
@@ -56,14 +55,20 @@ class KubernetesCluster:
         platform: Platform,
         served: Mapping[tuple[str, str], Resource],
         reports: Reports = lambda key: {},
+        on_status: OnStatus = lambda before, after: None,
         instance: str = "rlhf-operator",
     ) -> None:
-        """`served`: resources by apiVersion and kind; `instance`: this process, in events."""
+        """`served`: resources by apiVersion and kind. `reports`: what trainers said. `on_status`:
+
+        told of each status that was written, and what it took the place of. `instance`: this
+        process, in events.
+        """
         self.platform = platform
         self.served = served
         self._api = api
         self._cache = cache
         self._reports = reports
+        self._on_status = on_status
         self._instance = instance
 
     async def load(self, key: JobKey) -> dict[str, Any] | None:
@@ -83,8 +88,10 @@ class KubernetesCluster:
             self._cache.children(key, "Pod"),
             now,
         )
-        whole = tuple(a._replace(is_whole=self._is_whole(key, a)) for a in found)
-        return Observed(attempts=whole, progress=self._reports(key))
+        return Observed(
+            attempts=tuple(a._replace(is_whole=self._is_whole(key, a)) for a in found),
+            progress=self._reports(key),
+        )
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""
@@ -155,7 +162,7 @@ class KubernetesCluster:
             raise Refused("Stalled", "NameTaken", said)
 
     def _resource(self, item: Object) -> Resource:
-        own = {(r.api_version, r.kind): r for r in OWN_KINDS}
+        own = {(r.api_version, r.kind): r for r in CHILDREN}
         where = (item["apiVersion"], item["kind"])
         found = own.get(where) or self.served.get(where)
         if found is None:
@@ -173,10 +180,10 @@ class KubernetesCluster:
         for item in self._cache.children(key, "Pod"):
             if observe.attempt_of(item) == (stage, attempt) and workload is None:
                 await self._delete(PODS, item, "Background")
-        for resource in (CONFIG_MAPS, SERVICES):
-            found = self._cache.child(key, resource.kind, name)
-            if found and observe.controller_uid(found) == job.metadata.uid:
-                await self._delete(resource, found, "Background")
+        for item in self._cache.named(key, name):
+            is_ours = observe.controller_uid(item) == job.metadata.uid
+            if is_ours and item["kind"] not in ("Job", "Pod"):
+                await self._delete(self._resource(item), item, "Background")
 
     async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
         meta = item["metadata"]
@@ -217,6 +224,7 @@ class KubernetesCluster:
                 raise
             await self.reload(key)  # it may have been written all the same
             raise
+        self._on_status(status_of(manifest), status)
 
     async def reload(self, key: JobKey) -> None:
         """Takes in the job as it is on the API server."""

@@ -139,7 +139,7 @@ async def _say(
 ) -> JobStatus:
     """Puts into the conditions why the job cannot go on; all else of the status stays."""
     generation = manifest.get("metadata", {}).get("generation", 1)
-    before = _status_of(manifest)
+    before = status_of(manifest)
     conditions = with_conditions(before.conditions, state, generation=generation, now=written(now))
     update: dict[str, Any] = {"observed_generation": generation, "conditions": conditions}
     if state.true == "Stalled":
@@ -149,7 +149,7 @@ async def _say(
     return status
 
 
-def _status_of(manifest: dict[str, Any]) -> JobStatus:
+def status_of(manifest: dict[str, Any]) -> JobStatus:
     """The status as we wrote it; one that we did not write, and cannot read, is started afresh."""
     try:
         return JobStatus.model_validate(manifest.get("status") or {}, by_alias=True, by_name=False)

@@ -33,7 +33,7 @@ class Unending:
     """
 
     def __iter__(self) -> Iterator[float]:
-        return itertools.chain((0.5, 1, 2, 4, 8, 16), itertools.repeat(30.0))
+        return itertools.chain((0.5, 1, 2, 4), itertools.repeat(8.0))
 
 
 def registry(take: Take) -> kopf.OperatorRegistry:

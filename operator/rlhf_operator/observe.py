@@ -101,7 +101,10 @@ def _attempt(
     if job is None:
         return attempt
     condition, reason = job_end(job)
-    attempt = attempt._replace(condition=condition, reason=reason)
+    attempt = attempt._replace(
+        condition=condition,
+        reason=reason,
+    )
     return attempt._replace(pods=(*seen, *_unseen_end(attempt, job)))
 
 

@@ -24,6 +24,8 @@ class Settings(NamedTuple):
     leader_election: bool = True
     health_port: int = 8080
     progress_port: int = 8082
+    pod_ip: str = "127.0.0.1"
+    """Where other replicas reach this one."""
     progress_url: str | None = None
     """Where pods reach the progress server, as a URL; None: trainers do not report."""
     gang_order: tuple[str, ...] = ANY_CLUSTER.gang_order
@@ -62,6 +64,7 @@ class _Parser:
         add(
             "--progress-port", type=int, default=int(env("progress_port") or standard.progress_port)
         )
+        add("--pod-ip", default=env("pod_ip") or standard.pod_ip)
         add("--progress-url", default=env("progress_url") or None)
         add("--gang-order", default=env("gang_order") or ",".join(standard.gang_order))
         add(
@@ -92,6 +95,7 @@ class _Parser:
             leader_election=not given.no_leader_election,
             health_port=given.health_port,
             progress_port=given.progress_port,
+            pod_ip=given.pod_ip,
             progress_url=given.progress_url,
             gang_order=tuple(_words(given.gang_order)),
             coscheduling_profile=given.coscheduling_profile,

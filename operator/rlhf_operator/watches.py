@@ -18,9 +18,10 @@ JOBS: Final = Resource("batch/v1", "Job", "jobs")
 PODS: Final = Resource("v1", "Pod", "pods")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 SERVICES: Final = Resource("v1", "Service", "services")
-CHILDREN: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES)
-METADATA_ONLY: Final = (CONFIG_MAPS, SERVICES)
-"""Kinds of which only their being there counts."""
+CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+CHILDREN: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES, CLAIMS)
+READ_WHOLE: Final = ("RLHFJob", "Job", "Pod")
+"""Kinds of which more counts than that an object is there."""
 
 
 class Watch:
@@ -63,7 +64,7 @@ class Watch:
             self.resource,
             self.namespace,
             selector=self._selector,
-            metadata_only=self.resource in METADATA_ONLY,
+            metadata_only=self.resource.kind not in READ_WHOLE,
         )
         self._cache.replace(self.resource.kind, self.namespace, items, version)
         self.heard = time.monotonic()
@@ -77,7 +78,7 @@ class Watch:
                 self.namespace,
                 version,
                 selector=self._selector,
-                metadata_only=self.resource in METADATA_ONLY,
+                metadata_only=self.resource.kind not in READ_WHOLE,
             )
             async for kind, item in events:
                 self.heard = time.monotonic()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 from rlhf_operator.api import ApiError, NotLeading
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once
+from rlhf_operator.metrics import Metrics
 from rlhf_operator.queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -21,32 +21,27 @@ WORKERS: Final = 16
 LOOK_AGAIN: Final = 1.0
 """Seconds until a pass over data that was out of date is repeated, if no event comes before."""
 
-Measure = Callable[[float, str | None], None]
-"""Told of each pass: seconds, and one word for its error."""
-
 
 async def work(
-    queue: WorkQueue,
-    cluster: KubernetesCluster,
-    measure: Measure = lambda seconds, error: None,
-    workers: int = WORKERS,
+    queue: WorkQueue, cluster: KubernetesCluster, metrics: Metrics, workers: int = WORKERS
 ) -> None:
     """Takes jobs from the queue until it is cancelled."""
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
-            group.create_task(_worker(queue, cluster, measure))
+            group.create_task(_worker(queue, cluster, metrics))
 
 
-async def _worker(queue: WorkQueue, cluster: KubernetesCluster, measure: Measure) -> None:
+async def _worker(queue: WorkQueue, cluster: KubernetesCluster, metrics: Metrics) -> None:
     while True:
-        key, _ = await queue.take()
+        key, waited = await queue.take()
+        metrics.waited(waited)
         began = time.monotonic()
         error = "Cancelled"
         try:
             error = await _pass(queue, cluster, key)
         finally:
             queue.done(key, failed=error in ("ApiError", "Bug"))
-            measure(time.monotonic() - began, error or None)
+            metrics.reconciled(time.monotonic() - began, error or None)
 
 
 async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> str:

@@ -8,14 +8,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from cluster.programs import free_ports
 
 
 class OperatorProcess:
-    """`python -m rlhf_operator` in one namespace, while it is entered as a context."""
+    """`python -m rlhf_operator` for one namespace."""
 
     def __init__(
         self,
@@ -34,28 +32,18 @@ class OperatorProcess:
         ]
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process.poll() is None:
-            self.signal(signal.SIGCONT)
-            self.kill()
-        if error is not None:
-            print(f"--- {self.log_file.name}\n{self.log()[-8000:]}")
-
     def start(self) -> None:
         """Starts it, or starts it again."""
         with self.log_file.open("a") as log:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
             )
+
+    def end(self) -> None:
+        """Kills it, stopped or not, if it is there at all."""
+        if self.is_running:
+            self.signal(signal.SIGCONT)
+            self.kill()
 
     def kill(self) -> None:
         """SIGKILL: nothing is released, nothing is finished."""

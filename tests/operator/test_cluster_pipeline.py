@@ -1,68 +1,385 @@
-"""A whole pipeline on a real control plane; pods are played from a script."""
+"""Whole pipelines on a real control plane; pods are played from a script."""
 
 from __future__ import annotations
 
-import copy
 import json
+import signal
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from builders import MANIFEST
 from cluster.control_plane import ControlPlane
-from cluster.kubelet import Kubelet, Script, Scripted, succeed
+from cluster.kubelet import Kubelet, Script, Scripted, succeed, trained
+from cluster.kubelet.script import Play, index_of
+from cluster.nodes import FakeNode
+from cluster_jobs import JOBS, Jobs, Object, condition, manifest, stage
 from operator_process import OperatorProcess
 
-CRD = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
-JOBS = "rlhf.dev/v1alpha1/rlhfjobs"
+Run = Callable[..., OperatorProcess]
 
 
-@pytest.fixture(scope="module")
-def crd(control_plane: ControlPlane) -> None:
-    control_plane.client.apply(yaml.safe_load(CRD.read_text()))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/rlhfjobs.rlhf.dev")
+@pytest.fixture
+def gpus(make_node: Callable[..., FakeNode]) -> list[FakeNode]:
+    return [make_node({"nvidia.com/gpu": 8}) for _ in range(2)]
 
 
-def manifest(namespace: str, name: str = "tiny") -> dict[str, Any]:
-    made = copy.deepcopy(MANIFEST)
-    made["metadata"] = {"name": name, "namespace": namespace}
-    made["spec"]["model"] = {"source": "hf://org/model"}
-    for stage in made["spec"]["stages"].values():
-        stage["data"]["source"] = "hf://org/data"
-    made["spec"]["resources"] = {"nodes": 2, "gpusPerNode": 4}
-    return made
+@pytest.fixture
+def play(installed: ControlPlane, gpus: list[FakeNode]) -> Iterator[Callable[[Play], Kubelet]]:
+    """Starts the kubelets of the nodes with a script for each pod."""
+    started: list[Kubelet] = []
+
+    def begin(script: Play = succeed) -> Kubelet:
+        started.append(Kubelet(installed.kubeconfig, Scripted(script)).__enter__())
+        return started[-1]
+
+    yield begin
+    for kubelet in started:
+        kubelet.__exit__(None, None, None)
 
 
-def condition(job: dict[str, Any] | None, kind: str) -> str | None:
-    found = ((job or {}).get("status") or {}).get("conditions") or []
-    return next((c["status"] for c in found if c["type"] == kind), None)
+def until_told(*stages: str, attempt: int | None = None) -> Play:
+    """Pods of these stages run until they are told to end; the others succeed at once."""
+
+    def chosen(pod: Object) -> Script:
+        labels = pod["metadata"]["labels"]
+        of_attempt = attempt in (None, int(labels["rlhf.dev/attempt"]))
+        if labels["rlhf.dev/stage"] in stages and of_attempt:
+            return Script(run_s=None)
+        return succeed(pod)
+
+    return chosen
+
+
+def ends(of: str, code: int, **script: Any) -> Play:
+    """Pod 0 of the first attempt of a stage ends with this code; all others succeed."""
+
+    def chosen(pod: Object) -> Script:
+        labels = pod["metadata"]["labels"]
+        if (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == (of, "1"):
+            if index_of(pod) == 0:
+                return Script(run_s=0.2, exit_code=code, **script)
+            return Script(run_s=None)
+        return succeed(pod)
+
+    return chosen
 
 
 def test_an_applied_job_runs_to_ready(
-    crd: None,
-    control_plane: ControlPlane,
-    namespace: str,
-    make_node: Callable[..., Any],
-    tmp_path: Path,
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
-    client = control_plane.client
-    make_node({"nvidia.com/gpu": 8})
-    make_node({"nvidia.com/gpu": 8})
-    with (
-        OperatorProcess(control_plane.kubeconfig, namespace, tmp_path / "operator.log"),
-        Kubelet(control_plane.kubeconfig, Scripted(succeed)),
-    ):
-        control_plane.kubectl("apply", "-f", "-", input=json.dumps(manifest(namespace)))
-        job = client.wait_for(
-            JOBS, "tiny", lambda job: condition(job, "Ready") == "True", namespace, timeout=60
-        )
-    assert job is not None
+    play(succeed)
+    run_operator()
+    installed.kubectl("apply", "-f", "-", input=json.dumps(manifest(jobs.namespace)))
+    job = jobs.wait_ready()
     assert job["status"]["phase"] == "Succeeded"
-    assert {n: s["attempt"] for n, s in job["status"]["stages"].items()} == {
-        "sft": 1,
-        "reward": 1,
-        "ppo": 1,
-        "dpo": 1,
+    assert jobs.attempts() == {"sft": 1, "reward": 1, "ppo": 1, "dpo": 1}
+    assert job["status"]["observedGeneration"] == 1
+    assert not job["metadata"].get("finalizers")
+    assert "kopf" not in json.dumps(job["metadata"].get("annotations") or {})
+    said = [reason for reason, _ in jobs.events()]
+    assert said.count("StageSucceeded") == 5
+    assert said.count("Succeeded") == 1
+
+
+def test_nothing_is_written_once_all_is_done(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(succeed)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    version = jobs.wait_ready()["metadata"]["resourceVersion"]
+    time.sleep(2)  # the Job controller takes its finalizers off
+    before = versions(jobs)
+    time.sleep(3)
+    assert jobs.get()["metadata"]["resourceVersion"] == version
+    assert versions(jobs) == before
+
+
+def versions(jobs: Jobs) -> dict[str, str]:
+    return {c["metadata"]["uid"]: c["metadata"]["resourceVersion"] for c in children_of(jobs)}
+
+
+def children_of(jobs: Jobs) -> list[Object]:
+    kinds = ("batch/v1/jobs", "v1/pods", "v1/configmaps", "v1/services")
+    return [item for kind in kinds for item in jobs.children(kind)]
+
+
+def test_a_worker_that_fails_restarts_its_gang_as_a_whole(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(ends("sft", 75, message="peer lost"))
+    run_operator()
+    made = manifest(jobs.namespace, stages="sft")
+    made["spec"]["stages"]["sft"]["retry"] = {"backoffSeconds": 1}
+    jobs.create(made)
+    status = jobs.wait_ready()["status"]["stages"]["sft"]
+    assert (status["attempt"], status["faults"]) == (2, 1)
+    assert any("peer lost" in note for reason, note in jobs.events() if reason == "AttemptFault")
+
+
+def test_an_eviction_costs_no_budget(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(ends("sft", 0, end="Evicted"))
+    run_operator()
+    made = manifest(jobs.namespace, stages="sft")
+    made["spec"]["stages"]["sft"]["retry"] = {"maxFaults": 0}
+    jobs.create(made)
+    status = jobs.wait_ready()["status"]["stages"]["sft"]
+    assert (status["attempt"], status["disruptions"], status.get("faults", 0)) == (2, 1, 0)
+
+
+def test_bad_configuration_is_never_tried_again(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(ends("sft", 64))
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft dpo"))
+    job = jobs.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    assert condition(job, "Stalled") == ("True", "ConfigurationError")
+    assert jobs.attempts()["sft"] == 1
+    assert jobs.pods("dpo") == []
+
+
+@pytest.mark.parametrize("of", ["prepare", "sft", "dpo"])
+def test_an_operator_that_is_killed_in_mid_stage_goes_on(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], of: str
+) -> None:
+    play(lambda pod: succeed(pod)._replace(run_s=2.0))
+    operator = run_operator("--no-leader-election")
+    jobs.create(manifest(jobs.namespace, stages="sft dpo"))
+    deadline = time.monotonic() + 30
+    while not any(p["status"]["phase"] == "Running" for p in jobs.pods(of)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    operator.kill()
+    operator.start()
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1, "dpo": 1}
+
+
+def test_a_job_that_is_deleted_leaves_nothing(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(until_told("sft"))
+    run_operator()
+    made = manifest(jobs.namespace, stages="sft")
+    made["spec"]["checkpoints"] = {"claim": {"retain": False}}
+    jobs.create(made)
+    jobs.wait_running("sft")
+    installed.kubectl("delete", "rlhfjob", "tiny", "-n", jobs.namespace, "--timeout=20s")
+    wait_until(lambda: not children_of(jobs), timeout=60)
+    wait_until(lambda: not jobs.client.list("v1/persistentvolumeclaims", jobs.namespace))
+
+
+def test_a_job_that_is_deleted_while_nobody_looks_leaves_nothing(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(until_told("sft"))
+    operator = run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_running("sft")
+    operator.kill()
+    jobs.client.delete(JOBS, "tiny", jobs.namespace)
+    wait_until(lambda: not children_of(jobs), timeout=60)
+
+
+def test_suspend_ends_the_pods_and_resume_goes_on(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(until_told("sft", attempt=1))
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_running("sft")
+    jobs.patch({"spec": {"suspend": True}})
+    job = jobs.wait(lambda job: condition(job, "Suspended")[0] == "True")
+    assert condition(job, "Ready")[0] == "False"
+    wait_until(lambda: not jobs.pods("sft"))
+    jobs.patch({"spec": {"suspend": False}})
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 2}
+
+
+def test_an_edit_in_mid_stage_replaces_the_attempt_once_its_pods_are_gone(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    slow = Script(run_s=None, term_s=2.0)
+
+    def chosen(pod: Object) -> Script:
+        labels = pod["metadata"]["labels"]
+        is_first = (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "1")
+        return slow if is_first else succeed(pod)
+
+    play(chosen)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_running("sft")
+    jobs.patch({"spec": {"stages": {"sft": {"epochs": 3}}}})
+    jobs.wait(lambda job: stage(job, "sft").get("attempt") == 2 or bool(overlapping(jobs)))
+    assert overlapping(jobs) == []
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 2}
+
+
+def overlapping(jobs: Jobs) -> list[str]:
+    """Attempts whose pods live while those of another attempt do."""
+    live = [p for p in jobs.pods("sft") if p["status"]["phase"] in ("Pending", "Running")]
+    numbers = {p["metadata"]["labels"]["rlhf.dev/attempt"] for p in live}
+    return sorted(numbers) if len(numbers) > 1 else []
+
+
+def test_only_what_changed_runs_again(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(succeed)
+    run_operator()
+    jobs.create(manifest(jobs.namespace))
+    jobs.wait_ready()
+    generation = jobs.patch({"spec": {"stages": {"ppo": {"kl": {"coef": 0.5}}}}})["metadata"]
+    jobs.wait(
+        lambda job: (
+            (job or {})["status"]["observedGeneration"] == generation["generation"]
+            and condition(job, "Ready")[0] == "True"
+        )
+    )
+    assert jobs.attempts() == {"sft": 1, "reward": 1, "ppo": 2, "dpo": 1}
+
+
+def test_a_name_that_is_taken_is_a_condition_and_nobody_s_loss(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    taken = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "tiny-prepare-1", "namespace": jobs.namespace},
+        "data": {"mine": "yes"},
     }
+    jobs.client.create(taken)
+    play(succeed)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.create(manifest(jobs.namespace, "other", stages="sft"))
+    job = jobs.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    assert condition(job, "Stalled") == ("True", "NameTaken")
+    jobs.wait_ready("other")
+    assert jobs.client.get("v1/configmaps", "tiny-prepare-1", jobs.namespace)["data"] == {
+        "mine": "yes"
+    }
+
+
+def test_a_job_of_the_same_name_waits_for_the_old_one_s_pods(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    def chosen(pod: Object) -> Script:
+        return Script(run_s=None, term_s=2.0) if pod["metadata"]["uid"] in old else succeed(pod)
+
+    old: set[str] = set()
+
+    def first(pod: Object) -> Script:
+        if not old:
+            old.add(pod["metadata"]["uid"])
+        return chosen(pod)
+
+    play(first)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    wait_until(lambda: any(p["status"]["phase"] == "Running" for p in jobs.pods("prepare")))
+    jobs.client.delete(JOBS, "tiny", jobs.namespace)
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_ready()
+
+
+def test_the_api_server_may_be_away_for_a_while(
+    installed: ControlPlane,
+    jobs: Jobs,
+    run_operator: Run,
+    play: Callable[..., Kubelet],
+    gpus: list[FakeNode],
+) -> None:
+    play(until_told("sft", attempt=1))
+    operator = run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_running("sft")
+    installed.stop("kube-apiserver", grace=0)
+    time.sleep(15)  # longer than a lease
+    installed.start("kube-apiserver")
+    for node in gpus:
+        node.recover()
+    assert operator.is_running
+    jobs.patch({"spec": {"stages": {"sft": {"epochs": 3}}}})
+    jobs.wait_ready(timeout=60)
+    assert jobs.attempts() == {"sft": 2}
+
+
+def test_a_second_replica_takes_over_from_one_that_was_killed(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(succeed)
+    first = run_operator("--identity", "first")
+    wait_until(lambda: "This process leads" in first.log())
+    run_operator("--identity", "second")
+    time.sleep(2)
+    first.kill()
+    began = time.monotonic()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait(lambda job: bool((job or {}).get("status", {}).get("startTime")))
+    assert time.monotonic() - began < 20
+    jobs.wait_ready()
+
+
+def test_sigterm_hands_over_at_once(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(succeed)
+    first = run_operator("--identity", "first")
+    wait_until(lambda: "This process leads" in first.log())
+    second = run_operator("--identity", "second")
+    time.sleep(2)
+    assert first.terminate() == 0
+    wait_until(lambda: "This process leads" in second.log(), timeout=6)
+
+
+def test_a_leader_that_was_stopped_past_its_lease_writes_nothing(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(succeed)
+    first = run_operator("--identity", "first")
+    wait_until(lambda: "This process leads" in first.log())
+    second = run_operator("--identity", "second")
+    time.sleep(2)
+    first.signal(signal.SIGSTOP)
+    wait_until(lambda: "This process leads" in second.log(), timeout=20)
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    first.signal(signal.SIGCONT)
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1}
+    instances = {
+        e["reportingInstance"]
+        for e in jobs.client.list("events.k8s.io/v1/events", jobs.namespace)
+        if e.get("reportingController") == "rlhf.dev/operator"
+    }
+    assert instances == {"second"}
+
+
+def wait_until(what: Callable[[], bool], timeout: float = 20) -> None:
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)
+
+
+def test_metrics_of_a_gate_come_from_the_termination_message(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    def chosen(pod: Object) -> Script:
+        return Script(message=trained(pod, **{"eval/accuracy": 0.4}))
+
+    play(chosen)
+    run_operator()
+    made = manifest(jobs.namespace, stages="reward ppo")
+    made["spec"]["stages"]["reward"]["gate"] = {"metric": "eval/accuracy", "min": 0.6}
+    jobs.create(made)
+    job = jobs.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    assert condition(job, "Stalled") == ("True", "GateNotMet")
+    assert jobs.pods("ppo") == []

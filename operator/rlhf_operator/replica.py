@@ -1,0 +1,231 @@
+"""One replica of the operator: its parts, put together.
+
+kopf ─ RLHFJobs ─┐
+watches ─ children ─┴─► cache ──► work queue ──► passes, while the lease is held ──► API server
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Iterable
+from typing import Final
+
+from rlhf_operator.api import Api, ApiError, Object, Resource, pause_after
+from rlhf_operator.cache import Cache
+from rlhf_operator.cluster import RLHFJOBS, KubernetesCluster
+from rlhf_operator.controller import JobKey
+from rlhf_operator.discovery import Served, discover, kinds
+from rlhf_operator.handlers import watch_jobs
+from rlhf_operator.leader import Leader
+from rlhf_operator.progress_forward import Leader as Whereabouts
+from rlhf_operator.progress_forward import address_in
+from rlhf_operator.queue import WorkQueue
+from rlhf_operator.render import Platform
+from rlhf_operator.render.gang import GANGS
+from rlhf_operator.reporting import Reporting
+from rlhf_operator.serving import Probes
+from rlhf_operator.settings import Settings
+from rlhf_operator.watches import CHILDREN, Watch, refresh_all
+from rlhf_operator.work import work
+
+log = logging.getLogger(__name__)
+
+DISCOVER_EVERY: Final = 300.0
+"""Seconds between two looks at what is served: a gang scheduler may be installed at any time."""
+RELIST_EVERY: Final = 600.0
+"""Seconds between two lists of all RLHFJobs: kopf does not tell what went while it listed anew."""
+
+
+class Replica:
+    """One process among several, of which one leads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queue = WorkQueue()
+        self._cache = Cache(self._changed)
+        self._reporting = Reporting(self._cache, self._queue, self._ages)
+        self._metrics = self._reporting.metrics
+        self._leader: Leader | None = None
+        self._is_synced = False
+        self._watches: list[Watch] = []
+        self._jobs: list[Watch] = []
+        self._tasks = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        settings, metrics = self._settings, self._metrics
+        api = await Api.connect(self._may_write, metrics.api_request)
+        try:
+            served = await self._served(api)
+            cluster = KubernetesCluster(
+                api,
+                self._cache,
+                self._platform(served),
+                served,
+                self._reporting.board.of,
+                metrics.wrote,
+                settings.identity,
+            )
+            if settings.leader_election:
+                identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}_{self._address}"
+                self._leader = Leader(api, settings.lease_namespace, identity)
+            self._jobs = [Watch(api, self._cache, RLHFJOBS, n, "") for n in self._scopes]
+            async with self._tasks as tasks:
+                self._watch(api, [*CHILDREN, *_gang_resources(served)])
+                tasks.create_task(self._kopf())
+                tasks.create_task(self._relist())
+                tasks.create_task(self._discover(api, cluster))
+                probes = Probes(self._ages, self._is_ready, metrics)
+                tasks.create_task(probes.serve(settings.health_port))
+                if settings.progress_url:
+                    reports = self._reporting.serve(api, self._who_leads, settings.progress_port)
+                    tasks.create_task(reports)
+                tasks.create_task(self._lead(cluster))
+        finally:
+            await api.close()
+
+    @property
+    def _scopes(self) -> tuple[str | None, ...]:
+        return self._settings.namespaces or (None,)
+
+    @property
+    def _address(self) -> str:
+        return f"{self._settings.pod_ip}:{self._settings.progress_port}"
+
+    def _changed(self, key: JobKey) -> None:
+        self._queue.add(key)
+        self._reporting.changed(key)
+
+    def _who_leads(self) -> Whereabouts:
+        """Where trainers' reports have to go."""
+        if self._leader is None:
+            return Whereabouts(is_here=True)
+        return Whereabouts(self._leader.leads(), address_in(self._leader.holder or ""))
+
+    def _may_write(self) -> bool:
+        return self._leader is None or self._leader.leads()
+
+    def _is_ready(self) -> bool:
+        """A replica that waits is ready to take over."""
+        return self._is_synced or (self._leader is not None and self._leader.holder is not None)
+
+    def _ages(self) -> dict[str, float]:
+        ages: dict[str, float] = {}
+        for watch in self._watches:
+            name = watch.resource.plural
+            ages[name] = max(watch.age, ages.get(name, 0.0))
+        return ages
+
+    def _watch(self, api: Api, resources: Iterable[Resource]) -> None:
+        known = {watch.resource for watch in self._watches}
+        for resource in resources:
+            if resource not in known:
+                added = [Watch(api, self._cache, resource, n) for n in self._scopes]
+                self._watches += added
+                for watch in added:
+                    self._tasks.create_task(watch.run())
+
+    async def _served(self, api: Api) -> Served:
+        """Waits for the API server, and for the resource to be installed."""
+        failures = 0
+        while True:
+            try:
+                served = await discover(api)
+                if (RLHFJOBS.api_version, RLHFJOBS.kind) in served:
+                    return served
+                log.warning("The API server does not serve RLHFJobs yet: install the CRD.")
+            except ApiError as error:
+                log.warning("Waiting for the API server: %s", error)
+            failures += 1
+            await pause_after(failures)
+
+    def _platform(self, served: Served) -> Platform:
+        return Platform(
+            served=kinds(served),
+            gang_order=self._settings.gang_order,
+            progress_url=self._settings.progress_url,
+            coscheduling_profile=self._settings.coscheduling_profile,
+        )
+
+    async def _discover(self, api: Api, cluster: KubernetesCluster) -> None:
+        while True:
+            await asyncio.sleep(DISCOVER_EVERY)
+            with contextlib.suppress(ApiError):
+                cluster.served = await discover(api)
+                cluster.platform = self._platform(cluster.served)
+                self._watch(api, _gang_resources(cluster.served))
+
+    async def _lead(self, cluster: KubernetesCluster) -> None:
+        """Passes are made only while this process leads, and on data that is younger than that."""
+        leader = self._leader
+        if leader is None:
+            await self._work(cluster)
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leader.run())
+            while True:
+                await leader.won()
+                log.info("This process leads.")
+                self._metrics.leads(True)
+                await self._serve_term(leader, cluster)
+                self._metrics.leads(False)
+                log.warning("The lease is lost. What was under way has been dropped.")
+
+    async def _serve_term(self, leader: Leader, cluster: KubernetesCluster) -> None:
+        term = asyncio.create_task(self._work(cluster))
+        losing = asyncio.create_task(leader.lost())
+        try:
+            await asyncio.wait({term, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if term.done():
+                term.result()
+        finally:
+            losing.cancel()
+            term.cancel()
+            await asyncio.gather(term, losing, return_exceptions=True)
+            leader.resign()
+
+    async def _work(self, cluster: KubernetesCluster) -> None:
+        await refresh_all([*self._watches, *self._jobs])
+        self._is_synced = True
+        self._queue.clear()
+        for key in self._cache.known():
+            self._queue.add(key)
+        await work(self._queue, cluster, self._metrics, self._settings.workers)
+
+    async def _kopf(self) -> None:
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def take(kind: str | None, item: Object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self._heard, kind, item)
+
+        arguments = (take, self._settings.namespaces, stop)
+        threading.Thread(target=watch_jobs, args=arguments, name="kopf", daemon=True).start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stop.set()
+
+    def _heard(self, kind: str | None, item: Object) -> None:
+        if kind == "DELETED":
+            self._cache.remove(item)
+        else:
+            self._cache.put(item)
+
+    async def _relist(self) -> None:
+        while True:
+            await asyncio.sleep(RELIST_EVERY)
+            await refresh_all(self._jobs)
+
+
+def _gang_resources(served: Served) -> list[Resource]:
+    """Kinds of gang objects that the operator may make on this cluster."""
+    platform = Platform(served=kinds(served))
+    made = {
+        kind for name, gang in GANGS.items() if name != "kueue" for kind in gang.kinds(platform)
+    }
+    return [resource for where, resource in served.items() if "/".join(where) in made]

@@ -1,0 +1,55 @@
+"""An operator in a namespace of the test's own, on the real control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.control_plane import ControlPlane
+from cluster_jobs import Jobs
+from operator_process import OperatorProcess
+
+CRD = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
+
+
+@pytest.fixture(scope="session")
+def installed(control_plane: ControlPlane) -> ControlPlane:
+    """A control plane that serves RLHFJobs."""
+    control_plane.client.apply(yaml.safe_load(CRD.read_text()))
+    control_plane.client.wait_for(
+        "apiextensions.k8s.io/v1/customresourcedefinitions", "rlhfjobs.rlhf.dev", _is_established
+    )
+    return control_plane
+
+
+def _is_established(crd: dict[str, Any] | None) -> bool:
+    found = ((crd or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
+
+
+@pytest.fixture
+def jobs(installed: ControlPlane, namespace: str) -> Jobs:
+    return Jobs(installed.client, namespace)
+
+
+@pytest.fixture
+def run_operator(
+    installed: ControlPlane, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., OperatorProcess]]:
+    """Starts replicas; they are killed at the end of the test."""
+    started: list[OperatorProcess] = []
+
+    def run(*flags: str, kubeconfig: Path | None = None) -> OperatorProcess:
+        log = tmp_path / f"operator-{len(started)}.log"
+        process = OperatorProcess(kubeconfig or installed.kubeconfig, namespace, log, *flags)
+        process.start()
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.end()
+        print(f"--- {process.log_file.name}\n{process.log()[-8000:]}")
