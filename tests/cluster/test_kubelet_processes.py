@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -219,9 +220,12 @@ def test_a_pod_that_does_not_end_is_killed_after_its_grace_period(bench: Bench) 
 
 def test_a_rank_that_is_killed_takes_its_pod_along(bench: Bench) -> None:
     """As torchrun does: the launcher ends with the code of the rank that failed."""
-    ranks = "RANK=0 sleep 60 & one=$!; RANK=1 sleep 60 & echo ready; wait -n; exit $?"
+    rank = "bash -c 'echo ready $RANK; sleep 60; true'"
+    ranks = f"RANK=0 {rank} & RANK=1 {rank} & wait -n; exit $?"
     pods = bench.shell("ranks", ranks)
-    pod = bench.wait_for_log(pods, "ready")
+    pod = bench.wait_for_log(pods, "ready 1")
+    with pytest.raises(LookupError, match="rank 2"):
+        bench.kubelet.kill(pod, rank=2)
     bench.kubelet.kill(pod, rank=1)
     assert terminated(pods.wait_one(is_over))["exitCode"] == 137
 
@@ -278,10 +282,53 @@ def test_processes_on_a_lost_node_go_on(bench: Bench) -> None:
     )
     pod = bench.wait_for_log(pods, "ready")
     bench.kubelet.lose_node(bench.node.name)
-    deadline = time.monotonic() + 20
-    while "done" not in bench.kubelet.log(pod) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: "done" in bench.kubelet.log(pod))
     time.sleep(0.5)
     assert is_running(pods.list()[0])
     bench.kubelet.recover_node(bench.node.name)
     assert json.loads(terminated(pods.wait_one(is_over))["message"]) == {}
+
+
+def test_what_was_given_up_ends_when_its_node_is_back(bench: Bench) -> None:
+    """As after the out-of-service taint: the object is gone before the kubelet hears of it."""
+    template = a_job("none", "sleep", "300.125")["spec"]["template"]
+    template["spec"] |= {"nodeName": bench.node.name, "terminationGracePeriodSeconds": 1}
+    bench.make("Pod", "given-up", spec=template["spec"])
+    wait_until(lambda: is_process("300.125"))
+    bench.kubelet.lose_node(bench.node.name)
+    bench.client.delete("v1/pods", "given-up", bench.namespace, grace=0)
+    assert bench.client.find("v1/pods", "given-up", bench.namespace) is None
+    time.sleep(1.5)
+    assert is_process("300.125")
+    bench.kubelet.recover_node(bench.node.name)
+    wait_until(lambda: not is_process("300.125"))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)
+
+
+def is_process(argument: str) -> bool:
+    """Whether a process has this argument."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in file.read_bytes().split(b"\0"):
+                return True
+    return False
+
+
+def test_nothing_outlives_the_kubelet_and_the_next_one_says_so(
+    control_plane: ControlPlane, namespace: str, make_node: Callable[..., FakeNode], tmp_path: Path
+) -> None:
+    node, runtime = make_node(), Processes(tmp_path)
+    with Kubelet(control_plane.kubeconfig, runtime, [node]) as kubelet:
+        pods = Bench(control_plane.client, namespace, node, kubelet).run("left", "sleep", "300.25")
+        wait_until(lambda: is_process("300.25"))
+        pods.wait_one(is_running)
+    assert not is_process("300.25")
+    with Kubelet(control_plane.kubeconfig, runtime, [node]):
+        over = pods.wait_one(is_over)
+    assert terminated(over)["reason"] == "ContainerStatusUnknown"

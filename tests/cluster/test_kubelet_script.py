@@ -12,6 +12,7 @@ from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted
 from cluster.kubelet.script import Play
 from cluster.kubelet_cases import (
+    Object,
     Pods,
     a_job,
     condition,
@@ -46,13 +47,11 @@ class Scene:
         self.client.create(a_job(name, **{**pinned, **given}), self.namespace)  # type: ignore[arg-type]
         return Pods(self.client, self.namespace, name)
 
-    def wait_for_job(self, name: str, kind: str) -> None:
-        self.client.wait_for(
-            "batch/v1/jobs",
-            name,
-            lambda job: bool(job) and condition(job, kind).get("status") == "True",  # type: ignore[arg-type]
-            self.namespace,
-        )
+    def wait_for_job(self, name: str, kind: str, timeout: float = 30) -> None:
+        def holds(job: Object | None) -> bool:
+            return job is not None and condition(job, kind).get("status") == "True"
+
+        self.client.wait_for("batch/v1/jobs", name, holds, self.namespace, timeout=timeout)
 
 
 @pytest.fixture
@@ -97,6 +96,23 @@ def test_an_eviction_by_the_kubelet_is_a_disruption(scene: Scene) -> None:
         over = pods.wait_one(is_over)
     assert (phase(over), over["status"]["reason"]) == ("Failed", "Evicted")
     assert condition(over, "DisruptionTarget")["reason"] == "TerminationByKubelet"
+
+
+def test_a_script_may_evict_its_own_pod(scene: Scene) -> None:
+    with scene.plays(Script(run_s=0.2, end="Evicted")):
+        over = scene.job("unlucky").wait_one(is_over)
+    assert over["status"]["reason"] == "Evicted"
+
+
+def test_a_script_may_lose_its_own_node(scene: Scene) -> None:
+    with scene.plays(Script(run_s=0.2, end="NodeLost")) as kubelet:
+        pods = scene.job("cut-off")
+        pods.wait_one(lambda pod: is_running(pod) and scene.node.is_lost)
+        kubelet.evict(pods.list()[0])
+        time.sleep(0.5)
+        assert is_running(pods.list()[0])
+        kubelet.recover_node(scene.node.name)
+        assert pods.wait_one(is_over)["status"]["reason"] == "Evicted"
 
 
 def test_an_eviction_by_the_api_keeps_its_condition(scene: Scene) -> None:
@@ -176,13 +192,7 @@ def test_many_pods_take_seconds(
     with scene.plays(Script(run_s=0.5)):
         begun = time.monotonic()
         scene.job("many", pods=500)
-        scene.client.wait_for(
-            "batch/v1/jobs",
-            "many",
-            lambda job: bool(job) and job["status"].get("succeeded") == 500,  # type: ignore[index]
-            scene.namespace,
-            timeout=300,
-        )
+        scene.wait_for_job("many", "Complete", timeout=300)
         record_testsuite_property("seconds for 500 pods", round(time.monotonic() - begun, 1))
 
 
@@ -194,3 +204,4 @@ def test_it_goes_on_when_the_api_server_is_back(scene: Scene) -> None:
         time.sleep(1.5)
         scene.plane.start("kube-apiserver")
         assert phase(pods.wait_one(is_over)) == "Succeeded"
+        scene.wait_for_job("away", "Complete", timeout=90)  # the controllers are back, too

@@ -90,13 +90,14 @@ class Container:
             write(self.directory / "ending", {"grace": grace})
             send(process["pid"], signal.SIGTERM)
 
-    def kill_processes(self, rank: int | None = None) -> None:
-        """SIGKILL from outside, to one rank or to all; the supervisor lives to tell."""
-        process = read(self.directory / "process.json") or {}
-        victims = tagged(self.tag) if rank is None else with_variable(self.tag, f"RANK={rank}")
-        for pid in sorted(victims):  # the first of them was started first, and its end counts
-            if pid != process.get("pid"):
-                send(pid, signal.SIGKILL)
+    def kill_processes(self, rank: int | None = None) -> int:
+        """SIGKILL from outside, to one rank or to all; the supervisor lives to tell. How many."""
+        supervisor = (read(self.directory / "process.json") or {}).get("pid")
+        found = tagged(self.tag) if rank is None else with_variable(self.tag, f"RANK={rank}")
+        victims = sorted(pid for pid in found if pid != supervisor)
+        for pid in victims:  # the one that was started first goes first: its end counts
+            send(pid, signal.SIGKILL)
+        return len(victims)
 
     def kill(self) -> None:
         """Ends everything at once, the supervisor, too."""

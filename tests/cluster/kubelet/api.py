@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -62,8 +62,8 @@ class Api:
         return await self._answer("GET", path)
 
     async def post(self, path: str, body: Object) -> Object | None:
-        """Creates an object."""
-        return await self._answer("POST", path, json=body)
+        """Creates an object; None where its namespace is gone or going."""
+        return await self._answer("POST", path, json=body, absent=(403, 404, 409))
 
     async def patch_status(self, pod: Object, status: Object) -> Object | None:
         """The pod as it is now; None where this pod, by its UID, is gone."""
@@ -101,14 +101,19 @@ class Api:
                 yield event["type"], event["object"]
 
     async def _answer(
-        self, method: str, path: str, content: str = "application/json", **body: Any
+        self,
+        method: str,
+        path: str,
+        content: str = "application/json",
+        absent: Collection[int] = (404, 409),
+        **body: Any,
     ) -> Object | None:
         pause = 0.05
         while True:
             headers = {"Content-Type": content}
             try:
                 async with self._session.request(method, path, headers=headers, **body) as answer:
-                    if answer.status in (404, 409):
+                    if answer.status in absent:
                         return None
                     if answer.status not in RETRIED:
                         return await _decoded(answer)

@@ -27,7 +27,7 @@ STOP_WITHIN: Final = 10.0
 class Kubelet:
     """Runs as long as its `with` block. All nodes are its own, unless some are given.
 
-    Methods may be called from any thread; a pod is named by any dict with its metadata.
+    Methods may be called from any thread; a pod is given as the API server has it.
     """
 
     def __init__(
@@ -112,12 +112,7 @@ class Kubelet:
         return act(worker.container)
 
     def _find(self, pod: Object) -> Worker | None:
-        wanted = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        for worker in self._workers.values():
-            meta = worker.pod["metadata"]
-            if (meta["namespace"], meta["name"]) == wanted:
-                return worker
-        return None
+        return self._workers.get(pod["metadata"]["uid"])
 
     # What the thread does
 

@@ -49,6 +49,8 @@ class Processes:
         """Mounts the volumes and starts the command. Raises NotReady."""
         fetcher = Fetcher(node.api, pod)
         spec = pod["spec"]
+        if len(spec["containers"]) > 1 or spec.get("initContainers"):
+            raise NotReady("CreateContainerError", "only pods of one container are run here")
         container = spec["containers"][0]
         for_volumes, for_variables = volume_needs(spec), environment_needs(container)
         sources = await fetcher.fetch(_both(for_volumes, for_variables))
@@ -108,16 +110,18 @@ class ProcessContainer:
         self._grace = grace
 
     def kill(self, reason: str = "", rank: int | None = None) -> None:
-        """SIGKILL by somebody else."""
+        """SIGKILL by somebody else. Raises LookupError where there is no such process."""
         self._reason = reason
-        self._container.kill_processes(rank)
+        if not self._container.kill_processes(rank):
+            who = "" if rank is None else f" of rank {rank}"
+            raise LookupError(f"{self.directory.name} has no process{who}")
 
     def close(self) -> None:
         """Leaves nothing behind."""
         self._container.kill()
-        if self._container.supervisor:
-            self._container.disrupt()
-            self._container.supervisor.wait()
+        self._container.disrupt()
+        while self._container.state != "ended":
+            time.sleep(POLL)
 
     def log(self) -> str:
         """What it has written so far."""

@@ -38,6 +38,7 @@ class Worker:
         self._verdict: Verdict | None = None
         self._is_gone = False
         self._changed = asyncio.Event()
+        self._in_order = asyncio.Lock()
         self._accepted_at = time.time()
 
     def notice(self, pod: Object) -> None:
@@ -129,8 +130,10 @@ class Worker:
 
     async def _say(self, report: Object) -> None:
         """Writes the status, once the node reaches the API server."""
-        await self._contact.wait()
-        if not self._is_gone:
+        async with self._in_order:
+            await self._contact.wait()
+            if self._is_gone:
+                return
             written = await self._node.api.patch_status(self.pod, report)
             if written is None:
                 self.notice_gone()
