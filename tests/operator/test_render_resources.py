@@ -186,6 +186,17 @@ def test_image_and_command_of_a_stage_are_part_of_its_meaning_and_of_no_other() 
         assert changed == {"ppo"}
 
 
+def test_the_jobs_image_is_no_part_of_a_stage_with_its_own() -> None:
+    own = a_job().with_spec("stages.ppo.image", "other:1")
+    before, after = own.build(), own.with_spec("image", "trainer:2").build()
+    changed = {
+        stage
+        for stage in before.spec.stages.present()
+        if input_hash(before, stage, {}, OUTPUTS) != input_hash(after, stage, {}, OUTPUTS)
+    }
+    assert changed == {"sft", "reward", "dpo"}
+
+
 def test_two_sources_in_one_image_mount_it_once() -> None:
     job = a_job().with_spec("model.source", "oci://registry/all:1#model")
     job.with_spec("stages.ppo.data.source", "oci://registry/all:1#data/prompts.jsonl")
