@@ -64,6 +64,13 @@ def test_no_other_pod_does_and_it_on_nothing_else(
     assert not reporting(cache).works_on(identity, reporter)
 
 
+def test_a_pod_of_one_attempt_does_not_work_on_another_that_is_there() -> None:
+    cache, other = a_cache(), a_child(attempt=4)
+    other["metadata"] |= {"uid": "j2", "labels": a_pod(attempt=4)["metadata"]["labels"]}
+    put(cache, other, "4", "Job", "batch/v1")
+    assert not reporting(cache).works_on(POD, OWN._replace(attempt=4))
+
+
 def test_reports_of_a_job_that_is_gone_are_forgotten() -> None:
     cache = a_cache()
     made = reporting(cache)
