@@ -21,7 +21,7 @@ from rlhf_api.stages.ppo import FunctionReward
 
 from rlhf_operator.names import ANNOTATION_REFRESH, ANNOTATION_RETRY, claim_name
 
-CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on")
+CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on", "command")
 """Settings of a stage that decide which rows `prepare` can accept."""
 
 STARTED_WITH: Final = (

@@ -18,7 +18,7 @@ from rendering import (
     volume,
 )
 from rlhf_api.affinity import Toleration
-from rlhf_operator.inputs import input_hash, settings
+from rlhf_operator.inputs import input_hash, prepare_hash, settings
 from rlhf_operator.render import Defaults, Platform
 from rlhf_operator.render.quantities import times
 from rlhf_operator.render.sub_groups import sub_groups
@@ -195,6 +195,11 @@ def test_the_jobs_image_is_no_part_of_a_stage_with_its_own() -> None:
         if input_hash(before, stage, {}, OUTPUTS) != input_hash(after, stage, {}, OUTPUTS)
     }
     assert changed == {"sft", "reward", "dpo"}
+
+
+def test_prepare_looks_again_when_a_stage_gets_a_trainer_whose_rows_are_not_judged() -> None:
+    own = a_job().with_spec("stages.ppo.command", ["train"]).build()
+    assert prepare_hash(own, {}) != prepare_hash(a_job().build(), {})
 
 
 def test_two_sources_in_one_image_mount_it_once() -> None:
