@@ -12,12 +12,14 @@ from rlhf_api.validation import InvalidJob, parse_job
 
 from rlhf_operator.conditions import State, with_conditions
 from rlhf_operator.events import Event, events
+from rlhf_operator.expiry import next_pass
 from rlhf_operator.messages import redacted
 from rlhf_operator.observed import Observed
 from rlhf_operator.plan import Action, CreateChildren, DeleteChildren, plan
 from rlhf_operator.render import Platform, render
 from rlhf_operator.status import next_status
-from rlhf_operator.times import read, written
+from rlhf_operator.support import unsupported
+from rlhf_operator.times import written
 
 
 class JobKey(NamedTuple):
@@ -105,7 +107,7 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
         return Pass(said, (), now + REFUSED_AGAIN)
     status = next_status(job, observed, actions, now)
     await _write(cluster, key, job.status, status)
-    return Pass(status, actions, _retry_at(status, now))
+    return Pass(status, actions, next_pass(job, observed, status))
 
 
 async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> None:
@@ -115,6 +117,8 @@ async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> Non
             await cluster.delete(job, action.stage, action.attempt)
     for action in actions:
         if isinstance(action, CreateChildren):
+            if problems := unsupported(job, cluster.platform):
+                raise Refused("Stalled", "Unsupported", str(InvalidJob(problems)))
             await cluster.apply(job, render(job, *action, cluster.platform))
 
 
@@ -125,13 +129,6 @@ async def _write(
     if status != before:
         await cluster.write_status(key, status)
         await cluster.emit(key, events(before, status))
-
-
-def _retry_at(status: JobStatus, now: datetime) -> datetime | None:
-    """The earliest end of a pause."""
-    stages = [status.prepare, *status.stages.values()]
-    waiting = [s.retry_time for s in stages if s and s.reason == "BackingOff" and s.retry_time]
-    return min((read(text) for text in waiting), default=None)
 
 
 async def _say(

@@ -6,15 +6,33 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from rlhf_api.run import PREPARE
-from rlhf_api.status import AttemptEnd, JobStatus, StageStatus
+from rlhf_api.status import AttemptEnd, JobStatus, StageStatus, Timeline
+
+from rlhf_operator.alarms import ALARMS
+from rlhf_operator.outcome import described
+from rlhf_operator.waiting import UNPLACED
+
+Kind = Literal["Normal", "Warning"]
 
 TERMINAL: Final = {"Ready": "Succeeded", "Stalled": "Failed", "Suspended": "Suspended"}
+
+TOLD_BY_OTHERS: Final = (
+    "Preparing",
+    "WaitingForParents",
+    "Suspended",
+    "Terminating",
+    "StageRemoved",
+)
+"""Reasons to wait that say nothing which the events of other stages, or of the job, do not."""
+
+PASSING: Final = UNPLACED | {"InputsReady", "Starting", "PodsStarting", "PodsMissing"}
+"""Steps that every attempt takes, or that `Queued` tells of."""
 
 
 class Event(NamedTuple):
     """One thing that happened."""
 
-    type: Literal["Normal", "Warning"]
+    type: Kind
     reason: str
     message: str
     stage: str | None = None
@@ -32,27 +50,57 @@ def events(before: JobStatus | None, after: JobStatus) -> list[Event]:
 
 
 def _of_stage(name: str, old: StageStatus, new: StageStatus) -> Iterator[Event]:
+    """In the order in which it happened: an attempt runs, saves, ends, and what that means."""
+    for event in (*_steps(old, new), *_reports(old, new), *_results(old, new)):
+        yield event._replace(message=f"{name}: {event.message}", stage=name)
+
+
+def _steps(old: StageStatus, new: StageStatus) -> Iterator[Event]:
+    """The way of the newest attempt onto nodes."""
+    same = old.attempt == new.attempt
+    was = (old.timeline if same else None) or Timeline()
+    now = new.timeline or Timeline()
+    is_queued, was_queued = new.reason in UNPLACED, same and old.reason in UNPLACED
+    if is_queued and not was_queued:
+        yield Event("Normal", "Queued", new.message or f"attempt {new.attempt} waits.")
+    if now.scheduled and not was.scheduled:
+        yield Event("Normal", "GangAdmitted", f"every pod of attempt {new.attempt} has its place.")
+    ran = new.ended != old.ended and new.ended is not None and new.ended.exit_code is not None
+    if (now.running or ran) and not was.running:
+        yield Event("Normal", "StageStarted", f"attempt {new.attempt} runs.")
+
+
+def _reports(old: StageStatus, new: StageStatus) -> Iterator[Event]:
+    """What its trainer told."""
+    if new.saved and new.saved != old.saved:
+        yield Event("Normal", "CheckpointSaved", f"step {new.saved.step} is saved.")
+    for alarm in new.alarms:
+        if alarm not in old.alarms:
+            yield Event("Warning", "MetricAlarm", f"{alarm}: {ALARMS[alarm]}.")
+
+
+def _results(old: StageStatus, new: StageStatus) -> Iterator[Event]:
+    """How it ended, and what it waits for now."""
     if new.ended and new.ended != old.ended:
-        yield _end(name, new.ended)
-    began = new.attempt > old.attempt or (new.attempt == old.attempt and old.start_time is None)
-    if new.start_time and began and new.phase != "Succeeded":
-        yield Event("Normal", "StageStarted", f"{name}: attempt {new.attempt} started.", name)
-    if new.phase == "Succeeded" and old.phase != "Succeeded" and new.ended == old.ended:
-        yield Event("Normal", "StageSkipped", f"{name}: an earlier result is taken.", name)
+        yield _end(new.ended)
+    is_new = (new.phase, new.hash) != (old.phase, old.hash)
+    if new.phase == "Succeeded" and is_new and new.ended == old.ended:
+        yield Event("Normal", "StageSkipped", "an earlier result is taken.")
     if new.phase == "Failed" and old.phase != "Failed":
-        yield Event("Warning", "StageFailed", f"{name}: {new.message or new.reason}", name)
-    if new.phase == "Waiting" and new.reason != old.reason:
-        yield Event("Normal", new.reason or "Waiting", f"{name}: {new.message or ''}", name)
+        yield Event("Warning", "StageFailed", new.message or new.reason or "")
+    if new.reason == old.reason or new.phase not in ("Waiting", "Pending", "Running"):
+        return
+    if new.reason == "NodeLost" or (new.phase == "Pending" and new.reason not in PASSING):
+        yield Event("Warning", new.reason or "Waiting", new.message or "")
+    elif new.phase == "Waiting" and new.reason not in TOLD_BY_OTHERS:
+        yield Event("Normal", new.reason or "Waiting", new.message or "")
 
 
-def _end(name: str, ended: AttemptEnd) -> Event:
+def _end(ended: AttemptEnd) -> Event:
     if ended.kind == "Done":
-        return Event("Normal", "StageSucceeded", f"{name}: done in attempt {ended.attempt}.", name)
-    code = f", exit code {ended.exit_code}" if ended.exit_code is not None else ""
-    pod = f", pod {ended.pod}" if ended.pod else ""
-    text = f"{name}: attempt {ended.attempt} ended, {ended.reason}{code}{pod}. {ended.message}"
-    kind: Literal["Normal", "Warning"] = "Normal" if ended.kind == "Stopped" else "Warning"
-    return Event(kind, f"Attempt{ended.kind}", text.strip(), name)
+        return Event("Normal", "StageSucceeded", f"done in attempt {ended.attempt}.")
+    kind: Kind = "Normal" if ended.kind == "Stopped" else "Warning"
+    return Event(kind, f"Attempt{ended.kind}", f"attempt {ended.attempt} ended: {described(ended)}")
 
 
 def _of_job(old: JobStatus, new: JobStatus) -> Iterator[Event]:
@@ -60,7 +108,5 @@ def _of_job(old: JobStatus, new: JobStatus) -> Iterator[Event]:
     for condition in new.conditions:
         turned = condition.status == "True" and before.get(condition.type) != "True"
         if turned and condition.type in TERMINAL:
-            kind: Literal["Normal", "Warning"] = (
-                "Warning" if condition.type == "Stalled" else "Normal"
-            )
+            kind: Kind = "Warning" if condition.type == "Stalled" else "Normal"
             yield Event(kind, TERMINAL[condition.type], condition.message)

@@ -15,11 +15,11 @@ SECRETS: Final = re.compile(
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def redacted(text: str) -> str:
-    """The text without credentials and control characters, cut to LIMIT bytes, its end kept.
+def redacted(text: str, limit: int = LIMIT) -> str:
+    """The text without credentials and control characters, cut to `limit` bytes, its end kept.
 
     The end is kept because the cause of a failure stands in a log's last lines.
     """
     clean = SECRETS.sub("[redacted]", CONTROL.sub("", text)).strip()
     raw = clean.encode()
-    return clean if len(raw) <= LIMIT else "…" + raw[-(LIMIT - 3) :].decode(errors="ignore")
+    return clean if len(raw) <= limit else "…" + raw[-(limit - 3) :].decode(errors="ignore")

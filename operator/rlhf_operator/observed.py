@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 from rlhf_api.run import StageResult
+from rlhf_api.status import SchedulingStatus
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
@@ -31,6 +33,11 @@ class Pod(NamedTuple):
         return self.phase not in ("Succeeded", "Failed")
 
     @property
+    def has_started(self) -> bool:
+        """Whether its processes have been seen."""
+        return self.phase != "Pending"
+
+    @property
     def is_lost(self) -> bool:
         """Whether its node does not answer, so that nobody can see whether it ended."""
         return self.phase == "Unknown" or (self.is_live and self.reason == "NodeLost")
@@ -49,6 +56,8 @@ class Attempt(NamedTuple):
     reason: str | None = None  # of the Job's condition: DeadlineExceeded, BackoffLimitExceeded, …
     is_terminating: bool = False  # deletion has begun
     is_whole: bool = True  # Service, ConfigMap and gang object are there, too
+    is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
+    queue_message: str = ""  # why, in the queue's own words; empty where they are not known
 
     @property
     def is_live(self) -> bool:
@@ -63,9 +72,32 @@ class Attempt(NamedTuple):
         return is_known and not self.is_live
 
     @property
+    def finished_at(self) -> datetime | None:
+        """When the last of its pods ended; None where that is not known of each."""
+        times = [pod.finished_at for pod in self.pods]
+        known = [at for at in times if at is not None]
+        is_known = bool(times) and len(known) == len(times)
+        return datetime.fromtimestamp(max(known), UTC) if is_known else None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a pod of it is on a node, and so holds devices."""
+        return any(pod.is_live and (pod.node or pod.has_started) for pod in self.pods)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether every pod of it is on a node."""
+        return self._all_made and all(pod.node or pod.has_started for pod in self.pods)
+
+    @property
     def is_running(self) -> bool:
-        """Whether a pod of it has started."""
-        return any(pod.phase == "Running" for pod in self.pods)
+        """Whether every pod of it has started, and one still runs."""
+        runs = any(pod.phase == "Running" for pod in self.pods)
+        return self._all_made and runs and all(pod.has_started for pod in self.pods)
+
+    @property
+    def _all_made(self) -> bool:
+        return len(self.pods) >= self.size
 
 
 class Progress(NamedTuple):
@@ -82,6 +114,7 @@ class Observed(NamedTuple):
     attempts: tuple[Attempt, ...] = ()
     progress: Mapping[tuple[str, int], Progress] = {}  # by stage and attempt
     fingerprints: Mapping[str, str] = {}  # by source URI; local files only
+    scheduling: SchedulingStatus | None = None  # the gang scheduler of its pods
 
     def of(self, stage: str) -> tuple[Attempt, ...]:
         """A stage's attempts that have left something, oldest first."""

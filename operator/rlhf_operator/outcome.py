@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from rlhf_api.run import PREPARE, ExitCode, StageResult
+from rlhf_api.status import AttemptEnd
 
-from rlhf_operator.messages import redacted
+from rlhf_operator.messages import LIMIT, redacted
 from rlhf_operator.observed import Attempt, Pod
 
 Kind = Literal["Done", "Fault", "Final", "Disruption"]
@@ -28,7 +29,7 @@ class Outcome(NamedTuple):
     reason: str
     message: str = ""
     exit_code: int | None = None
-    pod: str | None = None
+    pod: Pod | None = None
     result: StageResult | None = None
 
 
@@ -65,10 +66,24 @@ def _failure(kind: Kind, pod: Pod) -> Outcome:
     reason = pod.result.reason if pod.result else pod.reason
     if reason is None:
         reason = REASONS.get(code or -1, "Error")
-    text = (
-        pod.result.message if pod.result else pod.message
-    ) or f"{pod.name} ended with exit code {code}."
-    return Outcome(kind, reason, redacted(text), code, pod.name, pod.result)
+    text = pod.result.message if pod.result else pod.message
+    return Outcome(kind, reason, redacted(text), code, pod, pod.result)
+
+
+def described(end: AttemptEnd) -> str:
+    """An end for people: `rank 3 on node-b (ppo-2-1): exit 137, OOMKilled.` and the last lines.
+
+    A configuration error says the same on every rank: there the text is enough.
+    """
+    if end.message and (end.kind == "Final" or end.pod is None):
+        return end.message
+    ranks = f"rank{'s' if '-' in end.ranks else ''} {end.ranks}" if end.ranks else None
+    where = " ".join(filter(None, (ranks, f"on {end.node}" if end.node else None)))
+    who = f"{where} ({end.pod})" if where and end.pod else where or end.pod or ""
+    how = f"exit {end.exit_code}, {end.reason}" if end.exit_code is not None else end.reason
+    head = f"{who}: {how}." if who else f"{how}."
+    room = LIMIT - len(head.encode()) - 1
+    return f"{head} {redacted(end.message, room)}".strip() if room > 64 else head
 
 
 def _success(attempt: Attempt) -> Outcome:

@@ -15,10 +15,13 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import FinishedRun, JobStatus, StageStatus
 
+from rlhf_operator.ends import Look
+from rlhf_operator.expiry import expiry
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
 from rlhf_operator.settle import is_under_way, settled
+from rlhf_operator.storage import moved_storage
 
 
 class BeginAttempt(NamedTuple):
@@ -61,11 +64,14 @@ class Assessment(NamedTuple):
 
 def plan(job: RLHFJob, observed: Observed, now: datetime) -> list[Action]:
     """The next actions; none where nothing is to be done. `now` must know its time zone."""
+    if moved_storage(job):
+        return []
     assessment = assess(job, observed, now)
     actions: list[Action] = []
     for stage in _all_stages(assessment.status):
         status, decision = stage_status(assessment.status, stage), assessment.decisions.get(stage)
         actions += _deletions(stage, status, decision, observed.of(stage))
+        actions += _expired(job, stage, observed, now)
         wanted = assessment.wanted.get(stage)
         if decision and wanted and decision.verdict == "Begin":
             actions.append(BeginAttempt(stage, status.attempt + 1, *wanted))
@@ -76,7 +82,7 @@ def plan(job: RLHFJob, observed: Observed, now: datetime) -> list[Action]:
 
 def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
     """Decides stage by stage, each after those whose output it takes."""
-    status = settled(job, observed, now)
+    status = settled(Look(job, now), observed)
     wanted: dict[str, Wanted | None] = {}
     decisions: dict[str, Decision] = {}
     runs: dict[str, FinishedRun] = {}
@@ -167,3 +173,13 @@ def _deletions(
             yield DeleteChildren(stage, attempt.number, reason)
         elif attempt.is_live or not attempt.has_ended:
             yield DeleteChildren(stage, attempt.number, "Ended")
+
+
+def _expired(
+    job: RLHFJob, stage: str, observed: Observed, now: datetime
+) -> Iterator[DeleteChildren]:
+    """Children of an attempt whose end has been written down for long enough."""
+    status = stage_status(job.status or JobStatus(), stage)
+    due = expiry(job, status, observed.of(stage))
+    if due and due <= now and status.ended:
+        yield DeleteChildren(stage, status.ended.attempt, "Expired")

@@ -11,16 +11,20 @@ from rlhf_api.run import PREPARE
 from rlhf_api.stages.common import MetricGate
 from rlhf_api.status import FinishedRun, StageStatus
 
+from rlhf_operator.ends import retry_policy
 from rlhf_operator.inputs import Wanted, annotation
 from rlhf_operator.names import ANNOTATION_APPROVE, short
 from rlhf_operator.observed import Attempt
-from rlhf_operator.settle import is_under_way, retry_policy
+from rlhf_operator.outcome import described
+from rlhf_operator.settle import is_under_way
 from rlhf_operator.times import read
+from rlhf_operator.waiting import waiting
 
 Verdict = Literal[
     "Succeeded",  # its result is there
     "Begin",  # a new attempt is to be written down
     "Create",  # the attempt that was written down needs its children
+    "Pending",  # its children are there, and not all of its pods run yet
     "Running",  # its children are there
     "Stop",  # its children are of no use any more
     "Waiting",  # something that is under way has to happen first
@@ -70,7 +74,7 @@ def decide(context: Context) -> Decision:
     for policy in POLICIES:
         if decision := policy(context):
             return decision
-    return Decision("Begin", "Ready", "All inputs are there.")
+    return Decision("Begin", "InputsReady", "All inputs are there.")
 
 
 def finished_run(status: StageStatus, wanted: Wanted | None) -> FinishedRun | None:
@@ -137,6 +141,8 @@ def under_way(context: Context) -> Decision | None:
     if not is_under_way(context.status):
         return None
     attempt = context.current
+    if attempt is None and context.status.missing_time:
+        return Decision("Pending", "PodsMissing", "Its Job is not to be seen any more.")
     if attempt is None or not attempt.is_whole:
         if context.wanted is None:
             return Decision("Waiting", "Preparing", "Models and data are being checked.")
@@ -145,15 +151,9 @@ def under_way(context: Context) -> Decision | None:
         return Decision("Create", "Starting", f"Attempt {context.status.attempt} starts.")
     if any(pod.is_lost for pod in attempt.pods):
         return _node_lost(attempt)
-    if not attempt.is_running:
-        return Decision("Running", "PodsPending", _pending_message(attempt))
+    if wait := waiting(attempt):
+        return Decision("Pending", *wait)
     return Decision("Running", "Training" if context.stage != PREPARE else "Preparing")
-
-
-def _pending_message(attempt: Attempt) -> str:
-    waiting = [pod for pod in attempt.pods if pod.phase == "Pending"]
-    said = next((f"{p.name}: {p.reason} {p.message}".strip() for p in waiting if p.reason), "")
-    return said or f"{len(waiting) or attempt.size} of {attempt.size} pods wait for a node."
 
 
 def _node_lost(attempt: Attempt) -> Decision:
@@ -248,7 +248,7 @@ def error_is_final(context: Context) -> Decision | None:
     ended = context.status.ended
     if not context.is_current or ended is None or ended.kind != "Final":
         return None
-    return Decision("Failed", ended.reason, ended.message)
+    return Decision("Failed", ended.reason, described(ended))
 
 
 def budget_exhausted(context: Context) -> Decision | None:
@@ -257,7 +257,7 @@ def budget_exhausted(context: Context) -> Decision | None:
     allowed = retry_policy(context.job, context.stage).max_faults
     if not context.is_current or ended is None or ended.kind != "Fault" or faults <= allowed:
         return None
-    said = f"{faults} attempts failed, retry.maxFaults is {allowed}. The last: {ended.message}"
+    said = f"{faults} attempts failed, retry.maxFaults is {allowed}. The last: {described(ended)}"
     return Decision("Failed", ended.reason, said)
 
 
@@ -268,7 +268,7 @@ def backing_off(context: Context) -> Decision | None:
         return None
     if context.now >= read(status.retry_time):
         return None
-    why = status.ended.message if status.ended else ""
+    why = described(status.ended) if status.ended else ""
     return Decision("Waiting", "BackingOff", f"Next attempt at {status.retry_time}. {why}".strip())
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import timedelta
 from typing import Any, Final
 
-from rlhf_api.job import RLHFJob
-from rlhf_api.resources import RetryPolicy
-from rlhf_api.run import PREPARE, ExitCode
-from rlhf_api.status import AttemptEnd, FinishedRun, JobStatus, StageStatus
+from rlhf_api.run import PREPARE
+from rlhf_api.status import JobStatus, SavedStep, StageStatus
 
+from rlhf_operator.accounting import on_timeline
+from rlhf_operator.alarms import raised
+from rlhf_operator.ends import Look, counted, newest_metrics
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.outcome import Outcome, outcome_of
-from rlhf_operator.times import pause, written
+from rlhf_operator.times import read, written
 
-HISTORY: Final = 32
-"""Results that a stage remembers; what falls out is trained again if its inputs come back."""
+GONE_AFTER: Final = timedelta(seconds=5)
+"""For how long an attempt's Job must not be seen before it counts as gone: a view of the cluster
+may lag behind, and an attempt that still lives must not get a successor."""
+
+SAVED_STEP: Final = "checkpoint/step"
+"""Metric by which a trainer tells the step of its newest checkpoint."""
 
 
 def is_under_way(status: StageStatus) -> bool:
@@ -23,13 +28,13 @@ def is_under_way(status: StageStatus) -> bool:
     return status.attempt > (status.ended.attempt if status.ended else 0)
 
 
-def settled(job: RLHFJob, observed: Observed, now: datetime) -> JobStatus:
+def settled(look: Look, observed: Observed) -> JobStatus:
     """The status with every end that can be seen counted, once."""
-    status = job.status or JobStatus()
-    prepare = _settled_stage(job, PREPARE, status.prepare or StageStatus(), observed, now)
+    job, status = look.job, look.job.status or JobStatus()
+    prepare = _settled_stage(look, PREPARE, status.prepare or StageStatus(), observed)
     names = dict.fromkeys([*status.stages, *job.spec.stages.present()])
     stages = {
-        name: _settled_stage(job, name, status.stages.get(name, StageStatus()), observed, now)
+        name: _settled_stage(look, name, status.stages.get(name, StageStatus()), observed)
         for name in names
     }
     sources = status.sources
@@ -54,122 +59,55 @@ def newest(stage: str, status: StageStatus, observed: Observed) -> Attempt | Non
     return next((a for a in observed.of(stage) if a.number == status.attempt), None)
 
 
-def retry_policy(job: RLHFJob, stage: str) -> RetryPolicy:
-    """The stage's own; `prepare` and stages that were removed have the default one."""
-    config = job.spec.stages.present().get(stage)
-    return config.retry if config else RetryPolicy()
-
-
-def _settled_stage(
-    job: RLHFJob, stage: str, status: StageStatus, observed: Observed, now: datetime
-) -> StageStatus:
+def _settled_stage(look: Look, stage: str, status: StageStatus, observed: Observed) -> StageStatus:
     if not is_under_way(status):
         return status
     attempt = newest(stage, status, observed)
     if attempt is None:
-        return _without_children(status, retry_policy(job, stage), now)
-    status = _in_progress(status, attempt, observed.progress.get((stage, attempt.number)), now)
+        return _without_children(look, stage, status)
+    progress = observed.progress.get((stage, attempt.number))
+    status = _seen(look, stage, on_timeline(status, attempt, look.now), progress)
     if not attempt.has_ended:
         return status
     outcome = outcome_of(attempt)
     if outcome.kind == "Fault" and attempt.is_terminating:
         outcome = outcome._replace(kind="Disruption")  # somebody deleted it; its codes tell nothing
-    return _counted(status, outcome, retry_policy(job, stage), now)
+    return counted(look, stage, status, outcome, min(look.now, attempt.finished_at or look.now))
 
 
-def _without_children(status: StageStatus, policy: RetryPolicy, now: datetime) -> StageStatus:
+def _without_children(look: Look, stage: str, status: StageStatus) -> StageStatus:
     """Children that were there and are gone: somebody else took them away."""
     if status.start_time is None:
         return status  # begun in an earlier pass, its children are about to be made
+    since = read(status.missing_time) if status.missing_time else None
+    if since is None or look.now < since:  # a clock may have been put back
+        return status.model_copy(update={"missing_time": written(look.now)})
+    if look.now < since + GONE_AFTER:
+        return status
     gone = Outcome("Disruption", "PodsGone", "The attempt's pods were deleted.")
-    return _counted(status, gone, policy, now)
+    return counted(look, stage, status, gone, since)
 
 
-def stopped(status: StageStatus, reason: str, now: datetime) -> StageStatus:
-    """The newest attempt, called off by us; its pods may take a while to end."""
-    return _ended(status, now, "Stopped", Outcome("Disruption", reason))
-
-
-def _in_progress(
-    status: StageStatus, attempt: Attempt, progress: Progress | None, now: datetime
-) -> StageStatus:
-    update: dict[str, Any] = {}
+def _seen(look: Look, stage: str, status: StageStatus, progress: Progress | None) -> StageStatus:
+    """An attempt whose children are there, with what its trainer reports."""
+    update: dict[str, Any] = {"missing_time": None}
     if status.start_time is None:
-        update["start_time"] = written(now)
+        update["start_time"] = written(look.now)
     if progress:
-        update["progress_percent"] = progress.percent
-        update["remaining_seconds"] = progress.remaining_seconds
-        update["metrics"] = {**status.metrics, **progress.metrics}
+        metrics = newest_metrics(status.metrics, progress.metrics)
+        update |= {
+            "progress_percent": progress.percent,
+            "remaining_seconds": progress.remaining_seconds,
+            "metrics": metrics,
+            "alarms": raised(look.job, stage, status.alarms, metrics),
+            "saved": _saved(look, status.saved, progress),
+        }
     return status.model_copy(update=update)
 
 
-def _ended(status: StageStatus, now: datetime, kind: str, outcome: Outcome) -> StageStatus:
-    end = AttemptEnd.model_validate(
-        {
-            "attempt": status.attempt,
-            "kind": kind,
-            "exit_code": outcome.exit_code,
-            "reason": outcome.reason,
-            "message": outcome.message,
-            "pod": outcome.pod,
-            "time": written(now),
-        }
-    )
-    return status.model_copy(update={"ended": end, "remaining_seconds": None})
-
-
-def _counted(
-    status: StageStatus, outcome: Outcome, policy: RetryPolicy, now: datetime
-) -> StageStatus:
-    """Draws a fault on the budget, notes when the next attempt may start, or keeps the result."""
-    kind = "Final" if _diverged_again(status, outcome) else outcome.kind
-    ended = _ended(status, now, kind, outcome)
-    if kind == "Done":
-        return _finished(ended, outcome, now)
-    if kind == "Disruption":
-        disruptions = status.disruptions + 1
-        retry = now + pause(policy, disruptions - 1)  # the first is followed at once
-        return ended.model_copy(update={"disruptions": disruptions, "retry_time": written(retry)})
-    faults = status.faults + 1
-    retry = now + pause(policy, faults)
-    return ended.model_copy(update={"faults": faults, "retry_time": written(retry)})
-
-
-def _diverged_again(status: StageStatus, outcome: Outcome) -> bool:
-    """Whether two attempts in a row diverged.
-
-    The trainer rolls back once by itself. One more try, from the newest checkpoint and perhaps on
-    another node, tells a broken device from a run whose settings diverge; a third would only repeat
-    what the second did.
-    """
-    before = status.ended
-    return (
-        outcome.exit_code == ExitCode.DIVERGED
-        and before is not None
-        and before.kind == "Fault"
-        and before.exit_code == ExitCode.DIVERGED
-        and status.faults > 0
-    )
-
-
-def _finished(status: StageStatus, outcome: Outcome, now: datetime) -> StageStatus:
-    result = outcome.result
-    metrics = {**status.metrics, **(result.metrics if result else {})}
-    done: dict[str, Any] = {
-        "completion_time": written(now),
-        "progress_percent": 100.0,
-        "metrics": metrics,
-        "retry_time": None,
-    }
-    if result and result.checkpoint and status.hash:
-        run = FinishedRun(
-            hash=status.hash,
-            attempt=status.attempt,
-            checkpoint=result.checkpoint,
-            metrics=metrics,
-            start_time=status.start_time,
-            completion_time=written(now),
-        )
-        older = [item for item in status.finished if item.hash != run.hash]
-        done |= {"checkpoint": result.checkpoint, "finished": [run, *older][:HISTORY]}
-    return status.model_copy(update=done)
+def _saved(look: Look, before: SavedStep | None, progress: Progress) -> SavedStep | None:
+    """What the trainer saved last; a number that stays, or falls, tells of nothing new."""
+    step = progress.metrics.get(SAVED_STEP)
+    if step is None or step < 1 or (before and step <= before.step):
+        return before
+    return SavedStep(step=int(step), time=written(look.now))

@@ -8,21 +8,25 @@ from typing import Any, Final
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
-from rlhf_api.status import Condition, FinishedRun, JobPhase, JobStatus, StagePhase, StageStatus
+from rlhf_api.status import FinishedRun, JobPhase, JobStatus, StagePhase, StageStatus
 
-from rlhf_operator.conditions import conditions
+from rlhf_operator.columns import columns
+from rlhf_operator.conditions import State, conditions, job_state, with_conditions
+from rlhf_operator.ends import Look, stopped
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
 from rlhf_operator.observed import Observed
 from rlhf_operator.plan import Action, Assessment, BeginAttempt, assess, stage_status
 from rlhf_operator.policies import Decision, Verdict
-from rlhf_operator.settle import is_under_way, newest, stopped
+from rlhf_operator.settle import is_under_way
+from rlhf_operator.storage import location, moved_storage
 from rlhf_operator.times import written
 
 PHASES: Final[Mapping[str, StagePhase]] = {
     "Succeeded": "Succeeded",
     "Begin": "Pending",
     "Create": "Pending",
+    "Pending": "Pending",
     "Running": "Running",
     "Stop": "Pending",
     "Waiting": "Waiting",
@@ -40,23 +44,48 @@ def next_status(
     status before its children exist.
     """
     assessment = assess(job, observed, now)
+    if said := moved_storage(job):
+        return _stalled(
+            job, assessment.status, State("Stalled", "ImmutableFieldChanged", said), now
+        )
     begun = {action.stage: action for action in actions if isinstance(action, BeginAttempt)}
     stages = {
-        name: _stage(job, name, assessment, observed, begun.get(name), now)
+        name: _stage(Look(job, now), name, assessment, begun.get(name))
         for name in _in_order(job, assessment.status)
     }
-    prepare = stages.pop(PREPARE)
     phase = job_phase(job, assessment, stages)
-    return assessment.status.model_copy(
+    before = assessment.status
+    state = job_state(
+        assessment.decisions, is_suspended=job.spec.suspend, is_stuck=is_stuck(assessment)
+    )
+    return before.model_copy(
         update={
             "observed_generation": job.metadata.generation,
             "phase": phase,
-            "prepare": prepare,
+            **columns(assessment.decisions, stages),
+            "scheduling": observed.scheduling or before.scheduling,
+            "storage": before.storage or (location(job) if begun else None),
+            "prepare": stages.pop(PREPARE),
             "stages": stages,
-            "conditions": _conditions(job, assessment, now),
-            "start_time": assessment.status.start_time or (written(now) if begun else None),
-            "completion_time": _completion(assessment.status, phase, now),
+            "conditions": conditions(
+                before.conditions,
+                state,
+                assessment.decisions,
+                generation=job.metadata.generation,
+                now=written(now),
+            ),
+            "start_time": before.start_time or (written(now) if begun else None),
+            "completion_time": _completion(before, phase, now),
         }
+    )
+
+
+def _stalled(job: RLHFJob, status: JobStatus, state: State, now: datetime) -> JobStatus:
+    """Nothing is done before somebody changes the spec; what runs goes on."""
+    generation = job.metadata.generation
+    found = with_conditions(status.conditions, state, generation=generation, now=written(now))
+    return status.model_copy(
+        update={"observed_generation": generation, "phase": "Failed", "conditions": found}
     )
 
 
@@ -67,24 +96,17 @@ def _in_order(job: RLHFJob, status: JobStatus) -> list[str]:
 
 
 def _stage(
-    job: RLHFJob,
-    stage: str,
-    assessment: Assessment,
-    observed: Observed,
-    begin: BeginAttempt | None,
-    now: datetime,
+    look: Look, stage: str, assessment: Assessment, begin: BeginAttempt | None
 ) -> StageStatus:
     status = stage_status(assessment.status, stage)
     decision = assessment.decisions.get(stage) or _removed(status)
     if begin:
-        status = _begun(status, begin)
+        status = _begun(look.job, status, begin)
     elif decision.verdict == "Stop":
-        status = stopped(status, decision.reason, now)
+        status = stopped(look, stage, status, decision.reason)
     elif run := assessment.runs.get(stage):
         status = _with_result(status, run)
-    attempt = newest(stage, status, observed)
-    is_pending = decision.verdict == "Running" and not (attempt and attempt.is_running)
-    phase = _suspended(decision) or ("Pending" if is_pending else PHASES[decision.verdict])
+    phase = _suspended(decision) or PHASES[decision.verdict]
     done = decision.verdict == "Succeeded"
     return status.model_copy(
         update={
@@ -105,13 +127,19 @@ def _suspended(decision: Decision) -> StagePhase | None:
     return "Suspended" if decision.reason == "Suspended" else None
 
 
-def _begun(status: StageStatus, begin: BeginAttempt) -> StageStatus:
+def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatus:
     """A fresh attempt; counts start again where the inputs or the settings are new."""
+    restarts, before = dict(status.restarts), status.ended
+    if before and before.kind != "Done":
+        restarts[before.kind] = restarts.get(before.kind, 0) + 1
     update: dict[str, Any] = {
         "attempt": begin.attempt,
         "hash": begin.hash,
         "settings": begin.settings,
+        "gpus": _gpus(job, begin.stage),
+        "restarts": restarts,
         "start_time": None,
+        "timeline": None,
         "completion_time": None,
         "retry_time": None,
         "progress_percent": None,
@@ -121,7 +149,18 @@ def _begun(status: StageStatus, begin: BeginAttempt) -> StageStatus:
     }
     if Wanted(begin.hash, begin.settings) != (status.hash, status.settings):
         update |= {"faults": 0, "disruptions": 0}
+    if begin.hash != status.hash:
+        update["saved"] = None
     return status.model_copy(update=update)
+
+
+def _gpus(job: RLHFJob, stage: str) -> int:
+    """Devices that a stage's gang asks for."""
+    config = job.spec.stages.present().get(stage)
+    if config is None:
+        return 0
+    resources = job.spec.resources.overridden_by(config.resources)
+    return resources.nodes * resources.gpus_per_node
 
 
 def _with_result(status: StageStatus, run: FinishedRun) -> StageStatus:
@@ -154,7 +193,7 @@ def job_phase(job: RLHFJob, assessment: Assessment, stages: Mapping[str, StageSt
         return "Suspended"
     if is_stuck(assessment):
         return "Failed"
-    started = any(status.start_time for status in stages.values()) or "Running" in verdicts
+    started = any(status.start_time for status in stages.values())
     return "Running" if started else "Pending"
 
 
@@ -162,19 +201,6 @@ def is_stuck(assessment: Assessment) -> bool:
     """Whether nothing goes on, and nothing will until somebody changes something."""
     verdicts = {decision.verdict for decision in assessment.decisions.values()}
     return bool(verdicts & {"Failed", "Blocked"}) and verdicts <= {"Succeeded", "Failed", "Blocked"}
-
-
-def _conditions(job: RLHFJob, assessment: Assessment, now: datetime) -> list[Condition]:
-    is_done = all(decision.verdict == "Succeeded" for decision in assessment.decisions.values())
-    return conditions(
-        assessment.status.conditions,
-        decisions=assessment.decisions,
-        is_done=is_done,
-        is_suspended=job.spec.suspend and not is_done,
-        is_stuck=is_stuck(assessment),
-        generation=job.metadata.generation,
-        now=written(now),
-    )
 
 
 def _completion(status: JobStatus, phase: JobPhase, now: datetime) -> str | None:

@@ -255,6 +255,9 @@ def test_a_deadline_is_a_fault_whatever_the_pods_say() -> None:
 def test_pods_that_somebody_deleted_are_a_disruption() -> None:
     world = World(a_job().build()).up_to("sft")
     world.vanishes("sft").settle()
+    assert world.stage("sft").reason == "PodsMissing"
+    assert world.stage("sft").disruptions == 0
+    world.after(seconds=5).settle()
     assert world.stage("sft").disruptions == 1
     assert world.stage("sft").attempt == 2
     assert world.stage("sft").faults == 0

@@ -5,14 +5,25 @@ from __future__ import annotations
 import pytest
 from builders import World, a_job
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus
-from rlhf_operator.events import events
+from rlhf_operator.conditions import KINDS
 from rlhf_operator.messages import LIMIT, redacted
 from rlhf_operator.observed import Progress
 
 
 def conditions(world: World) -> dict[str, str]:
-    return {item.type: item.status for item in world.status.conditions}
+    return {item.type: item.status for item in world.status.conditions if item.type in KINDS}
+
+
+def kstatus(world: World) -> str:
+    """The rules of kstatus for a kind that it does not know, in their order."""
+    if world.status.observed_generation != world.job.metadata.generation:
+        return "InProgress"
+    held = {item.type: item.status for item in world.status.conditions}
+    if held.get("Reconciling") == "True":
+        return "InProgress"
+    if held.get("Stalled") == "True":
+        return "Failed"
+    return "Current" if held.get("Ready", "True") == "True" else "InProgress"
 
 
 TABLE = {
@@ -52,6 +63,28 @@ def test_conditions_are_those_that_gitops_tools_read(state: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "health"),
+    [
+        ("running", "InProgress"),
+        ("done", "Current"),
+        ("failed", "Failed"),
+        ("suspended", "InProgress"),
+    ],
+)
+def test_kstatus_reads_the_state_of_a_job(state: str, health: str) -> None:
+    assert kstatus(WORLDS[state]()) == health
+
+
+def test_an_edit_is_in_progress_until_it_has_been_seen() -> None:
+    world = done()
+    metadata = world.job.metadata.model_copy(update={"generation": 2})
+    world.job = world.job.model_copy(update={"metadata": metadata})
+    assert kstatus(world) == "InProgress"
+    world.settle()
+    assert kstatus(world) == "Current"
+
+
+@pytest.mark.parametrize(
     ("state", "phase"),
     [
         ("running", "Running"),
@@ -74,13 +107,17 @@ def test_a_first_pass_says_that_it_has_seen_the_job() -> None:
 
 def test_a_transition_time_moves_only_with_the_status() -> None:
     world = running()
-    before = {item.type: item.last_transition_time for item in world.status.conditions}
+    before = turned(world)
     world.after(minutes=5).succeeds("sft")
-    after = {item.type: item.last_transition_time for item in world.status.conditions}
+    after = turned(world)
     assert before == after
     world.after(minutes=5).finish()
-    moved = {item.type: item.last_transition_time for item in world.status.conditions}
+    moved = turned(world)
     assert {kind for kind in after if after[kind] != moved[kind]} == {"Ready", "Reconciling"}
+
+
+def turned(world: World) -> dict[str, str]:
+    return {c.type: c.last_transition_time for c in world.status.conditions if c.type in KINDS}
 
 
 def test_a_running_stage_shows_attempt_hash_start_and_progress() -> None:
@@ -142,31 +179,3 @@ def test_messages_are_short_and_carry_no_secrets() -> None:
     )
     assert len(text.encode()) <= LIMIT
     assert text.endswith("failed with token=[redacted] [redacted] https://[redacted]@host/")
-
-
-def test_events_tell_each_transition_once() -> None:
-    world, told = World(a_job().only("sft").build()), []
-    for _ in range(30):
-        before = world.job.status
-        if not world.reconcile():
-            for attempt in [a for a in world.attempts.values() if a.is_live]:
-                world.becomes(attempt.stage, "Running")
-                world.succeeds(attempt.stage)
-        told += [event.reason for event in events(before, world.status)]
-    assert told.count("Succeeded") == 1
-    assert told.count("StageSucceeded") == 2
-
-
-def test_an_event_names_exit_code_reason_and_pod() -> None:
-    world = running()
-    before = world.status
-    world.fails("sft", 137, reason="OOMKilled")
-    (event,) = [e for e in events(before, world.status) if e.reason == "AttemptFault"]
-    assert event.type == "Warning"
-    assert "OOMKilled, exit code 137, pod tiny-sft-1-0" in event.message
-
-
-def test_an_unchanged_status_has_no_events() -> None:
-    status = done().status
-    assert events(status, status) == []
-    assert events(None, JobStatus()) == []

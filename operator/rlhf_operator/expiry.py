@@ -1,0 +1,42 @@
+"""When something is due without any event: ended attempts that expire, pauses that end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.status import JobStatus, StageStatus
+
+from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.settle import GONE_AFTER, is_under_way
+from rlhf_operator.times import read
+
+
+def expiry(job: RLHFJob, status: StageStatus, attempts: Sequence[Attempt]) -> datetime | None:
+    """When the children of the newest attempt are to go; None where nothing is left, or nothing
+    says so. `status` is the written one: an end that is not written down may still be needed."""
+    seconds, ended = job.spec.ttl_seconds_after_finished, status.ended
+    if seconds is None or ended is None or is_under_way(status):
+        return None
+    left = [a for a in attempts if a.number == ended.attempt and not a.is_terminating]
+    if not any(attempt.has_ended for attempt in left):
+        return None
+    return read(ended.time) + timedelta(seconds=seconds)
+
+
+def next_pass(job: RLHFJob, observed: Observed, status: JobStatus) -> datetime | None:
+    """When the next pass is due even if nothing happens. `status`: the one just written."""
+    stages = {PREPARE: status.prepare or StageStatus(), **status.stages}
+    times = [at for name, item in stages.items() for at in _due(job, item, observed.of(name))]
+    return min(times, default=None)
+
+
+def _due(job: RLHFJob, status: StageStatus, attempts: Sequence[Attempt]) -> Iterator[datetime]:
+    if status.reason == "BackingOff" and status.retry_time:
+        yield read(status.retry_time)
+    if status.missing_time:
+        yield read(status.missing_time) + GONE_AFTER
+    if due := expiry(job, status, attempts):
+        yield due

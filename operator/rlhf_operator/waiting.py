@@ -1,0 +1,99 @@
+"""Why the pods of an attempt do not all run yet: one stable reason, in the cluster's own words.
+
+A message holds no number that moves by itself, so that a status which waits is not written again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from rlhf_operator.observed import Attempt, Pod
+
+UNPLACED: Final = frozenset(
+    {"QueueAdmission", "PodsPending", "Unschedulable", "SchedulingGated", "WaitingForDevices"}
+)
+"""Reasons for which pods are not on nodes; all others come after that."""
+
+GANG_INCOMPLETE: Final = "waiting for minCount pods from a gang"
+"""What kube-scheduler (plugins/gangscheduling) says of a pod that fits, and of which others do not.
+"""
+
+PULL_REASONS: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+PULL_PREFIX: Final = re.compile(r'^Back-off pulling image "[^"]*"(: (ErrImagePull: )?)?')
+UNAVAILABLE: Final = re.compile(r"^\d+/\d+ nodes are (?:un)?available: (.*)$", re.DOTALL)
+
+
+class Wait(NamedTuple):
+    """What is waited for."""
+
+    reason: str
+    message: str
+
+
+def waiting(attempt: Attempt) -> Wait | None:
+    """What keeps an attempt's pods from running; None where they all run or have run."""
+    if attempt.is_suspended:
+        said = attempt.queue_message or "its queue has not admitted it"
+        return Wait("QueueAdmission", f"The Job is suspended by its queue: {said}.")
+    waits = [pod for pod in attempt.pods if not pod.has_started]
+    unplaced = [pod for pod in waits if not pod.node]
+    if len(attempt.pods) < attempt.size and not any(pod.reason for pod in unplaced):
+        hint = "a quota or a webhook may refuse them; `kubectl describe job` tells"
+        return Wait("PodsPending", f"Pods are being made; where that lasts, {hint}.")
+    if unplaced:
+        return _unplaced(attempt, unplaced)
+    return _starting(waits) if waits else None
+
+
+def _unplaced(attempt: Attempt, pods: list[Pod]) -> Wait:
+    for reason in ("SchedulingGated", "WaitingForDevices"):
+        if any(pod.reason == reason for pod in pods):
+            return Wait(reason, GATES[reason])
+    said = [pod for pod in pods if pod.reason]
+    if not said:
+        return Wait("PodsPending", "The scheduler has not looked at the pods yet.")
+    unfit = [pod for pod in said if not _fits(pod)]
+    fit = attempt.size - len(pods) + sum(_fits(pod) for pod in said)
+    words = _words(unfit[0].message) if unfit else ""
+    why = words or "the gang waits for the rest of its pods"
+    return Wait("Unschedulable", f"{fit} of {attempt.size} pods fit: {why}.")
+
+
+GATES: Final = {
+    "SchedulingGated": "Its pods have a scheduling gate that another controller has to lift.",
+    "WaitingForDevices": "It waits until other stages give back the machine's devices.",
+}
+
+
+def _fits(pod: Pod) -> bool:
+    """Whether the scheduler has found a place for it, and waits for its siblings (Volcano: reason
+    Schedulable; kube-scheduler: by its words)."""
+    return pod.reason == "Schedulable" or GANG_INCOMPLETE in pod.message
+
+
+def _words(message: str) -> str:
+    """kube-scheduler's causes without its counts of nodes; the words of others as they are.
+
+    `0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: …` gives
+    `insufficient nvidia.com/gpu`.
+    """
+    found = UNAVAILABLE.match(message)
+    if not found:
+        return message.strip().rstrip(".")
+    causes = found.group(1).split(" preemption: ")[0].strip().rstrip(".")
+    plain = [re.sub(r"^\d+ ", "", cause) for cause in re.split(r", (?=\d+ )", causes)]
+    return ", ".join(cause[:1].lower() + cause[1:] for cause in dict.fromkeys(plain))
+
+
+def _starting(pods: list[Pod]) -> Wait:
+    """Pods that are on nodes: what their kubelets say."""
+    told = next((pod for pod in pods if pod.reason), None)
+    if told is None:
+        said = "images are pulled, volumes mounted; `kubectl describe pod` tells what lasts"
+        return Wait("PodsStarting", f"Pods are on nodes and start: {said}.")
+    where = f"{told.name} on {told.node}"
+    if told.reason in PULL_REASONS:
+        said = PULL_PREFIX.sub("", told.message) or "its image cannot be pulled"
+        return Wait("ImagePullFailed", f"{where}: {said}")
+    return Wait(told.reason or "PodsStarting", f"{where}: {told.message or told.reason}")
