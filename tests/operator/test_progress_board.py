@@ -128,6 +128,34 @@ def test_a_job_that_is_gone_is_forgotten() -> None:
     assert desk.board.of(TINY) == {}
 
 
+def test_where_very_many_jobs_report_each_is_seen_more_rarely() -> None:
+    now, woken = 0.0, list[tuple[JobKey, float]]()
+    board = ProgressBoard(lambda key, after: woken.append((key, after)), lambda: now)
+    keys = [JobKey("default", f"job-{number}") for number in range(600)]
+
+    def all_report(percent: float) -> None:
+        for key in keys:
+            board.take(key, "ppo", 1, Progress(percent))
+            board.of(key)
+
+    all_report(1)
+    now = 12.0
+    woken.clear()
+    all_report(2)
+    assert {key for key, _ in woken} == set(keys)
+    waits = [now + after for _, after in woken]
+    assert max(waits) == 600 / 20
+    assert board.of(keys[-1])["ppo", 1].percent == 1
+    now = 30.0
+    assert board.of(keys[-1])["ppo", 1].percent == 2
+    now = 100.0  # the others have ended
+    board.take(keys[0], "ppo", 1, Progress(3))
+    board.of(keys[0])
+    woken.clear()
+    board.take(keys[0], "ppo", 1, Progress(4))
+    assert woken == [(keys[0], 10.0)]
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 30), st.integers(0, 100), st.integers(1, 3))))
 def test_whatever_comes_the_views_change_rarely_and_end_with_the_newest(
     reports: list[tuple[float, int, int]],
