@@ -1,4 +1,4 @@
-"""Sources in buckets, and the credentials of every remote source, with the real S3 client."""
+"""Sources in buckets, and the credentials of every remote source, with the real clients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gcs_server import google_bucket
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_trainer.data import fetched
 from rlhf_trainer.data.load import load_dialogues
@@ -28,7 +29,15 @@ def _pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "none")  # put back after the test
+    for name in (
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -98,6 +107,36 @@ def test_what_changed_since_the_first_try_is_fetched_again() -> None:
         server.files["team/base/weights/a.safetensors"] = b"v" * 100_001
         fetched.fetch_model(model(), model().source, TARGET)
         assert (TARGET / "weights/a.safetensors").read_bytes() == b"v" * 100_001
+
+
+GOOGLE = ModelSource(source="gs://bucket/team/base", secret="google")
+
+
+def google_secret(text: str) -> None:
+    Path("secrets/google").mkdir(parents=True, exist_ok=True)
+    Path("secrets/google/credentials.json").write_text(text)
+
+
+def test_google_cloud_storage_is_read_with_the_secrets_credentials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with google_bucket(MODEL) as server:
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.url)
+        google_secret(server.credentials())
+        fetched.fetch_model(GOOGLE, GOOGLE.source, TARGET)
+        assert (TARGET / "weights/a.safetensors").read_bytes() == b"w" * 100_000
+        assert not (TARGET / "based.json").exists()
+        absent = GOOGLE.model_copy(update={"source": "gs://bucket/none"})
+        with pytest.raises(ConfigurationError, match="there is nothing at gs://bucket/none"):
+            fetched.fetch_model(absent, absent.source, TARGET.with_name("none"))
+
+
+def test_credentials_that_google_refuses_are_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    with google_bucket(MODEL) as server:
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.url)
+        google_secret(server.credentials("expired"))
+        with pytest.raises(ConfigurationError, match="credentials do not give access"):
+            fetched.fetch_model(GOOGLE, GOOGLE.source, TARGET)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/team/none", "s3://bucket/team/bas"])

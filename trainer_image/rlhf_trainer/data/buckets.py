@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,9 +14,11 @@ from rlhf_trainer.data.credentials import GOOGLE_FILE, S3_KEYS, Credentials
 
 COPIES_AT_ONCE: Final = 8
 CHUNK: Final = 8 << 20
+PATIENCE: Final = timedelta(minutes=1)
+"""How long a request is repeated; the attempt itself is repeated after that."""
 REFUSALS: Final = (
     "ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID",
-    "HTTP status 403", "PERMISSION_DENIED", "UNAUTHENTICATED",
+    "HTTP status 403", "PERMISSION_DENIED", "UNAUTHENTICATED", "invalid_grant",
 )  # fmt: skip
 ABSENCES: Final = ("NO_SUCH_BUCKET", "HTTP status 404", "Path does not exist", "NOT_FOUND")
 
@@ -45,7 +48,7 @@ def _file_system(scheme: str, credentials: Credentials) -> Any:
         credentials.require(GOOGLE_FILE)
         if path := credentials.path(GOOGLE_FILE):
             os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(path.absolute())
-        return pyarrow.fs.GcsFileSystem()
+        return pyarrow.fs.GcsFileSystem(retry_time_limit=PATIENCE)
     credentials.require(*S3_KEYS)
     access_key, secret_key = (credentials.get(key) for key in S3_KEYS)
     endpoint = urlsplit(credentials.get("AWS_ENDPOINT_URL") or "")
