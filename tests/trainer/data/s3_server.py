@@ -30,7 +30,7 @@ class Bucket(ThreadingHTTPServer):
 
 @contextmanager
 def bucket(files: dict[str, bytes], access_key: str = "KEY") -> Iterator[Bucket]:
-    """A server with one bucket of any name."""
+    """A server with the one bucket, called bucket."""
     with Bucket(files, access_key) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -51,9 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(403, _error("AccessDenied"), body)
             return
         parts = urlsplit(self.path)
-        _, _, key = unquote(parts.path).lstrip("/").partition("/")
+        name, _, key = unquote(parts.path).lstrip("/").partition("/")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if "list-type" in query:
+        if name != "bucket":
+            self._send(404, _error("NoSuchBucket"), body)
+        elif "list-type" in query:
             self._send(200, self._listing(query.get("prefix", ""), query.get("delimiter")), body)
         elif not key:
             self._send(200, b"", body)

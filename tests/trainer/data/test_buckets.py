@@ -139,7 +139,9 @@ def test_credentials_that_google_refuses_are_final(monkeypatch: pytest.MonkeyPat
             fetched.fetch_model(GOOGLE, GOOGLE.source, TARGET)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/team/none", "s3://bucket/team/bas"])
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/team/none", "s3://bucket/team/bas", "s3://other/team/base"]
+)
 def test_what_is_not_there_is_final(uri: str) -> None:
     with bucket(MODEL) as server:
         secret(server)

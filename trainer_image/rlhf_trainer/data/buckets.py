@@ -33,7 +33,7 @@ def fetch_bucket(uri: str, credentials: Credentials, directory: Path) -> None:
     try:
         files = _file_system(parts.scheme, credentials)
         found = _files_at(files, path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _plain(uri, error) from None
     if not found:
         raise FileNotFoundError(f"there is nothing at {uri}")
@@ -94,7 +94,7 @@ def _same(target: Path, info: Any) -> bool:
     return (state.st_size, state.st_mtime_ns) == (info.size, info.mtime_ns or 0)
 
 
-def _plain(uri: str, error: OSError) -> OSError:
+def _plain(uri: str, error: Exception) -> Exception:
     """pyarrow says in words alone whether another try can help."""
     text = str(error)
     if isinstance(error, FileNotFoundError) or any(sign in text for sign in ABSENCES):
