@@ -20,7 +20,6 @@ REFUSALS: Final = (
     "ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID",
     "HTTP status 403", "PERMISSION_DENIED", "UNAUTHENTICATED", "invalid_grant",
 )  # fmt: skip
-ABSENCES: Final = ("NO_SUCH_BUCKET", "HTTP status 404", "Path does not exist", "NOT_FOUND")
 
 
 def fetch_bucket(uri: str, credentials: Credentials, directory: Path) -> None:
@@ -97,8 +96,6 @@ def _same(target: Path, info: Any) -> bool:
 def _plain(uri: str, error: Exception) -> Exception:
     """pyarrow says in words alone whether another try can help."""
     text = str(error)
-    if isinstance(error, FileNotFoundError) or any(sign in text for sign in ABSENCES):
-        return FileNotFoundError(f"there is nothing at {uri}")
     if any(sign in text for sign in REFUSALS):
         return PermissionError(f"the credentials do not give access to {uri}")
     return error
