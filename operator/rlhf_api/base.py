@@ -109,7 +109,9 @@ LabelValue = Annotated[
 """A label's value; may be empty."""
 
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+INT64_MAX: Final = 2**63 - 1
 Quantity = (
-    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
+    Annotated[int, Field(ge=0, le=INT64_MAX)]
+    | Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32)]
 )
 """A Kubernetes resource quantity; kept as the user wrote it, so that Git and cluster agree."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, 
 
 from pydantic.fields import FieldInfo
 
-from rlhf_api.base import QUANTITY_PATTERN, Contract
+from rlhf_api.base import INT64_MAX, QUANTITY_PATTERN, Contract
 
 Part = str | int
 Path = tuple[Part, ...]
@@ -200,6 +200,7 @@ def _choice(words: Sequence[str]) -> str:
 
 
 def _range(limits: dict[str, Any]) -> str:
+    limits = {name: limit for name, limit in limits.items() if limit != INT64_MAX}
     low = (
         f"from {limits['ge']:,}"
         if "ge" in limits

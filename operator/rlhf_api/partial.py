@@ -60,11 +60,16 @@ def _read_around(
     model, item = contract_in(annotation), contract_in(item_in(annotation))
     if model and isinstance(raw, dict):
         values[name] = readable(model, raw, inner)
-    elif item and isinstance(raw, dict):
-        entries = {key: _below(inner, key) for key in raw}
-        if any(() in paths or not isinstance(raw[key], dict) for key, paths in entries.items()):
-            absent.append(name)
-        else:
-            values[name] = {key: readable(item, raw[key], paths) for key, paths in entries.items()}
+    elif item and isinstance(raw, dict) and _all_readable(raw, inner):
+        values[name] = {key: readable(item, raw[key], _below(inner, key)) for key in raw}
+    elif item and isinstance(raw, list) and _all_readable(dict(enumerate(raw)), inner):
+        values[name] = [readable(item, raw[at], _below(inner, at)) for at in range(len(raw))]
     else:
         absent.append(name)
+
+
+def _all_readable(entries: dict[Any, Any], inner: Broken) -> bool:
+    """Whether each entry is a mapping that is at most broken inside."""
+    return all(
+        isinstance(entry, dict) and () not in _below(inner, key) for key, entry in entries.items()
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from rlhf_api.base import INT64_MAX
 from rlhf_api.fields import Model, contracts_in
 
 Schema = dict[str, Any]
@@ -51,6 +52,8 @@ class _Writer:
             result["enum"] = [schema["const"]]
         if "enum" in result:
             result.setdefault("type", JSON_TYPES[type(result["enum"][0])])
+        if result.get("maximum") == INT64_MAX:  # the type says it; as a float it would overflow
+            del result["maximum"]
         result |= _exclusive_bounds(schema)
         result |= self._default(schema)
         result |= self._children(schema)

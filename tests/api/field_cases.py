@@ -45,6 +45,7 @@ REFUSED_FIELDS: list[tuple[str, Any]] = [
     (f"{PPO}.rollout.importanceCap", 0),
     ("resources.cpu", -1),
     ("resources.cpu", 1.5),
+    ("resources.cpu", 10**30),
     ("resources.memory", "5 x"),
     ("resources.tolerations", [None]),
     ("resources.tolerations", [{"effect": "No"}]),

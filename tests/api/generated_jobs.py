@@ -20,6 +20,7 @@ WORDS = [
     "中文", "é", "\u00a0", "LD_PRELOAD", "PATH", "HOME_1", "/etc/x", "/secrets/a", "5", "5Gi",
     "1.5Ti", "-1", "module:function", "http://judge/score", "https://", "eval/accuracy", "a\tb",
 ]  # fmt: skip
+KEYS = ["a", "b", "example.com/key", "two words"]
 PIPELINES = [("sft",), ("dpo",), ("reward",), ("sft", "reward", "ppo")]
 LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern")
 
@@ -86,7 +87,7 @@ def _one(annotation: Any, limits: dict[str, Any], wrong: bool) -> st.SearchStrat
             max_size=2,
         )
     if get_origin(annotation) is dict:
-        keys = st.sampled_from(["a", "b", "example.com/key", "two words"])
+        keys = st.sampled_from(KEYS)
         return st.dictionaries(keys, _value(get_args(annotation)[1], {}, wrong), max_size=2)
     if isinstance(annotation, type) and issubclass(annotation, Contract):
         return _contract(annotation, wrong)

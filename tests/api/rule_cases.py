@@ -416,6 +416,18 @@ CASES: list[Case] = [
         {"checkpoints": {"claim": {}, "subPath": "a"}},
     ),
     Case(
+        "claim_has_room",
+        {"checkpoints": {"claim": {"size": "0.0Gi"}}},
+        "spec.checkpoints.claim.size",
+        {"checkpoints": {"claim": {"size": "0.5Gi"}}},
+    ),
+    Case(
+        "claim_has_room",
+        {"checkpoints": {"claim": {"size": 0}}},
+        "spec.checkpoints.claim.size",
+        {"checkpoints": {"claim": {"size": 2**63 - 1}}},
+    ),
+    Case(
         "object_stores_are_not_written",
         {"checkpoints": {"uri": "s3://models/a", "secret": "keys"}},
         "spec.checkpoints.uri",

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import Field
 from rlhf_api.base import Contract
-from rlhf_api.crd import crd, root_schema
+from rlhf_api.crd import COLUMNS, crd, root_schema
 from rlhf_api.structural import structural_schema
 
 COMMITTED = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
@@ -47,10 +47,10 @@ def test_every_node_has_one_type() -> None:
         assert not {"$ref", "anyOf", "allOf", "oneOf", "title"} & set(node), path
 
 
-def test_what_a_user_writes_is_bounded() -> None:
+def test_whatever_is_written_is_bounded() -> None:
     bounds = {"string": "maxLength", "array": "maxItems"}
     for path, node in nodes(SCHEMA):
-        if not path.startswith(".spec"):
+        if path in (".apiVersion", ".kind"):
             continue
         if "additionalProperties" in node:
             assert "maxProperties" in node, path
@@ -86,6 +86,11 @@ def test_a_bound_that_is_excluded_is_said_as_openapi_3_says_it() -> None:
 def test_items_of_lists_have_no_defaults_which_would_be_drift_for_ever() -> None:
     defaulted = [path for path, node in nodes(SCHEMA) if "[]" in path and "default" in node]
     assert [path for path in defaulted if path.startswith(".spec")] == []
+
+
+def test_every_column_shows_a_field_that_is_there() -> None:
+    known = dict(nodes(SCHEMA)).keys() | {".metadata.creationTimestamp"}
+    assert {path for _, _, path, _, _ in COLUMNS} <= known
 
 
 def test_kubectl_can_keep_the_whole_definition_in_an_annotation() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from cluster.client import Client
 from cluster.control_plane import ControlPlane
 from field_cases import BEYOND_A_SCHEMA, REFUSED_FIELDS
-from generated_jobs import specs, statuses
+from generated_jobs import KEYS, specs, statuses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kubernetes.client import ApiException
@@ -26,6 +27,7 @@ from rlhf_cli.yaml_text import read_document
 from rule_cases import CASES, FULL, Case, manifest
 from transition_cases import TRANSITIONS, TransitionCase
 
+TERMS = "|".join(map(re.escape, KEYS))
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 DEFINITIONS = "apiextensions.k8s.io/v1/customresourcedefinitions"
 JOBS = "rlhf.dev/v1alpha1/rlhfjobs"
@@ -108,7 +110,7 @@ def problems(obj: dict[str, Any]) -> list[Problem]:
 
 def on_server(problem: Problem) -> tuple[str, str]:
     """Where and how the API server tells a problem that is a rule's."""
-    path = problem.path.replace("rewards.a", "rewards[a]").replace("rewards.b", "rewards[b]")
+    path = re.sub(rf"(\.rewards)\.({TERMS})", r"\1[\2]", problem.path)
     return path, f"Invalid value: {problem.message} ({problem.allowed})"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from rlhf_api.job import RLHFJob
-from rlhf_api.rules import ALL_RULES, broken_in
+from rlhf_api.rules import ALL_RULES, asked
 from rlhf_api.validation import InvalidJob, Problem, parse_job
 from rule_cases import CASES, FULL, Case, manifest
 
@@ -44,7 +44,7 @@ def test_every_rule_is_broken_by_a_case_of_its_name() -> None:
     every = {rule for table in ALL_RULES for rules in table.values() for rule in rules}
     for case in CASES:
         job = RLHFJob.parse(manifest(case.bad))
-        broken = {rule for rule, _, _ in broken_in(job.spec)}
+        broken = {rule for rule, _, value in asked(job.spec) if not rule.holds(value)}
         assert {rule.name for rule in broken} == {case.rule}
         every -= broken
     assert every == set()
@@ -68,6 +68,17 @@ def test_a_misspelt_reward_stage_is_not_also_called_missing() -> None:
     broken = manifest({})
     broken["spec"]["stages"]["rewards"] = broken["spec"]["stages"].pop("reward")
     assert [problem.path for problem in problems(broken)] == ["spec.stages.rewards"]
+
+
+def test_a_rule_of_an_item_speaks_where_another_item_is_broken() -> None:
+    entries = [{"name": "A", "value": 1}, {"name": "PATH", "value": "x"}]
+    told = {item.path for item in problems(manifest({"env": entries}))}
+    assert told == {"spec.env[0].value", "spec.env[1].name"}
+
+
+def test_a_rule_is_silent_where_its_words_need_what_is_broken() -> None:
+    told = {item.path for item in problems(manifest({"env": [{"name": "a-b"}]}))}
+    assert told == {"spec.env[0].name"}
 
 
 def test_other_stages_are_still_checked_where_one_is_no_mapping() -> None:

@@ -31,15 +31,15 @@ def rules_of(model: Model) -> list[Rule]:
 
 def broken_rules(spec: JobSpec) -> list[Problem]:
     """Everything that the rules have to say of what could be read."""
-    return [rule.problem(path, value) for rule, path, value in broken_in(spec)]
+    told = (_told(rule, path, value) for rule, path, value in asked(spec))
+    return [problem for problem in told if problem]
 
 
-def broken_in(spec: JobSpec) -> Iterator[tuple[Rule, str, Contract]]:
-    """The rules that do not hold, with the object of which they do not, and its path."""
+def asked(spec: JobSpec) -> Iterator[tuple[Rule, str, Contract]]:
+    """Each rule with each object that it is about, and the object's path."""
     for path, value in contracts(spec, "spec"):
         for rule in rules_of(type(value)):
-            if _is_broken(rule, value):
-                yield rule, path, value
+            yield rule, path, value
 
 
 def contracts(value: object, path: str) -> Iterator[tuple[str, Contract]]:
@@ -61,10 +61,11 @@ def validations(model: Model) -> list[dict[str, Any]]:
     return [rule.validation() for rule in rules_of(model)] + transitions_of(model)
 
 
-def _is_broken(rule: Rule, value: Contract) -> bool:
+def _told(rule: Rule, path: str, value: Contract) -> Problem | None:
+    """What a rule says of an object; nothing where it or its words need a field that is absent."""
     try:
-        return not rule.holds(value)
+        return None if rule.holds(value) else rule.problem(path, value)
     except AttributeError as error:
         if not is_absent(error):
             raise
-        return False
+        return None

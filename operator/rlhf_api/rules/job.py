@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from rlhf_api.job import JobSpec, Stages
 from rlhf_api.rules.gang import GANG_RULES
 from rlhf_api.rules.rule import Rule, Rules
-from rlhf_api.storage import Checkpoints
+from rlhf_api.storage import Checkpoints, Claim
 
 FOLLOWERS: Final = {"sft": ("reward", "ppo", "dpo"), "reward": ("ppo",)}
 """Stages that start from another one's result where they are there."""
@@ -116,8 +117,20 @@ CHECKPOINT_RULES: Final = (
     ),
 )
 
+CLAIM_RULES: Final = (
+    Rule(
+        "claim_has_room",
+        "size",
+        lambda claim: bool(re.search("[1-9]", str(claim.size))),
+        "type(self.size) == int ? self.size > 0 : self.size.matches('[1-9]')",
+        "is 0",
+        "a quantity above 0, such as 100Gi",
+    ),
+)
+
 JOB_RULES: Final[Rules] = {
     JobSpec: GANG_RULES,
     Stages: STAGES_RULES,
     Checkpoints: CHECKPOINT_RULES,
+    Claim: CLAIM_RULES,
 }
