@@ -7,7 +7,6 @@ never makes a pass do again what was done.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,31 +14,30 @@ from typing import Any, Final
 
 from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
 from rlhf_api.run import PREPARE
-from rlhf_api.status import JobStatus
+from rlhf_api.status import JobStatus, SchedulingStatus
 
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey, OutOfDate, Refused, status_of
+from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.names import (
-    ANNOTATION_HASH,
-    ANNOTATION_SETTINGS,
     LABEL_ATTEMPT,
     LABEL_JOB,
     LABEL_STAGE,
     child_name,
 )
 from rlhf_operator.observed import Attempt, Observed, Progress
+from rlhf_operator.ownership import is_left_over, is_the_same, owner_text, refusal
 from rlhf_operator.render import Platform
+from rlhf_operator.render.gang import gang_choice
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 log = logging.getLogger(__name__)
 
 RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
-NOTE_LIMIT: Final = 1024
-"""Bytes of an event's text that the API server accepts."""
 
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
 OnStatus = Callable[[JobStatus, JobStatus], None]
@@ -58,10 +56,10 @@ class KubernetesCluster:
         on_status: OnStatus = lambda before, after: None,
         instance: str = "rlhf-operator",
     ) -> None:
-        """`served`: resources by apiVersion and kind. `reports`: what trainers said. `on_status`:
+        """`served`: resources by apiVersion and kind. `reports`: what trainers said.
 
-        told of each status that was written, and what it took the place of. `instance`: this
-        process, in events.
+        `on_status` is told of each status that was written, and of the one before it. `instance`
+        names this process in events.
         """
         self.platform = platform
         self.served = served
@@ -88,47 +86,61 @@ class KubernetesCluster:
             self._cache.children(key, "Pod"),
             now,
         )
+        gang = gang_choice(job.spec.scheduling, self.platform)
         return Observed(
-            attempts=tuple(a._replace(is_whole=self._is_whole(key, a)) for a in found),
+            attempts=tuple(a._replace(is_whole=self._is_whole(job, a)) for a in found),
             progress=self._reports(key),
+            scheduling=SchedulingStatus(gang=gang.name, reason=gang.why),
         )
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""
         return observe.next_look(self._cache.children(key, "Pod"), now)
 
-    def _is_whole(self, key: JobKey, attempt: Attempt) -> bool:
-        name = child_name(key.name, attempt.stage, attempt.number)
-        kinds = ["Job", "ConfigMap"] + (["Service"] if attempt.stage != PREPARE else [])
-        return all(self._cache.child(key, kind, name) for kind in kinds)
+    def _is_whole(self, job: RLHFJob, attempt: Attempt) -> bool:
+        """Whether nothing is to be made for it; for one that is ending nothing ever is."""
+        if attempt.is_terminating:
+            return True
+        name = child_name(job.metadata.name, attempt.stage, attempt.number)
+        there = {item["kind"] for item in self._own(job, name)}
+        needed = {"Job", "ConfigMap"} | ({"Service"} if attempt.stage != PREPARE else set())
+        return needed <= there
+
+    def _own(self, job: RLHFJob, name: str) -> list[Object]:
+        """What is there of that name and belongs to this very RLHFJob."""
+        named = self._cache.named(_key(job), name)
+        return [item for item in named if observe.controller_uid(item) == job.metadata.uid]
 
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """The Job last: where it is, all that its pods need is there, too."""
         *before, last = objects
-        await self._no_older_pods(job, last)
+        await self._no_other_pods(job, last)
         await asyncio.gather(*(self._create(job, item) for item in before))
         await self._create(job, last)
 
-    async def _no_older_pods(self, job: RLHFJob, workload: Object) -> None:
-        """Before an attempt that follows another: asks the API server itself for live pods.
+    async def _no_other_pods(self, job: RLHFJob, workload: Object) -> None:
+        """No pod of the stage may live that the Job to be made does not own.
 
-        The watch may not have told of a pod yet whose Job is known to be gone.
+        Where an attempt follows another, the API server itself is asked: the watch may not have
+        told yet of a pod whose Job is known to be gone.
         """
-        labels = workload["metadata"]["labels"]
-        if int(labels[LABEL_ATTEMPT]) == 1:
-            return
-        key = _key(job)
-        selector = f"{LABEL_JOB}={key.name},{LABEL_STAGE}={labels[LABEL_STAGE]}"
-        pods, _ = await self._api.list(PODS, key.namespace, selector=selector)
-        for item in pods:
-            self._cache.put(item)
-        older = [p for p in pods if p["metadata"]["labels"][LABEL_ATTEMPT] != labels[LABEL_ATTEMPT]]
-        if any(observe.pod(item, datetime.now(UTC)).is_live for item in older):
-            raise OutOfDate(f"pods of an earlier attempt of {labels[LABEL_STAGE]} live")
+        key, labels = _key(job), workload["metadata"]["labels"]
+        stage, number = labels[LABEL_STAGE], int(labels[LABEL_ATTEMPT])
+        if number > 1:
+            selector = f"{LABEL_JOB}={key.name},{LABEL_STAGE}={stage}"
+            for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
+                self._cache.put(item)
+        is_there = self._cache.child(key, "Job", workload["metadata"]["name"]) is not None
+        for item in self._cache.children(key, "Pod"):
+            of_stage, of_number = observe.attempt_of(item) or ("", 0)
+            is_its_own = is_there and of_number == number
+            is_live = observe.pod(item, datetime.now(UTC)).is_live
+            if of_stage == stage and is_live and not is_its_own:
+                raise OutOfDate(f"pod {item['metadata']['name']} still lives")
 
     async def _create(self, job: RLHFJob, item: Object) -> None:
-        meta = item["metadata"]
-        if self._cache.child(_key(job), item["kind"], meta["name"]):
+        known = self._cache.child(_key(job), item["kind"], item["metadata"]["name"])
+        if known and is_the_same(known, item) and "deletionTimestamp" not in known["metadata"]:
             return
         resource = self._resource(item)
         try:
@@ -137,7 +149,7 @@ class KubernetesCluster:
             if error.code == 409 and error.reason == "AlreadyExists":
                 await self._meet(resource, item)
             else:
-                raise _refusal(error, item) from error
+                raise refusal(error, item) from error
 
     async def _meet(self, resource: Resource, wanted: Object) -> None:
         """An object of that name is there: ours from an earlier pass, or somebody else's."""
@@ -150,13 +162,12 @@ class KubernetesCluster:
             raise
         self._cache.put(found)
         name = f"{resource.kind} {meta['name']}"
-        if "deletionTimestamp" in found["metadata"]:
-            said = f"{name} of an earlier job of this name is still being deleted."
+        if "deletionTimestamp" in found["metadata"] or is_left_over(found, wanted):
+            said = f"{name} of an earlier RLHFJob of this name is still being deleted."
             raise Refused("Reconciling", "Terminating", said)
-        if not _is_the_same(found, wanted):
-            owner = _owner_text(found)
+        if not is_the_same(found, wanted):
             said = (
-                f"{name} is there already and belongs to {owner}. It was not touched: "
+                f"{name} is there already and belongs to {owner_text(found)}. It was not touched: "
                 "delete or rename it, or give this RLHFJob another name."
             )
             raise Refused("Stalled", "NameTaken", said)
@@ -174,15 +185,16 @@ class KubernetesCluster:
         """The Job goes only after its pods have; so nothing holds a GPU that nobody sees."""
         key = _key(job)
         name = child_name(key.name, stage, attempt)
-        workload = self._cache.child(key, "Job", name)
-        if workload and observe.controller_uid(workload) == job.metadata.uid:
+        own = self._own(job, name)
+        workload = next((item for item in own if item["kind"] == "Job"), None)
+        if workload:
             await self._delete(JOBS, workload, "Foreground")
-        for item in self._cache.children(key, "Pod"):
-            if observe.attempt_of(item) == (stage, attempt) and workload is None:
-                await self._delete(PODS, item, "Background")
-        for item in self._cache.named(key, name):
-            is_ours = observe.controller_uid(item) == job.metadata.uid
-            if is_ours and item["kind"] not in ("Job", "Pod"):
+        else:
+            for item in self._cache.children(key, "Pod"):
+                if observe.attempt_of(item) == (stage, attempt):
+                    await self._delete(PODS, item, "Background")
+        for item in own:
+            if item["kind"] != "Job":
                 await self._delete(self._resource(item), item, "Background")
 
     async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
@@ -240,7 +252,10 @@ class KubernetesCluster:
         manifest = self._cache.job(key)
         if manifest is None:
             return
-        bodies = [self._event(manifest, event, place) for place, event in enumerate(happened)]
+        bodies = [
+            event_object(manifest, event, place, self._instance)
+            for place, event in enumerate(happened)
+        ]
         results = await asyncio.gather(
             *(self._api.create(EVENTS, body) for body in bodies), return_exceptions=True
         )
@@ -250,60 +265,6 @@ class KubernetesCluster:
             elif isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
 
-    def _event(self, manifest: Object, event: Event, place: int) -> Object:
-        """Named after the write that it tells of, so that a repeated one is the same event."""
-        meta = manifest["metadata"]
-        origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}"
-        name = f"{meta['name']}.{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
-        return {
-            "apiVersion": EVENTS.api_version,
-            "kind": EVENTS.kind,
-            "metadata": {"name": name, "namespace": meta["namespace"]},
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "reportingController": "rlhf.dev/operator",
-            "reportingInstance": self._instance[:128],
-            "action": event.stage or "Job",
-            "reason": event.reason[:128],
-            "type": event.type,
-            "note": event.message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
-            "regarding": {
-                "apiVersion": manifest["apiVersion"],
-                "kind": KIND,
-                "name": meta["name"],
-                "namespace": meta["namespace"],
-                "uid": meta["uid"],
-                "resourceVersion": meta["resourceVersion"],
-            },
-        }
-
 
 def _key(job: RLHFJob) -> JobKey:
     return JobKey(job.metadata.namespace, job.metadata.name)
-
-
-def _is_the_same(found: Object, wanted: Object) -> bool:
-    """Same owner and same work; a claim without owner is whoever's comes first."""
-    if observe.controller_uid(found) != observe.controller_uid(wanted):
-        return False
-    asked = wanted["metadata"].get("annotations") or {}
-    there = found["metadata"].get("annotations") or {}
-    return all(there.get(k) == asked.get(k) for k in (ANNOTATION_HASH, ANNOTATION_SETTINGS))
-
-
-def _owner_text(item: Object) -> str:
-    owners = item["metadata"].get("ownerReferences") or []
-    return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nobody that we know"
-
-
-def _refusal(error: ApiError, item: Object) -> Exception:
-    """What the API server says of an object that it does not take; passing errors stay errors."""
-    said = f"{item['kind']} {item['metadata']['name']}: {error}"
-    if error.is_passing:
-        return error
-    if error.code == 403 and "exceeded quota" in str(error):
-        return Refused("Reconciling", "QuotaExceeded", said)
-    if error.code == 403 and "being terminated" in str(error):
-        return Refused("Reconciling", "NamespaceTerminating", said)
-    if error.code == 403:
-        return Refused("Stalled", "Forbidden", said)
-    return Refused("Stalled", "ChildRefused", said)

@@ -40,9 +40,10 @@ class Leader:
         margin: float = 2.0,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        """`duration`: what a holder that falls silent is waited for. `margin`: how long before
+        """Times in seconds. `duration`: how long a holder that falls silent is waited for.
 
-        its end the holder stops to write, so that a request on its way arrives in time.
+        `margin`: how long before its end the holder stops to write, so that a request on its way
+        arrives in time.
         """
         self.identity = identity
         self.holder: str | None = None  # whoever leads, as far as is known

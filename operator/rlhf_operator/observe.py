@@ -104,6 +104,7 @@ def _attempt(
     attempt = attempt._replace(
         condition=condition,
         reason=reason,
+        is_suspended=bool((job.get("spec") or {}).get("suspend")),
     )
     return attempt._replace(pods=(*seen, *_unseen_end(attempt, job)))
 

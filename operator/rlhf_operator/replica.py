@@ -149,6 +149,7 @@ class Replica:
             gang_order=self._settings.gang_order,
             progress_url=self._settings.progress_url,
             coscheduling_profile=self._settings.coscheduling_profile,
+            defaults=self._settings.defaults,
         )
 
     async def _discover(self, api: Api, cluster: KubernetesCluster) -> None:

@@ -8,9 +8,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from rlhf_operator.render.platform import ANY_CLUSTER
+from pydantic import TypeAdapter, ValidationError
+from rlhf_api.affinity import Toleration
+
+from rlhf_operator.render.platform import ANY_CLUSTER, Defaults
 
 PREFIX: Final = "RLHF_"
+TOLERATIONS: Final = TypeAdapter(tuple[Toleration, ...])
 
 
 class Settings(NamedTuple):
@@ -30,6 +34,8 @@ class Settings(NamedTuple):
     """Where pods reach the progress server, as a URL; None: trainers do not report."""
     gang_order: tuple[str, ...] = ANY_CLUSTER.gang_order
     coscheduling_profile: str = ANY_CLUSTER.coscheduling_profile
+    defaults: Defaults = Defaults()
+    """What jobs get that do not say."""
     workers: int = 16
     log_level: str = "INFO"
 
@@ -71,6 +77,21 @@ class _Parser:
             "--coscheduling-profile",
             default=env("coscheduling_profile") or standard.coscheduling_profile,
         )
+        for name in ("image", "queue", "storage-class"):
+            option = f"default_{name.replace('-', '_')}"
+            add(f"--default-{name}", default=env(option) or None, help="of jobs that name none")
+        add(
+            "--default-node-selector",
+            default=env("default_node_selector"),
+            metavar="LABEL=VALUE,…",
+            help="labels of the nodes that have devices",
+        )
+        add(
+            "--default-tolerations",
+            default=env("default_tolerations"),
+            metavar="JSON",
+            help="taints of the nodes that have devices, as in a pod's tolerations",
+        )
         add("--workers", type=int, default=int(env("workers") or standard.workers))
         add(
             "--log-level",
@@ -99,9 +120,30 @@ class _Parser:
             progress_url=given.progress_url,
             gang_order=tuple(_words(given.gang_order)),
             coscheduling_profile=given.coscheduling_profile,
+            defaults=Defaults(
+                image=given.default_image,
+                queue=given.default_queue,
+                storage_class=given.default_storage_class,
+                node_selector=self._labels(given.default_node_selector),
+                tolerations=self._tolerations(given.default_tolerations),
+            ),
             workers=given.workers,
             log_level=given.log_level,
         )
+
+    def _labels(self, text: str) -> dict[str, str]:
+        pairs = [word.partition("=") for word in _words(text)]
+        if any(not separator for _, separator, _ in pairs):
+            self._parser.error(f"--default-node-selector is {text!r}, not label=value,label=value")
+        return {label: value for label, _, value in pairs}
+
+    def _tolerations(self, text: str) -> tuple[Toleration, ...]:
+        try:
+            return TOLERATIONS.validate_json(text or "[]", by_alias=True, by_name=False)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            self._parser.error(f"--default-tolerations, {where or 'as a whole'}: {first['msg']}")
 
 
 def _words(text: str) -> list[str]:

@@ -94,3 +94,11 @@ class Jobs:
         ours = [e for e in found if e.get("reportingController") == "rlhf.dev/operator"]
         ours.sort(key=lambda e: e["eventTime"])
         return [(e["reason"], e["note"]) for e in ours]
+
+
+def wait_until(what: Callable[[], bool], timeout: float = 20) -> None:
+    """Waits for it to come true."""
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)

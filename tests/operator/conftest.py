@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from cluster.control_plane import ControlPlane
+from cluster.kubelet import Kubelet, Scripted, succeed
+from cluster.kubelet.script import Play
+from cluster.nodes import FakeNode
 from cluster_jobs import Jobs
 from operator_process import OperatorProcess
 
@@ -53,3 +56,22 @@ def run_operator(
     for process in started:
         process.end()
         print(f"--- {process.log_file.name}\n{process.log()[-8000:]}")
+
+
+@pytest.fixture
+def gpus(make_node: Callable[..., FakeNode]) -> list[FakeNode]:
+    return [make_node({"nvidia.com/gpu": 8}) for _ in range(2)]
+
+
+@pytest.fixture
+def play(installed: ControlPlane, gpus: list[FakeNode]) -> Iterator[Callable[[Play], Kubelet]]:
+    """Starts the kubelets of the nodes with a script for each pod."""
+    started: list[Kubelet] = []
+
+    def begin(script: Play = succeed) -> Kubelet:
+        started.append(Kubelet(installed.kubeconfig, Scripted(script)).__enter__())
+        return started[-1]
+
+    yield begin
+    for kubelet in started:
+        kubelet.__exit__(None, None, None)

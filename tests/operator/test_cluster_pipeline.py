@@ -5,37 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cluster.control_plane import ControlPlane
-from cluster.kubelet import Kubelet, Script, Scripted, succeed, trained
+from cluster.kubelet import Kubelet, Script, succeed, trained
 from cluster.kubelet.script import Play, index_of
 from cluster.nodes import FakeNode
-from cluster_jobs import JOBS, Jobs, Object, condition, manifest, stage
+from cluster_jobs import JOBS, Jobs, Object, condition, manifest, stage, wait_until
 from operator_process import OperatorProcess
 
 Run = Callable[..., OperatorProcess]
-
-
-@pytest.fixture
-def gpus(make_node: Callable[..., FakeNode]) -> list[FakeNode]:
-    return [make_node({"nvidia.com/gpu": 8}) for _ in range(2)]
-
-
-@pytest.fixture
-def play(installed: ControlPlane, gpus: list[FakeNode]) -> Iterator[Callable[[Play], Kubelet]]:
-    """Starts the kubelets of the nodes with a script for each pod."""
-    started: list[Kubelet] = []
-
-    def begin(script: Play = succeed) -> Kubelet:
-        started.append(Kubelet(installed.kubeconfig, Scripted(script)).__enter__())
-        return started[-1]
-
-    yield begin
-    for kubelet in started:
-        kubelet.__exit__(None, None, None)
 
 
 def until_told(*stages: str, attempt: int | None = None) -> Play:
@@ -360,13 +341,6 @@ def test_a_leader_that_was_stopped_past_its_lease_writes_nothing(
         if e.get("reportingController") == "rlhf.dev/operator"
     }
     assert instances == {"second"}
-
-
-def wait_until(what: Callable[[], bool], timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)
 
 
 def test_metrics_of_a_gate_come_from_the_termination_message(

@@ -1,0 +1,42 @@
+"""An event as the API server keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Final
+
+from rlhf_api.job import KIND
+
+from rlhf_operator.api import Object
+from rlhf_operator.events import Event
+
+NOTE_LIMIT: Final = 1024
+"""Bytes of an event's text that the API server accepts."""
+
+
+def event_object(manifest: Object, event: Event, place: int, instance: str) -> Object:
+    """Named after the write that it tells of, so that a repeated one is the same event."""
+    meta = manifest["metadata"]
+    origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}"
+    name = f"{meta['name']}.{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": meta["namespace"]},
+        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": "rlhf.dev/operator",
+        "reportingInstance": instance[:128],
+        "action": event.stage or "Job",
+        "reason": event.reason[:128],
+        "type": event.type,
+        "note": event.message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+        "regarding": {
+            "apiVersion": manifest["apiVersion"],
+            "kind": KIND,
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta["uid"],
+            "resourceVersion": meta["resourceVersion"],
+        },
+    }

@@ -1,0 +1,50 @@
+"""Whose an object of a name is that we wanted to give, and what a refusal of it means. Pure."""
+
+from __future__ import annotations
+
+from rlhf_operator.api import ApiError, Object
+from rlhf_operator.controller import Refused
+from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
+from rlhf_operator.observe import controller_uid
+
+
+def is_the_same(found: Object, wanted: Object) -> bool:
+    """Same owner and same work; a claim without owner is whoever's comes first."""
+    if controller_uid(found) != controller_uid(wanted):
+        return False
+    asked = wanted["metadata"].get("annotations") or {}
+    there = found["metadata"].get("annotations") or {}
+    return all(there.get(k) == asked.get(k) for k in (ANNOTATION_HASH, ANNOTATION_SETTINGS))
+
+
+def is_left_over(found: Object, wanted: Object) -> bool:
+    """Whether it belongs to an RLHFJob of the same name that is gone: it will be collected."""
+    owner, ours = controller(found), controller(wanted)
+    same = ours and owner and (owner["kind"], owner["name"]) == (ours["kind"], ours["name"])
+    return bool(same and owner and ours and owner["uid"] != ours["uid"])
+
+
+def controller(item: Object) -> Object | None:
+    """The owner that controls it."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def owner_text(item: Object) -> str:
+    """Whose it is, for people."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nobody that we know"
+
+
+def refusal(error: ApiError, item: Object) -> Exception:
+    """What the API server says of an object that it does not take; passing errors stay errors."""
+    said = f"{item['kind']} {item['metadata']['name']}: {error}"
+    if error.is_passing:
+        return error
+    if error.code == 403 and "exceeded quota" in str(error):
+        return Refused("Reconciling", "QuotaExceeded", said)
+    if error.code == 403 and "being terminated" in str(error):
+        return Refused("Reconciling", "NamespaceTerminating", said)
+    if error.code == 403:
+        return Refused("Stalled", "Forbidden", said)
+    return Refused("Stalled", "ChildRefused", said)

@@ -1,0 +1,186 @@
+"""What clusters do to a job, and what an operator needs of one; on a real control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cluster.control_plane import ControlPlane
+from cluster.kubelet import Kubelet, Script, succeed
+from cluster.nodes import FakeNode
+from cluster_jobs import Jobs, Object, condition, manifest, stage, wait_until
+from operator_process import OperatorProcess
+
+Run = Callable[..., OperatorProcess]
+OWN = ["get", "list", "watch", "create", "delete"]
+RULES: list[dict[str, Any]] = [
+    {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs/status"], "verbs": ["update"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": OWN},
+    {"apiGroups": ["scheduling.k8s.io"], "resources": ["podgroups"], "verbs": OWN},
+    {
+        "apiGroups": [""],
+        "resources": ["configmaps", "services", "persistentvolumeclaims"],
+        "verbs": OWN,
+    },
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "verbs": ["get", "create", "update"],
+    },
+]
+"""All that an operator for one namespace needs: nothing that is cluster-wide, no Secrets."""
+
+
+def limited(control_plane: ControlPlane, namespace: str) -> Any:
+    """A kubeconfig of a service account that may do just that."""
+    account = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
+    rbac = "rbac.authorization.k8s.io/v1"
+    for made in (
+        {"apiVersion": "v1", "kind": "ServiceAccount"},
+        {"apiVersion": rbac, "kind": "Role", "rules": RULES},
+        {"apiVersion": rbac, "kind": "RoleBinding", "subjects": [account], "roleRef": role},
+    ):
+        named = {"metadata": {"name": "operator", "namespace": namespace}}
+        control_plane.client.create({**made, **named})
+    return control_plane.kubeconfig_for("operator", namespace)
+
+
+def test_a_role_in_one_namespace_is_enough(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(succeed)
+    operator = run_operator(kubeconfig=limited(installed, jobs.namespace))
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_ready()
+    generation = jobs.patch({"spec": {"stages": {"sft": {"epochs": 3}}}})["metadata"]["generation"]
+    jobs.wait(lambda job: (job or {})["status"]["observedGeneration"] == generation)
+    jobs.wait_ready()
+    assert "403" not in operator.log()
+
+
+def test_a_quota_is_a_reason_to_wait(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "few", "namespace": jobs.namespace},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    jobs.client.create(quota)
+    wait_until(
+        lambda: bool(
+            jobs.client.get("v1/resourcequotas", "few", jobs.namespace)
+            .get("status", {})
+            .get("hard")
+        )
+    )
+    play(succeed)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    job = jobs.wait(lambda job: condition(job, "Ready")[1] == "QuotaExceeded")
+    assert condition(job, "Stalled")[0] == "False"
+
+
+def test_a_lost_node_is_waited_for_until_somebody_says_that_it_is_gone(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], gpus: list[FakeNode]
+) -> None:
+    def chosen(pod: Object) -> Script:
+        labels = pod["metadata"]["labels"]
+        is_first = (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "1")
+        return Script(run_s=None) if is_first else succeed(pod)
+
+    kubelet = play(chosen)
+    run_operator()
+    made = manifest(jobs.namespace, nodes=1, stages="sft")
+    jobs.create(made)
+    jobs.wait_running("sft")
+    (pod,) = jobs.pods("sft")
+    node = next(n for n in gpus if n.name == pod["spec"]["nodeName"])
+    kubelet.lose_node(node.name)
+    node.lose()
+    job = jobs.wait(lambda job: stage(job, "sft").get("reason") == "NodeLost", timeout=60)
+    assert stage(job, "sft")["attempt"] == 1
+    node.take_out_of_service()
+    jobs.wait_ready(timeout=60)
+    assert jobs.attempts() == {"sft": 2}
+    assert stage(jobs.get(), "sft")["faults"] == 0
+
+
+def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(
+    jobs: Jobs,
+    run_operator: Run,
+    play: Callable[..., Kubelet],
+    gpus: list[FakeNode],
+    make_node: Callable[..., FakeNode],
+) -> None:
+    gpus[1].resize({"nvidia.com/gpu": 4})
+    play(succeed)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, nodes=4, stages="sft"))
+    wait_until(lambda: len(jobs.pods("sft")) == 4, timeout=30)
+
+    def says_why(job: Object | None) -> bool:
+        return "nvidia.com/gpu" in (stage(job, "sft").get("message") or "")
+
+    jobs.wait(says_why)
+    assert not any(pod["spec"].get("nodeName") for pod in jobs.pods("sft"))
+    make_node({"nvidia.com/gpu": 4})
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1}
+
+
+def test_a_gang_scheduler_that_is_not_there_is_named(jobs: Jobs, run_operator: Run) -> None:
+    run_operator()
+    made = manifest(jobs.namespace, stages="sft")
+    made["spec"]["scheduling"] = {"gang": "volcano"}
+    jobs.create(made)
+    job = jobs.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    assert condition(job, "Stalled")[1] == "Unsupported"
+    assert jobs.children("batch/v1/jobs") == []
+
+
+@pytest.mark.parametrize("kind", ["configmaps", "services"])
+def test_a_child_that_somebody_deletes_before_its_pods_start_is_made_again(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], kind: str
+) -> None:
+    def chosen(pod: Object) -> Script:
+        is_sft = pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
+        return Script(start_s=5.0, run_s=None) if is_sft else succeed(pod)
+
+    play(chosen)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    wait_until(lambda: jobs.client.find(f"v1/{kind}", "tiny-sft-1", jobs.namespace) is not None)
+    first = jobs.client.get(f"v1/{kind}", "tiny-sft-1", jobs.namespace)["metadata"]["uid"]
+    jobs.client.delete(f"v1/{kind}", "tiny-sft-1", jobs.namespace)
+
+    def is_new() -> bool:
+        found = jobs.client.find(f"v1/{kind}", "tiny-sft-1", jobs.namespace)
+        return found is not None and found["metadata"]["uid"] != first
+
+    wait_until(is_new)
+    assert jobs.attempts() == {"sft": 1}
+
+
+def test_a_job_that_somebody_deletes_is_a_disruption(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    def chosen(pod: Object) -> Script:
+        is_first = pod["metadata"]["labels"]["rlhf.dev/attempt"] == "1"
+        is_sft = pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
+        return Script(run_s=None) if is_first and is_sft else succeed(pod)
+
+    play(chosen)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_running("sft")
+    jobs.client.delete("batch/v1/jobs", "tiny-sft-1", jobs.namespace)
+    jobs.wait_ready()
+    status = stage(jobs.get(), "sft")
+    assert (status["attempt"], status["faults"], status["disruptions"]) == (2, 0, 1)
