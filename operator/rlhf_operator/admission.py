@@ -21,6 +21,7 @@ from rlhf_operator.api import ApiError, Object, Resource
 from rlhf_operator.messages import redacted
 from rlhf_operator.references import CLAIM, Reference, references
 from rlhf_operator.render.platform import Platform
+from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
 
 PATH: Final = "/validate"
 BODY_LIMIT: Final = 8 * 1024 * 1024
@@ -42,8 +43,29 @@ class Admission:
         """`get` reads one object, and raises ApiError; `platform` is what the cluster serves."""
         self._get, self._platform = get, platform
 
+    async def serve(
+        self,
+        host: str | None,
+        port: int,
+        tls: TLSFiles,
+        started: Callable[[int], None] = lambda port: None,
+    ) -> None:
+        """Answers at PATH over TLS, as the API server insists, until it is cancelled.
+
+        `started` is told the port (`port` 0: any that is free). Raises OSError.
+        """
+        context = server_context(tls)
+        runner = web.AppRunner(self.app(), access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=context, shutdown_timeout=1).start()
+            started(int(runner.addresses[0][1]))
+            await keep_fresh(context, tls)
+        finally:
+            await runner.cleanup()
+
     def app(self) -> web.Application:
-        """Serves PATH; over TLS, which the API server insists on."""
+        """The same without a port."""
         app = web.Application(client_max_size=BODY_LIMIT)
         app.router.add_post(PATH, self._handle)
         return app

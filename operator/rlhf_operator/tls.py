@@ -20,6 +20,11 @@ class TLSFiles(NamedTuple):
     authority: Path  # ca.crt, by which clients know the server
     name: str  # DNS name in the certificate
 
+    @classmethod
+    def of(cls, folder: Path, name: str) -> TLSFiles:
+        """Those of a Secret that is mounted as a folder."""
+        return cls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt", name)
+
 
 def server_context(files: TLSFiles) -> ssl.SSLContext:
     """For serving. Raises OSError (also ssl.SSLError) where the files do not fit."""

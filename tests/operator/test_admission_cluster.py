@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from aiohttp import web
 from builders import MANIFEST
 from certificates import a_certificate
 from cluster.client import Client
@@ -22,7 +22,7 @@ from kubernetes.client import ApiException
 from rlhf_operator.admission import Admission
 from rlhf_operator.api import ApiError, Resource
 from rlhf_operator.render.platform import Platform
-from rlhf_operator.tls import TLSFiles, server_context
+from rlhf_operator.tls import TLSFiles
 
 
 class Webhook:
@@ -32,7 +32,10 @@ class Webhook:
         self._client = client
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.port = self._await(self._start(files))
+        ports: queue.Queue[int] = queue.Queue()
+        serving = Admission(self._get, Platform).serve("127.0.0.1", 0, files, ports.put)
+        self._serving = asyncio.run_coroutine_threadsafe(serving, self._loop)
+        self.port = ports.get(timeout=20)
 
     async def _get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any]:
         where = f"{resource.api_version}/{resource.plural}"
@@ -41,18 +44,14 @@ class Webhook:
         except ApiException as error:
             raise ApiError(error.status or 0, str(error.reason), "") from None
 
-    async def _start(self, files: TLSFiles) -> int:
-        self._runner = web.AppRunner(Admission(self._get, Platform).app())
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=server_context(files)).start()
-        return int(self._runner.addresses[0][1])
-
     def close(self) -> None:
-        self._await(self._runner.cleanup())
+        self._serving.cancel()
+        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def _await(self, job: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(job, self._loop).result(20)
+    async def _ended(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def configuration(
