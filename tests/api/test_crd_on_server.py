@@ -17,6 +17,7 @@ from generated_jobs import KEYS, specs, statuses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kubernetes.client import ApiException
+from longest_lists import LONGEST
 from pydantic import ValidationError
 from rlhf_api.base import digest
 from rlhf_api.crd import crd
@@ -175,6 +176,12 @@ def test_any_spec_has_the_same_verdict(data: st.DataObject, server: Server) -> N
     assert (answer.accepted is None) == bool(told), (told, answer.causes)
     if every_field_holds(obj):
         assert sorted(answer.causes) == sorted(map(on_server, told))
+
+
+def test_the_rules_of_the_longest_lists_are_within_the_budget(server: Server) -> None:
+    obj = manifest(LONGEST)
+    assert problems(obj) == []
+    assert server.create(obj).causes == []
 
 
 def test_defaults_of_the_server_are_those_of_the_models(server: Server) -> None:
