@@ -85,6 +85,7 @@ def test_the_end_of_a_container_is_the_end_of_its_pod(
     assert terminated["containerID"].startswith("containerd://")
     assert conditions(report)["Ready"] == ("False", ready)
     assert conditions(report)["ContainersReady"] == ("False", ready)
+    assert conditions(report)["PodReadyToStartContainers"] == ("False", None)
     assert "reason" not in report
 
 

@@ -25,7 +25,7 @@ from rlhf_operator.local.mounts import Needs, Sources, mount, termination_file, 
 from rlhf_operator.local.processes import TAG
 
 from cluster.kubelet.api import Object
-from cluster.kubelet.runtime import Node, NotReady
+from cluster.kubelet.runtime import Host, NotReady
 from cluster.kubelet.sources import Fetcher, require
 from cluster.kubelet.status import Exit
 
@@ -45,9 +45,9 @@ class Processes:
         self._image = {"OMP_NUM_THREADS": "1", **(image_environment or {})}
         self._gangs: dict[str, Addresses] = {}  # by the UID of their Service
 
-    async def create(self, pod: Object, node: Node) -> ProcessContainer:
+    async def create(self, pod: Object, host: Host) -> ProcessContainer:
         """Mounts the volumes and starts the command. Raises NotReady."""
-        fetcher = Fetcher(node.api, pod)
+        fetcher = Fetcher(host.api, pod)
         spec = pod["spec"]
         if len(spec["containers"]) > 1 or spec.get("initContainers"):
             raise NotReady("CreateContainerError", "only pods of one container are run here")

@@ -20,8 +20,8 @@ class NotReady(Exception):
         self.is_event = is_event  # a missing volume is told by an event, not by the status
 
 
-class Node(Protocol):
-    """What a runtime may ask of the kubelet that it works for."""
+class Host(Protocol):
+    """The kubelet, as a runtime sees it."""
 
     api: Api
 
@@ -56,5 +56,5 @@ class Container(Protocol):
 class Runtime(Protocol):
     """Makes containers."""
 
-    async def create(self, pod: Object, node: Node) -> Container:
+    async def create(self, pod: Object, host: Host) -> Container:
         """A container that runs. Raises NotReady."""

@@ -12,7 +12,7 @@ from rlhf_api.run import PREPARE, StageResult
 from rlhf_api.status import CheckpointRef
 from rlhf_operator.names import ANNOTATION_HASH, LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, short
 
-from cluster.kubelet.runtime import Node, NotReady, Object
+from cluster.kubelet.runtime import Host, NotReady, Object
 from cluster.kubelet.status import Exit
 
 SIGTERM_CODE = 143
@@ -43,24 +43,24 @@ class Scripted:
     def __init__(self, play: Play) -> None:
         self._play = play
 
-    async def create(self, pod: Object, node: Node) -> ScriptedContainer:
+    async def create(self, pod: Object, host: Host) -> ScriptedContainer:
         """Waits as the script says."""
         script = self._play(pod)
         if script.waiting:
             raise NotReady(script.waiting, f"the script says {script.waiting}")
         if script.start_s:
             await asyncio.sleep(script.start_s)
-        return ScriptedContainer(script, pod, node)
+        return ScriptedContainer(script, pod, host)
 
 
 class ScriptedContainer:
     """A timer."""
 
-    def __init__(self, script: Script, pod: Object, node: Node) -> None:
+    def __init__(self, script: Script, pod: Object, host: Host) -> None:
         self.started_at = time.time()
         self._script = script
         self._pod = pod
-        self._node = node
+        self._host = host
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[Exit] = self._loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
@@ -104,9 +104,9 @@ class ScriptedContainer:
             case "OOMKilled":
                 self.kill("OOMKilled")
             case "Evicted":
-                self._node.evict(self._pod)
+                self._host.evict(self._pod)
             case "NodeLost":
-                self._node.lose_node(self._pod["spec"]["nodeName"])
+                self._host.lose_node(self._pod["spec"]["nodeName"])
 
     def _finish(self, code: int, message: str = "", reason: str = "") -> None:
         self.close()

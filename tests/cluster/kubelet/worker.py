@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cluster.kubelet import status
 from cluster.kubelet.events import failed_mount
-from cluster.kubelet.runtime import Container, Node, NotReady, Object, Runtime
+from cluster.kubelet.runtime import Container, Host, NotReady, Object, Runtime
 from cluster.kubelet.status import Exit, Verdict
 
 RETRY_EVERY: Final = 0.5
@@ -28,11 +28,11 @@ class Worker:
     `contact` is set while the node reaches the API server; what it has to say waits for that.
     """
 
-    def __init__(self, pod: Object, runtime: Runtime, node: Node, contact: asyncio.Event) -> None:
+    def __init__(self, pod: Object, runtime: Runtime, host: Host, contact: asyncio.Event) -> None:
         self.pod = pod
         self.container: Container | None = None
         self._runtime = runtime
-        self._node = node
+        self._host = host
         self._contact = contact
         self._told = ""  # why there is no container
         self._verdict: Verdict | None = None
@@ -65,7 +65,7 @@ class Worker:
             await self._news()
         await self._contact.wait()
         if not self._is_gone:
-            await self._node.api.delete_now(self.pod)
+            await self._host.api.delete_now(self.pod)
 
     async def _last_report(self) -> Object:
         if self.pod["status"].get("phase") == "Running":  # left by a kubelet before this one
@@ -91,7 +91,7 @@ class Worker:
     async def _keep_trying(self) -> Container:
         while True:
             try:
-                return await self._runtime.create(self.pod, self._node)
+                return await self._runtime.create(self.pod, self._host)
             except NotReady as why:
                 if why.message != self._told:
                     self._told = why.message
@@ -103,7 +103,7 @@ class Worker:
         now = time.time()
         if why.is_event:
             await self._say(status.creating(self.pod, now))
-            await failed_mount(self._node.api, self.pod, why.message)
+            await failed_mount(self._host.api, self.pod, why.message)
         else:
             await self._say(status.creating(self.pod, now, why.reason, why.message))
 
@@ -134,7 +134,7 @@ class Worker:
             await self._contact.wait()
             if self._is_gone:
                 return
-            written = await self._node.api.patch_status(self.pod, report)
+            written = await self._host.api.patch_status(self.pod, report)
             if written is None:
                 self.notice_gone()
             else:
