@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from rlhf_api.base import Contract, LabelKey, LabelValue, Name
+from rlhf_api.base import ATOMIC, Contract, LabelKey, LabelValue, Name
 
 Weight = Annotated[int, Field(ge=1, le=100)]
 
@@ -47,6 +47,8 @@ class NodeRequirement(Contract):
 class NodeTerm(Contract):
     """As core/v1 NodeSelectorTerm: all of its requirements hold."""
 
+    model_config = ConfigDict(json_schema_extra=ATOMIC)
+
     match_expressions: list[NodeRequirement] = Field(
         min_length=1, max_length=16, description="Requirements on a node's labels."
     )
@@ -54,6 +56,8 @@ class NodeTerm(Contract):
 
 class NodeTerms(Contract):
     """As core/v1 NodeSelector: one of its terms holds."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC)
 
     node_selector_terms: list[NodeTerm] = Field(
         min_length=1, max_length=16, description="Terms, of which one has to hold."
@@ -92,6 +96,8 @@ class LabelRequirement(Contract):
 
 class LabelSelector(Contract):
     """As metav1.LabelSelector."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC)
 
     match_labels: dict[str, LabelValue] | None = Field(
         default=None, max_length=32, description="Labels a pod has."

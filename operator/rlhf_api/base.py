@@ -22,6 +22,10 @@ class Operational:
 OPERATIONAL: Final = Operational()
 
 
+ATOMIC: Final[dict[str, Any]] = {"x-kubernetes-map-type": "atomic"}
+"""For json_schema_extra: server-side apply takes or leaves the object as a whole."""
+
+
 class Contract(BaseModel):
     """Base of all models: unknown fields refused, no coercion, camelCase in YAML."""
 

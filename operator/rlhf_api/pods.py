@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from rlhf_api.base import Contract, ObjectName
+from rlhf_api.base import ATOMIC, Contract, ObjectName
 from rlhf_api.lists import KeyedBy
 
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x20]+$")]
@@ -53,6 +53,8 @@ def is_reserved(name: str) -> bool:
 
 class SecretKeySelector(Contract):
     """As core/v1 SecretKeySelector."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC)
 
     name: ObjectName = Field(description="A Secret in the job's namespace.")
     key: str = Field(

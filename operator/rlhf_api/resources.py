@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from rlhf_api.affinity import Affinity, Toleration
-from rlhf_api.base import Contract, LabelKey, LabelValue, ObjectName, Quantity
+from rlhf_api.base import ATOMIC, Contract, LabelKey, LabelValue, ObjectName, Quantity
 
 RESOURCE_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
@@ -77,7 +77,10 @@ class ResourceOverrides(Contract):
     )
     shm_size: Annotated[Quantity | None, SHM_SIZE] = None
     node_selector: dict[str, LabelValue] | None = Field(
-        default=None, max_length=64, description="Labels a node must have."
+        default=None,
+        max_length=64,
+        description="Labels a node must have.",
+        json_schema_extra=ATOMIC,
     )
     tolerations: list[Toleration] | None = Field(
         default=None, max_length=64, description="Taints that are accepted."

@@ -103,6 +103,12 @@ def test_lists_whose_items_have_a_key_are_merged_by_it() -> None:
     assert at(".spec.imagePullSecrets")["x-kubernetes-list-type"] == "set"
 
 
+def test_what_kubernetes_takes_as_a_whole_is_atomic_here_as_well() -> None:
+    atomic = {path for path, node in nodes(SCHEMA) if node.get("x-kubernetes-map-type") == "atomic"}
+    assert ".spec.resources.nodeSelector" in atomic
+    assert ".spec.env[].valueFrom.secretKeyRef" in atomic
+
+
 def test_a_bound_that_the_api_server_would_misread_is_no_schema() -> None:
     class Half(Contract):
         share: float = Field(default=0.0, ge=0, lt=0.5, description="Cut to 0 by the API server.")

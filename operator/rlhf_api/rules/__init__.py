@@ -7,6 +7,7 @@ partial.py), and a rule that reads it falls silent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 from rlhf_api.base import Contract
@@ -24,9 +25,11 @@ from rlhf_api.rules.transitions import transitions_of
 ALL_RULES: Final[tuple[Rules, ...]] = (JOB_RULES, STAGE_RULES, POD_RULES, SOURCE_RULES)
 
 
-def rules_of(model: Model) -> list[Rule]:
+@cache
+def rules_of(model: Model) -> tuple[Rule, ...]:
     """The rules of a contract class and of those that it derives from."""
-    return [rule for rules in ALL_RULES for kind in model.__mro__ for rule in rules.get(kind, ())]
+    tables = ((rules, kind) for rules in ALL_RULES for kind in model.__mro__)
+    return tuple(rule for rules, kind in tables for rule in rules.get(kind, ()))
 
 
 def broken_rules(spec: JobSpec) -> list[Problem]:
