@@ -216,6 +216,19 @@ def test_two_sources_in_one_image_mount_it_once() -> None:
     )
 
 
+def test_a_tokenizer_of_its_own_stays_where_it_is_when_the_models_revision_changes() -> None:
+    def place(revision: str) -> tuple[str, str]:
+        job = a_job().with_spec(
+            "model", {"source": "hf://a/model", "tokenizer": "hf://b/tokenizer"}
+        )
+        paths = stage_file(rendered("ppo", job.with_spec("model.revision", revision))).paths
+        return paths["hf://a/model"], paths["hf://b/tokenizer"]
+
+    (model, tokenizer), (other_model, other_tokenizer) = place("one"), place("two")
+    assert model != other_model
+    assert tokenizer == other_tokenizer
+
+
 def test_checkpoints_in_an_object_store_have_a_sized_disk_and_no_claim() -> None:
     job = a_job().with_spec("checkpoints", {"uri": "s3://bucket/team", "secret": "s3"})
     objects = rendered("ppo", job)

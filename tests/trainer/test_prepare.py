@@ -246,6 +246,21 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_try(
     assert not (tmp_path / "m").exists()
 
 
+def test_one_address_at_two_revisions_is_refused(in_pod: Pod) -> None:
+    stages = every_stage(in_pod)
+    stages["sft"]["data"] = {"source": "hf://owner/set", "revision": "one"}
+    stages["dpo"]["data"] = {"source": "hf://owner/set", "revision": "two"}
+    said = r"spec\.stages\.dpo\.data: hf://owner/set is named with two revisions, one and two"
+    with pytest.raises(ConfigurationError, match=said):
+        prepare(prepare_run(in_pod, stages))
+
+
+def test_a_models_revision_is_not_its_tokenizers() -> None:
+    model = ModelSource(source="hf://a/model", revision="c0ffee", tokenizer="hf://b/tokenizer")
+    assert fetched.revision_of(model, "hf://a/model") == "c0ffee"
+    assert fetched.revision_of(model, "hf://b/tokenizer") is None
+
+
 def test_only_remote_sources_are_fetched() -> None:
     assert [fetched.is_remote(uri) for uri in ("hf://a/b", "s3://a", "gs://a")] == [True] * 3
     assert not any(fetched.is_remote(uri) for uri in ("pvc://a/b", "oci://a", "data/a.jsonl"))

@@ -15,7 +15,7 @@ from rlhf_api.stages.ppo import FunctionReward
 
 from rlhf_trainer.context import refuse_beyond_context
 from rlhf_trainer.data.digests import path_of, source_digest, sources_of
-from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote
+from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
 from rlhf_trainer.data.load import Loaded, load_prompts
 from rlhf_trainer.data.stage_rows import (
     labelled_rows,
@@ -35,6 +35,7 @@ def prepare(run: StageRun) -> StageResult:
     Raises BadData with all that is wrong in all data sets, ConfigurationError for the rest.
     """
     refs = list(sources_of(run))
+    _refuse_two_revisions(refs)
     for ref in refs:
         _fetch(ref, run)
     for ref in refs:
@@ -48,6 +49,21 @@ def prepare(run: StageRun) -> StageResult:
         message=f"checked {len(refs)} sources: {', '.join(rows)}"[:1024],
         sources=digests,
     )
+
+
+def _refuse_two_revisions(refs: list[SourceRef]) -> None:
+    """One address has one place in the pod."""
+    seen: dict[str, str | None] = {}
+    for ref in refs:
+        if isinstance(ref.value, FunctionReward):
+            continue
+        for uri in filter(is_remote, uris(ref.value)):
+            revision = revision_of(ref.value, uri)
+            if seen.setdefault(uri, revision) != revision:
+                raise ConfigurationError(
+                    f"spec.{ref.field}: {uri} is named with two revisions, {seen[uri]} and "
+                    f"{revision}; use one"
+                )
 
 
 def _fetch(ref: SourceRef, run: StageRun) -> None:

@@ -66,9 +66,10 @@ def place(refs: Iterable[SourceRef]) -> list[Placed]:
     """Each address once, in the order of the spec."""
     placed: dict[str, Placed] = {}
     for ref in refs:
-        revision = getattr(ref.value, "revision", None)
         for address in uris(ref.value):
             if address not in placed:
+                is_own = address == ref.value.source  # a tokenizer elsewhere has no revision
+                revision = getattr(ref.value, "revision", None) if is_own else None
                 placed[address] = _placed(address, revision, len(placed))
     return list(placed.values())
 

@@ -74,10 +74,15 @@ def heldout_split(source: DataSource) -> str:
     return "test" if source.eval_source == source.source else source.split
 
 
+def revision_of(source: ModelSource | DataSource, uri: str) -> str | None:
+    """The revision to fetch an address at; a tokenizer or held-out set elsewhere has none."""
+    return source.revision if uri == source.source else None
+
+
 def fetch_model(source: ModelSource, uri: str, target: Path) -> None:
     """A hub model at its pinned commit, or a bucket's folder."""
     with _alone(target):
-        if not _is_done(target, uri, source.revision):
+        if not _is_done(target, uri, revision_of(source, uri)):
             fetch = _fetch_hub_model if uri.startswith("hf://") else _fetch_bucket
             with _plain_errors(uri):
                 fetch(source, uri, target)
@@ -102,7 +107,8 @@ def _fetch_hub_model(source: ModelSource | DataSource, uri: str, target: Path) -
     from huggingface_hub import HfApi, snapshot_download
 
     repository, token = uri.removeprefix("hf://"), _hub_token(source)
-    commit = HfApi(token=token).model_info(repository, revision=source.revision).sha
+    revision = revision_of(source, uri)
+    commit = HfApi(token=token).model_info(repository, revision=revision).sha
 
     def write(directory: Path) -> None:
         snapshot_download(
@@ -114,7 +120,7 @@ def _fetch_hub_model(source: ModelSource | DataSource, uri: str, target: Path) -
         )
         shutil.rmtree(directory / ".cache", ignore_errors=True)
 
-    about = {"source": uri, "revision": source.revision, "commit": commit}
+    about = {"source": uri, "revision": revision, "commit": commit}
     _into(target, write, about)
 
 
@@ -125,12 +131,8 @@ def _hub_token(source: ModelSource | DataSource) -> str | None:
 
 
 def _fetch_split(source: DataSource, uri: str, split: str, target: Path) -> None:
-    revision = source.revision
+    revision = revision_of(source, uri)
     about = fetched(target) or {"source": uri, "revision": revision, "splits": []}
-    if about["revision"] != revision:
-        raise ConfigurationError(
-            f"{uri} is named with two revisions, {about['revision']} and {revision}; use one"
-        )
     if split in about["splits"]:
         return
     import datasets
