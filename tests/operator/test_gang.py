@@ -240,7 +240,8 @@ def test_kueue_reads_topology_from_the_pod_template(mode: str) -> None:
     [
         ({"gang": "kai"}, [], "kai", "spec.scheduling.gang names it"),
         ({}, ["volcano", "kai"], "volcano", "serves scheduling.volcano.sh/v1beta1/PodGroup."),
-        ({}, ["kai"], "kai", "scheduling.run.ai/v2alpha2/PodGroup; volcano is not served."),
+        ({"queue": "a"}, ["kai"], "kai", "v2alpha2/PodGroup; volcano is not served."),
+        ({}, ["kai", "native"], "native", "volcano is not served, kai has no queue here"),
         ({}, ["kueue", "native"], "native", "kueue has no queue here"),
         ({"queue": "a"}, ["kueue", "native"], "kueue", "kueue.x-k8s.io/v1beta1/Workload"),
         ({}, ["kueue"], "none", "No gang scheduler can be used; volcano is not served"),
@@ -257,7 +258,7 @@ def test_auto_takes_the_first_that_is_served_and_says_why(
 
 
 def test_the_order_of_auto_is_the_platforms() -> None:
-    platform = EVERY._replace(gang_order=("kai", "volcano"))
+    platform = EVERY._replace(gang_order=("kai", "volcano"), defaults=Defaults(queue="shared"))
     assert gang_choice(Scheduling(), platform).name == "kai"
     assert pod(rendered("ppo", four_nodes(), platform))["schedulerName"] == "kai-scheduler"
 

@@ -51,6 +51,7 @@ def test_images_are_mounted_by_clusters_alone() -> None:
             ["spec.scheduling.gang"],
         ),
         ({"gang": "kueue"}, EVERY, ["spec.scheduling.queue"]),
+        ({"gang": "kai"}, EVERY, ["spec.scheduling.queue"]),
         ({"gang": "kueue", "queue": "a"}, EVERY, []),
         ({"gang": "kueue"}, EVERY._replace(defaults=Defaults(queue="shared")), []),
         ({"gang": "auto"}, Platform(served=frozenset(["apps/v1/Deployment"])), []),

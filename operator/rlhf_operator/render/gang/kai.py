@@ -1,8 +1,9 @@
 """KAI: scheduling.run.ai/v2alpha2 PodGroup.
 
 Its own pod grouper would put each pod of a kind it does not know into a gang of one, so it is told
-to leave these alone. It tells sub-groups by a label of each pod, and the pods of one Job have the
-same labels: roles on separate GPUs are one gang here.
+to leave these alone. A PodGroup whose queue is not there is never scheduled. Sub-groups are told by
+a label of each pod, and the pods of one Job have the same labels: roles on separate GPUs are one
+gang here.
 """
 
 from __future__ import annotations
@@ -52,4 +53,4 @@ def _mark(pods: PodSet, job: Object) -> None:
         keep_together(pods, job)
 
 
-KAI = Gang(kinds=serves(KIND), objects=_objects, mark=_mark)
+KAI = Gang(kinds=serves(KIND), objects=_objects, mark=_mark, needs_queue=True)

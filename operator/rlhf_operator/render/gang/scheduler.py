@@ -31,7 +31,7 @@ class Gang(NamedTuple):
     mark: Callable[[PodSet, Object], None]
     """Writes into a freshly rendered Job what ties its pods to the gang."""
     needs_queue: bool = False
-    """Whether it does nothing for a job that names no queue."""
+    """Whether a job that names no queue would wait for ever."""
 
 
 def serves(*kinds: str) -> Callable[[Platform], list[str]]:
