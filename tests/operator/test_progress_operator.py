@@ -102,9 +102,7 @@ def test_reports_reach_the_status_through_either_replica_and_outlive_the_leader(
         first = int(lease["spec"]["holderIdentity"].rpartition(":")[2])
         (second,) = set(ports) - {first}
 
-        until(
-            lambda: report(second, path, token, 40, kl=0.25) == 200
-        )  # it is up, and knows who leads
+        until(lambda: report(second, path, token, 40, kl=0.25) == 200)  # up, and knows the leader
         assert report(second, path.replace("/1", "/2"), token, 90) == 403
         jobs.wait(lambda job: stage(job, "sft").get("progressPercent") == 40)
 
