@@ -156,7 +156,7 @@ class Leader:
         try:
             lease = await self._send("GET", self._path())
             if lease["spec"].get("holderIdentity") == self.identity:
-                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                lease["spec"]["holderIdentity"] = ""
                 await self._send("PUT", self._path(), lease)
         except ApiError as error:
             log.warning("The lease could not be released: %s", error)

@@ -1,0 +1,146 @@
+"""The cache: whatever order news come in, it holds the newest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rlhf_operator.cache import Cache
+from rlhf_operator.controller import JobKey
+
+KEY = JobKey("team", "tiny")
+Object = dict[str, Any]
+
+
+def an_object(
+    version: int, *, kind: str = "Pod", name: str = "p", uid: str = "u", job: str | None = "tiny"
+) -> Object:
+    labels = {"rlhf.dev/job": job} if job else {}
+    meta = {
+        "name": name,
+        "namespace": "team",
+        "uid": uid,
+        "resourceVersion": str(version),
+        "labels": labels,
+    }
+    spec = {"nodeName": "a", "containers": ["much"]}
+    return {"apiVersion": "v1", "kind": kind, "metadata": meta, "spec": spec}
+
+
+def a_job(version: int, uid: str = "j") -> Object:
+    return an_object(version, kind="RLHFJob", name="tiny", uid=uid, job=None)
+
+
+def version_of(cache: Cache) -> str | None:
+    found = cache.child(KEY, "Pod", "p")
+    return found["metadata"]["resourceVersion"] if found else None
+
+
+def test_an_older_version_does_not_turn_it_back() -> None:
+    cache = Cache()
+    cache.put(an_object(10))  # the answer to our own write
+    cache.put(an_object(9))  # a watch that lags behind
+    assert version_of(cache) == "10"
+
+
+def test_versions_are_numbers_and_no_texts() -> None:
+    cache = Cache()
+    cache.put(an_object(9))
+    cache.put(an_object(10))
+    assert version_of(cache) == "10"
+
+
+def test_what_was_seen_to_go_does_not_come_back_by_a_late_answer() -> None:
+    cache = Cache()
+    cache.put(an_object(10))
+    cache.remove(an_object(12))
+    cache.put(an_object(11))
+    assert version_of(cache) is None
+
+
+def test_what_only_left_the_selection_comes_back() -> None:
+    cache = Cache()
+    cache.put(an_object(10))
+    cache.remove(an_object(12), 12)  # its label was taken away
+    cache.put(an_object(13))  # and given back
+    assert version_of(cache) == "13"
+
+
+def test_the_end_of_an_object_leaves_its_successor_alone() -> None:
+    cache = Cache()
+    cache.put(an_object(10, uid="old"))
+    cache.put(an_object(20, uid="new"))
+    cache.remove(an_object(15, uid="old"))
+    assert version_of(cache) == "20"
+
+
+def test_a_list_removes_what_it_does_not_name() -> None:
+    cache = Cache()
+    cache.put(an_object(10))
+    cache.put(an_object(11, name="other", uid="o"))
+    cache.replace("Pod", "team", [an_object(11, name="other", uid="o")], 20)
+    assert version_of(cache) is None
+    assert cache.child(KEY, "Pod", "other") is not None
+
+
+def test_a_list_keeps_what_was_made_after_it() -> None:
+    cache = Cache()
+    cache.put(an_object(21))  # our own write, answered while the list was on its way
+    cache.replace("Pod", "team", [], 20)
+    assert version_of(cache) == "21"
+
+
+def test_a_list_of_one_namespace_says_nothing_of_others() -> None:
+    cache = Cache()
+    cache.put(an_object(10))
+    cache.replace("Pod", "another", [], 20)
+    cache.replace("Job", "team", [], 20)
+    assert version_of(cache) == "10"
+
+
+def test_a_child_whose_label_was_edited_belongs_to_one_job_only() -> None:
+    seen: list[JobKey] = []
+    cache = Cache(seen.append)
+    cache.put(an_object(10))
+    cache.put(an_object(11, job="thief"))
+    assert version_of(cache) is None
+    assert cache.children(JobKey("team", "thief"), "Pod")
+    assert seen == [KEY, KEY, JobKey("team", "thief")]
+
+
+def test_children_without_our_label_are_nobody_s() -> None:
+    cache = Cache()
+    cache.put(an_object(10, job=None))
+    assert cache.known() == set()
+
+
+def test_only_what_is_read_is_kept() -> None:
+    cache = Cache()
+    cache.put(an_object(10))
+    found = cache.child(KEY, "Pod", "p")
+    assert found is not None
+    assert found["spec"] == {"nodeName": "a"}
+
+
+def test_a_job_and_its_children_are_known_until_the_last_is_gone() -> None:
+    cache = Cache()
+    cache.put(a_job(1))
+    cache.put(an_object(2))
+    cache.remove(a_job(3))
+    assert cache.job(KEY) is None
+    assert cache.known() == {KEY}
+    cache.remove(an_object(4))
+    assert cache.known() == set()
+
+
+@given(st.permutations(range(1, 8)), st.booleans())
+def test_any_order_of_news_ends_alike(order: list[int], is_gone: bool) -> None:
+    """Versions 1 to 6 of one object, and the news of its end (version 7) or not."""
+    cache = Cache()
+    for version in order:
+        if version < 7:
+            cache.put(an_object(version))
+        elif is_gone:
+            cache.remove(an_object(version))
+    assert version_of(cache) == (None if is_gone else "6")

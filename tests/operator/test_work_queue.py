@@ -1,0 +1,116 @@
+"""The work queue: each job at most once, never in two hands, later after each failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from rlhf_operator import queue as work_queue
+from rlhf_operator.controller import JobKey
+from rlhf_operator.queue import WorkQueue
+
+A, B = JobKey("team", "a"), JobKey("team", "b")
+
+
+def run(test: Callable[[WorkQueue], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            await test(WorkQueue())
+
+    asyncio.run(main())
+
+
+async def is_empty(queue: WorkQueue) -> bool:
+    try:
+        async with asyncio.timeout(0.02):
+            await queue.take()
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_what_is_added_twice_is_done_once() -> None:
+    async def test(queue: WorkQueue) -> None:
+        for key in (A, B, A):
+            queue.add(key)
+        assert [(await queue.take())[0] for _ in range(2)] == [A, B]
+        assert await is_empty(queue)
+
+    run(test)
+
+
+def test_what_is_added_during_its_pass_is_done_again_afterwards() -> None:
+    async def test(queue: WorkQueue) -> None:
+        queue.add(A)
+        await queue.take()
+        queue.add(A)
+        assert await is_empty(queue)
+        queue.done(A)
+        assert (await queue.take())[0] == A
+
+    run(test)
+
+
+def test_a_pass_that_failed_is_repeated_later_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_BACKOFF", 0.05)
+
+    async def test(queue: WorkQueue) -> None:
+        loop = asyncio.get_running_loop()
+        queue.add(A)
+        waits = []
+        for _ in range(3):
+            began = loop.time()
+            await queue.take()
+            waits.append(loop.time() - began)
+            queue.done(A, failed=True)
+        assert waits[0] < 0.04
+        assert 0.04 < waits[1] < waits[2] / 1.5
+        await queue.take()
+        queue.done(A)
+        queue.add(A)
+        await queue.take()
+        began = loop.time()
+        queue.done(A, failed=True)
+        await queue.take()
+        assert loop.time() - began < waits[2]  # a success has ended the row of failures
+
+    run(test)
+
+
+def test_news_do_not_shorten_the_pause_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_BACKOFF", 0.1)
+
+    async def test(queue: WorkQueue) -> None:
+        queue.add(A)
+        await queue.take()
+        queue.add(A)
+        queue.done(A, failed=True)
+        assert await is_empty(queue)
+        assert (await queue.take())[0] == A
+
+    run(test)
+
+
+def test_of_two_times_the_earlier_one_counts() -> None:
+    async def test(queue: WorkQueue) -> None:
+        queue.add_after(A, 0.05)
+        queue.add_after(A, 60.0)
+        assert (await queue.take())[0] == A
+        queue.done(A)
+        queue.add_after(A, 60.0)
+        queue.add_after(A, 0.05)
+        assert (await queue.take())[0] == A
+
+    run(test)
+
+
+def test_a_new_term_starts_with_an_empty_queue() -> None:
+    async def test(queue: WorkQueue) -> None:
+        queue.add(A)
+        queue.add_after(B, 0.01)
+        queue.clear()
+        assert await is_empty(queue)
+        assert len(queue) == 0
+
+    run(test)
