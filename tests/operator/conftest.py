@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,13 @@ def run_operator(
     """Starts replicas; they are killed at the end of the test."""
     started: list[OperatorProcess] = []
 
-    def run(*flags: str, kubeconfig: Path | None = None) -> OperatorProcess:
+    def run(
+        *flags: str, kubeconfig: Path | None = None, namespaces: Sequence[str] = (namespace,)
+    ) -> OperatorProcess:
         log = tmp_path / f"operator-{len(started)}.log"
-        process = OperatorProcess(kubeconfig or installed.kubeconfig, namespace, log, *flags)
+        kubeconfig = kubeconfig or installed.kubeconfig
+        lease = ("--lease-namespace", namespace)
+        process = OperatorProcess(kubeconfig, namespaces, log, *lease, *flags)
         process.start()
         started.append(process)
         return process

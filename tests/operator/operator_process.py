@@ -6,19 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.programs import free_ports
 
 
 class OperatorProcess:
-    """`python -m rlhf_operator` for one namespace."""
+    """`python -m rlhf_operator` for some namespaces, or for all where none is named."""
 
     def __init__(
         self,
         kubeconfig: Path,
-        namespace: str,
+        namespaces: Sequence[str],
         log: Path,
         *flags: str,
         environment: Mapping[str, str] | None = None,
@@ -27,7 +27,8 @@ class OperatorProcess:
         self.log_file = log
         self._command = [
             *(sys.executable, "-m", "rlhf_operator"),
-            *("--namespace", namespace, "--lease-namespace", namespace),
+            *(word for name in namespaces for word in ("--namespace", name)),
+            *([] if namespaces else ["--all-namespaces"]),
             *("--health-port", str(self.health_port), "--log-level", "INFO", *flags),
         ]
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}

@@ -63,6 +63,26 @@ def test_a_role_in_one_namespace_is_enough(
     assert "403" not in operator.log()
 
 
+@pytest.mark.parametrize("scope", ["two of them", "all"])
+def test_several_namespaces_are_served(
+    installed: ControlPlane,
+    jobs: Jobs,
+    run_operator: Run,
+    play: Callable[..., Kubelet],
+    scope: str,
+) -> None:
+    other = Jobs(installed.client, f"{jobs.namespace}-b")
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other.namespace}}
+    installed.client.create(made)
+    play(succeed)
+    run_operator(namespaces=() if scope == "all" else (jobs.namespace, other.namespace))
+    for of in (jobs, other):
+        of.create(manifest(of.namespace, stages="sft"))
+    jobs.wait_ready()
+    other.wait_ready()
+    installed.client.delete("v1/namespaces", other.namespace)
+
+
 def test_a_quota_is_a_reason_to_wait(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:

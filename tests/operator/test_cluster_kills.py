@@ -117,7 +117,9 @@ async def try_all(kubeconfig: Path, jobs: Jobs) -> dict[str, list[str]]:
     async def run(kill: Kill) -> None:
         name = f"{kill.when}-{kill.call}"
         async with few:
-            await asyncio.to_thread(jobs.create, manifest(jobs.namespace, name, stages="sft dpo"))
+            await asyncio.to_thread(
+                jobs.create, manifest(jobs.namespace, name, nodes=1, stages="sft dpo")
+            )
             async with asyncio.timeout(120):
                 runs[name] = await operate(settings, JobKey(jobs.namespace, name), kill)
 
@@ -146,7 +148,7 @@ def test_an_operator_may_be_killed_before_and_after_each_write(
     installed: Any, jobs: Jobs, play: Callable[..., Kubelet]
 ) -> None:
     play(succeed)
-    jobs.create(manifest(jobs.namespace, "calm", stages="sft dpo"))
+    jobs.create(manifest(jobs.namespace, "calm", nodes=1, stages="sft dpo"))
     runs = asyncio.run(try_all(installed.kubeconfig, jobs))
     expected = outcome(jobs.get("calm"))
     assert {name: outcome(jobs.get(name)) for name in runs} == dict.fromkeys(runs, expected)

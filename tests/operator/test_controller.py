@@ -1,0 +1,161 @@
+"""One pass: what it does in which order, and what it does where something refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from builders import MANIFEST, NOON
+from rlhf_api.job import RLHFJob
+from rlhf_api.status import JobStatus
+from rlhf_operator.controller import Cluster, JobKey, OutOfDate, Pass, Refused, reconcile_once
+from rlhf_operator.events import Event
+from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.render import Platform
+
+KEY = JobKey("default", "tiny")
+
+
+class Recorder:
+    """A cluster that only notes what is asked of it, in order."""
+
+    platform = Platform(is_one_machine=True)
+
+    def __init__(self, manifest: dict[str, Any] | None = None) -> None:
+        self.manifest: dict[str, Any] | None = copy.deepcopy(manifest or MANIFEST)
+        self.observed = Observed()
+        self.said: list[str] = []
+        self.refuses: dict[str, Exception] = {}
+
+    async def load(self, key: JobKey) -> dict[str, Any] | None:
+        return self.manifest
+
+    async def observe(self, job: RLHFJob, now: object) -> Observed:
+        return self.observed
+
+    async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
+        self._note("apply", objects[-1]["metadata"]["name"])
+
+    async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
+        self._note("delete", f"{stage}-{attempt}")
+
+    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+        self._note("write", status.phase)
+        assert self.manifest is not None
+        self.manifest["status"] = status.to_dict()
+
+    async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
+        for event in happened:
+            self._note("emit", event.reason)
+
+    def _note(self, verb: str, what: str) -> None:
+        if error := self.refuses.get(verb):
+            raise error
+        self.said.append(f"{verb} {what}")
+
+    def reconcile(self, **later: float) -> Pass:
+        self.said.clear()
+        cluster: Cluster = self
+        return asyncio.run(reconcile_once(cluster, KEY, NOON + timedelta(**later)))
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        assert self.manifest is not None
+        found = next(c for c in self.manifest["status"]["conditions"] if c["type"] == kind)
+        return found["status"], found["reason"], found["message"]
+
+
+def test_the_attempt_is_written_down_before_its_children_are_made() -> None:
+    cluster = Recorder()
+    cluster.reconcile()
+    assert [said for said in cluster.said if not said.startswith("emit")] == ["write Pending"]
+    cluster.reconcile()
+    assert cluster.said[0] == "apply tiny-prepare-1"
+
+
+def test_nothing_is_written_where_nothing_changed() -> None:
+    cluster = Recorder()
+    for _ in range(3):
+        cluster.reconcile()
+    cluster.observed = Observed((Attempt("prepare", 1, *_wanted(cluster)),))
+    cluster.reconcile()
+    cluster.reconcile()
+    assert cluster.said == []
+
+
+def _wanted(cluster: Recorder) -> tuple[str, str]:
+    assert cluster.manifest is not None
+    prepare = cluster.manifest["status"]["prepare"]
+    return prepare["hash"], prepare["settings"]
+
+
+def test_what_is_in_the_way_is_deleted_before_anything_is_made() -> None:
+    cluster = Recorder()
+    cluster.reconcile()
+    cluster.observed = Observed((Attempt("sft", 7, "sha256:x", "sha256:y"),))
+    cluster.reconcile()
+    assert cluster.said[:2] == ["delete sft-7", "apply tiny-prepare-1"]
+
+
+def test_a_job_that_is_gone_is_left_alone() -> None:
+    cluster = Recorder()
+    cluster.manifest = None
+    assert cluster.reconcile() == Pass(None, ())
+    assert cluster.said == []
+
+
+def test_a_manifest_that_admission_should_have_refused_is_a_condition() -> None:
+    cluster = Recorder()
+    assert cluster.manifest is not None
+    cluster.manifest["spec"]["stages"]["sft"]["epochs"] = -1
+    done = cluster.reconcile()
+    assert cluster.condition("Stalled")[:2] == ("True", "InvalidSpec")
+    assert "spec.stages.sft.epochs" in cluster.condition("Stalled")[2]
+    assert (done.actions, done.retry_at) == ((), None)
+    cluster.reconcile(minutes=5)
+    assert cluster.said == []  # no retry loop
+
+
+@pytest.mark.parametrize("status", [7, "x", {"stages": 7}, {"conditions": [{"type": 1}]}])
+def test_a_status_that_nobody_can_read_is_no_reason_to_break_off(status: Any) -> None:
+    cluster = Recorder()
+    assert cluster.manifest is not None
+    cluster.manifest["status"] = status
+    cluster.reconcile()
+    assert cluster.condition("Stalled")[0] in ("True", "False")
+
+
+@pytest.mark.parametrize("kind", ["Stalled", "Reconciling"])
+def test_a_refusal_is_a_condition_and_is_tried_again(kind: Any) -> None:
+    cluster = Recorder()
+    cluster.reconcile()
+    cluster.refuses["apply"] = Refused(kind, "NameTaken", "it is there already")
+    done = cluster.reconcile()
+    assert cluster.condition(kind) == ("True", "NameTaken", "it is there already")
+    assert done.retry_at == NOON + timedelta(minutes=1)
+    cluster.reconcile(minutes=1)
+    assert cluster.said == []  # said once
+    del cluster.refuses["apply"]
+    cluster.reconcile(minutes=2)
+    assert cluster.said[0] == "apply tiny-prepare-1"
+    assert cluster.condition("Stalled")[0] == "False"
+
+
+def test_a_pass_over_data_that_is_out_of_date_tells_nobody() -> None:
+    cluster = Recorder()
+    cluster.refuses["write"] = OutOfDate("409")
+    with pytest.raises(OutOfDate):
+        cluster.reconcile()
+    assert cluster.said == []
+
+
+def test_a_path_of_one_machine_is_refused_on_a_cluster() -> None:
+    cluster = Recorder()
+    cluster.platform = Platform()
+    cluster.reconcile()
+    cluster.reconcile()
+    assert cluster.condition("Stalled")[:2] == ("True", "Unsupported")
+    assert "models/base" in cluster.condition("Stalled")[2]

@@ -1,0 +1,119 @@
+"""A watch goes on, whatever the API server does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from rlhf_operator import watches
+from rlhf_operator.api import ApiError
+from rlhf_operator.cache import Cache
+from rlhf_operator.controller import JobKey
+from rlhf_operator.watches import PODS, Watch, refresh_all
+
+KEY = JobKey("team", "tiny")
+Object = dict[str, Any]
+Step = tuple[str, Object] | ApiError
+
+
+def a_pod(version: int, name: str = "p") -> Object:
+    meta = {
+        "name": name,
+        "namespace": "team",
+        "uid": name,
+        "resourceVersion": str(version),
+        "labels": {"rlhf.dev/job": "tiny"},
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta}
+
+
+def bookmark(version: int) -> tuple[str, Object]:
+    return "BOOKMARK", {"metadata": {"resourceVersion": str(version)}}
+
+
+class Script:
+    """Answers lists and watches one after the other, and then falls silent."""
+
+    def __init__(
+        self, lists: list[tuple[list[Object], int] | ApiError], streams: list[list[Step]]
+    ) -> None:
+        self.lists, self.streams = lists, streams
+        self.since: list[int] = []
+
+    async def list(self, *_: Any, **__: Any) -> tuple[list[Object], int]:
+        answer = self.lists.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    async def watch(self, _: Any, __: Any, since: int, **___: Any) -> AsyncIterator[Any]:
+        self.since.append(since)
+        if not self.streams:
+            await asyncio.Event().wait()
+        for step in self.streams.pop(0):
+            if isinstance(step, ApiError):
+                raise step
+            yield step
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(failures: int) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(watches, "pause_after", at_once)
+
+
+def run(script: Script, until: Callable[[Cache], bool]) -> Cache:
+    async def main() -> Cache:
+        cache = Cache()
+        task = asyncio.create_task(Watch(script, cache, PODS, "team").run())  # type: ignore[arg-type]
+        async with asyncio.timeout(5):
+            while not until(cache):
+                await asyncio.sleep(0.01)
+        task.cancel()
+        return cache
+
+    return asyncio.run(main())
+
+
+def names(cache: Cache) -> set[str]:
+    return {item["metadata"]["name"] for item in cache.children(KEY, "Pod")}
+
+
+def test_it_lists_and_then_watches_from_there() -> None:
+    script = Script([([a_pod(3)], 5)], [[("ADDED", a_pod(6, "q"))]])
+    run(script, lambda cache: names(cache) == {"p", "q"} and len(script.since) == 2)
+    assert script.since == [5, 6]  # a watch that ended goes on where it was
+
+
+def test_a_bookmark_moves_it_on() -> None:
+    script = Script([([], 5)], [[bookmark(40)]])
+    run(script, lambda cache: len(script.since) == 2)
+    assert script.since == [5, 40]
+
+
+def test_what_went_while_it_could_not_look_is_gone() -> None:
+    script = Script([([a_pod(3)], 5), ([], 90)], [[ApiError(410, "Expired", "too old")]])
+    cache = run(script, lambda cache: len(script.since) == 2)
+    assert script.since == [5, 90]
+    assert names(cache) == set()
+
+
+@pytest.mark.parametrize("code", [0, 401, 403, 404, 410, 429, 500, 503, 504])
+def test_no_error_ends_it(code: int) -> None:
+    error = ApiError(code, "Any", "")
+    script = Script(
+        [error, error, ([a_pod(3)], 5), ([a_pod(3), a_pod(7, "q")], 8)],
+        [[error], [("DELETED", a_pod(9))]],
+    )
+    run(script, lambda cache: names(cache) == {"q"})
+
+
+def test_everything_is_seen_before_it_is_fresh() -> None:
+    script = Script([ApiError(503, "Any", ""), ApiError(0, "Any", ""), ([a_pod(3)], 5)], [])
+    cache = Cache()
+    asyncio.run(refresh_all([Watch(script, cache, PODS, "team")]))  # type: ignore[arg-type]
+    assert names(cache) == {"p"}
