@@ -36,7 +36,7 @@ TINY: dict[str, dict[str, Any]] = {
     "mistral": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": None,
                 "max_position_embeddings": 1024},
-    "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 1024},
+    "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }  # fmt: skip
 
 

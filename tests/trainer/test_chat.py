@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from conftest import write_model
 from rlhf_trainer.chat import Chat, talk
 from rlhf_trainer.errors import ConfigurationError
 
@@ -41,6 +42,16 @@ def test_each_line_is_a_turn_and_reset_forgets(models: Mapping[str, Path]) -> No
     assert len(chat.turns) == 2
     said(chat, "again")
     assert len(chat.turns) == 4
+
+
+@pytest.mark.parametrize("max_new_tokens", [8, 64])
+def test_a_conversation_longer_than_the_model_reads_forgets_its_beginning(
+    max_new_tokens: int, tmp_path: Path
+) -> None:
+    path = write_model(tmp_path / "short", "gpt2", n_positions=32)
+    chat = Chat(path, max_new_tokens=max_new_tokens)
+    assert len(said(chat, "hello\nhow are you?\nwhat colour?\n" + "word " * 40)) == 5
+    assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
 
 
 def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:

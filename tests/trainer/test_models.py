@@ -50,6 +50,22 @@ def test_saving_twice_gives_the_same_bytes(in_pod: Pod, tokenizer: Any, tmp_path
     ]
 
 
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_ranks_share_the_pages_of_the_file_until_zero_3_has_partitioned_the_weights(
+    zero: int, in_pod: Pod
+) -> None:
+    """Whole copies on every rank would need the model's size in host memory times their number."""
+    model = load_policy(in_pod.stage_run("sft", SFT | {"zero": {"stage": zero}}))
+    mapped = [
+        [int(end, 16) for end in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(in_pod.model / "model.safetensors"))
+    ]
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    in_file = [any(first <= place < last for first, last in mapped) for place in places]
+    assert in_file == [zero == 3] * len(in_file)
+
+
 def test_every_dropout_is_off(in_pod: Pod, tmp_path: Path) -> None:
     path = write_model(tmp_path / "gpt2", "gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
     run = in_pod.stage_run("sft", SFT, inputs={"policy": {"path": str(path)}})

@@ -12,10 +12,24 @@ import torch
 from adapters import adapted
 from conftest import TINY, VOCABULARY, write_model
 from rlhf_api.stages.common import LoRA
-from rlhf_trainer.scalar_models import load_scalar, load_statistics, new_scalar, save_scalar
+from rlhf_trainer.scalar_models import (
+    ScalarHeadModel,
+    load_scalar,
+    load_statistics,
+    save_scalar,
+    scalar_from_trunk,
+)
 from rlhf_trainer.tokenizers import reads_tokens_of
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
+
+
+def new_scalar(path: Path, head: str = "normal") -> ScalarHeadModel:
+    """The trunk of the language model in a directory, with a fresh head."""
+    from transformers import AutoModelForCausalLM
+
+    trunk = AutoModelForCausalLM.from_pretrained(path).base_model
+    return scalar_from_trunk(trunk, seed=3, head=head)
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -24,7 +38,7 @@ def test_a_reward_model_loads_as_a_sequence_classifier(
 ) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    model = new_scalar(models[family], seed=3).eval()
+    model = new_scalar(models[family]).eval()
     save_scalar(model, tokenizer, tmp_path, {"mean": 0.5, "std": 2.0, "count": 10})
     with torch.no_grad():
         scores_BT = model(IDS)
@@ -41,15 +55,15 @@ def test_a_fresh_head_is_drawn_with_variance_one_over_width_plus_one_or_zero(
     tmp_path: Path,
 ) -> None:
     path = write_model(tmp_path, "llama", hidden_size=1024, num_attention_heads=16)
-    drawn = new_scalar(path, seed=3).score.weight
+    drawn = new_scalar(path).score.weight
     assert float(drawn.std()) == pytest.approx(1 / math.sqrt(1025), rel=0.1)
-    assert not new_scalar(path, seed=3, head="zero").score.weight.any()
+    assert not new_scalar(path, head="zero").score.weight.any()
 
 
 def test_a_reward_model_with_adapters_is_saved_merged(
     models: Mapping[str, Path], tokenizer: Any, tmp_path: Path
 ) -> None:
-    model = new_scalar(models["llama"], seed=3)
+    model = new_scalar(models["llama"])
     model.trunk = adapted(model.trunk, LoRA(rank=2))
     save_scalar(model, tokenizer, tmp_path)
     with torch.no_grad():
@@ -80,7 +94,7 @@ def test_transformers_scores_right_padded_answers_as_we_do(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = prepared(AutoTokenizer.from_pretrained(models[family]))
-    model = new_scalar(models[family], seed=3)
+    model = new_scalar(models[family])
     if lora is not None:
         model.trunk = adapted(model.trunk, lora)
     save_scalar(model.eval(), tokenizer, tmp_path)
@@ -102,7 +116,7 @@ def test_a_pad_token_of_its_own_stays_and_adds_no_row(
 ) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
-    save_scalar(new_scalar(models["llama"], seed=3), tokenizer, tmp_path)
+    save_scalar(new_scalar(models["llama"]), tokenizer, tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.pad_token_id, config.vocab_size) == (0, VOCABULARY)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token == "<|pad|>"

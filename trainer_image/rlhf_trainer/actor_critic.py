@@ -21,38 +21,8 @@ from rlhf_trainer.logprobs import packed_logprobs, packed_logprobs_and_entropy
 from rlhf_trainer.lora import plain_model
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.scalar_models import ScalarHeadModel
-from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows, packed_hidden
-
-
-class TokenBatch(NamedTuple):
-    """Rows as a policy or critic reads them: without their last token, which predicts nothing."""
-
-    packed: Packed
-    positions: Tensor  # packed position whose output scores response token n
-    targets: Tensor  # that token
-
-
-def token_batch(
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    device: torch.device | str,
-) -> TokenBatch:
-    """Prompts with their responses; give rows of similar length next to each other.
-
-    Without rows it is one token whose output nobody wants: a rank without work still makes its
-    forward and backward pass, which hold collectives under ZeRO-3.
-    """
-    if not prompts:
-        none = torch.empty(0, dtype=torch.long, device=device)
-        return TokenBatch(pack_rows([[0]], device), none, none)
-    rows = [[*p, *r][:-1] for p, r in zip(prompts, responses, strict=True)]
-    packed = pack_rows(rows, device)
-    spans = [
-        torch.arange(start + len(p) - 1, start + len(row))
-        for start, p, row in zip(packed.starts, prompts, rows, strict=True)
-    ]
-    targets = torch.tensor([t for r in responses for t in r], dtype=torch.long, device=device)
-    return TokenBatch(packed, torch.cat(spans).to(device), targets)
+from rlhf_trainer.scored_lm import ScoredLM, TokenBatch, token_batch
+from rlhf_trainer.sequences import pack, pack_rows, packed_hidden
 
 
 class TokenScores(NamedTuple):
@@ -63,17 +33,16 @@ class TokenScores(NamedTuple):
     values: Tensor | None  # where the critic shares the trunk
 
 
-class Actor(nn.Module):
-    """A causal language model, with a value head on its trunk where the critic is shared."""
+class Actor(ScoredLM):
+    """A policy, with a value head on its trunk where the critic is shared."""
 
     def __init__(
         self, lm: nn.Module, temperature: float, value_head: nn.Linear | None = None
     ) -> None:
-        super().__init__()
-        self.lm, self.value_head, self.temperature = lm, value_head, temperature
-        self.is_packable = pack(plain_model(lm))
+        super().__init__(lm)
+        self.value_head, self.temperature = value_head, temperature
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         batch: TokenBatch,
         with_entropy: bool = False,
@@ -82,58 +51,19 @@ class Actor(nn.Module):
     ) -> TokenScores:
         """Log-probs, under the sampling temperature by default, and what else is asked for."""
         temperature = self.temperature if temperature is None else temperature
-        with self._last_hidden() as seen:
-            logits_NV = self._logits(batch)
+        hidden_NH, logits_NV = self.read(batch)
+
+        def figures(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, ...]:
+            if with_entropy:
+                return packed_logprobs_and_entropy(logits_CV, targets_C, temperature)
+            return (packed_logprobs(logits_CV, targets_C, temperature),)
+
+        scores = self.score(hidden_NH, logits_NV, batch.targets, figures)
         values = None
         if self.value_head is not None:
-            hidden_NH = self._at_positions(seen[0], batch)
             hidden_NH = hidden_NH if value_trains_trunk else hidden_NH.detach()
             values = self.value_head(hidden_NH).squeeze(-1).float()
-        if with_entropy:
-            scores = packed_logprobs_and_entropy(logits_NV, batch.targets, temperature)
-            return TokenScores(*scores, values)
-        logprobs_N = packed_logprobs(logits_NV, batch.targets, temperature)
-        return TokenScores(logprobs_N, None, values)
-
-    def gradient_checkpointing_enable(self, options: dict[str, Any] | None = None) -> None:
-        """Recompute the trunk's activations in the backward pass."""
-        plain_model(self.lm).gradient_checkpointing_enable(options)
-
-    @contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """Within it the actor is what it was before its LoRA adapter."""
-        with self.lm.disable_adapter():  # type: ignore[operator]
-            yield
-
-    def _logits(self, batch: TokenBatch) -> Tensor:
-        inputs, real_BT = model_inputs(batch.packed, self.is_packable)
-        if real_BT is None:
-            inputs["logits_to_keep"] = batch.positions
-            kept_NV: Tensor = plain_model(self.lm)(**inputs).logits[0]
-            return kept_NV
-        logits_NV: Tensor = plain_model(self.lm)(**inputs).logits[real_BT]
-        return logits_NV[batch.positions]
-
-    def _at_positions(self, hidden_BTH: Tensor, batch: TokenBatch) -> Tensor:
-        if self.is_packable:
-            return hidden_BTH[0, batch.positions]
-        _, real_BT = model_inputs(batch.packed, is_packable=False)
-        assert real_BT is not None
-        return hidden_BTH[real_BT][batch.positions]
-
-    @contextmanager
-    def _last_hidden(self) -> Iterator[list[Tensor]]:
-        """Catches the trunk's last hidden state on its way to the head, for the value head."""
-        seen: list[Tensor] = []
-        if self.value_head is None:
-            yield seen
-            return
-        trunk = plain_model(self.lm).base_model
-        hook = trunk.register_forward_hook(lambda *call: seen.append(call[2].last_hidden_state))
-        try:
-            yield seen
-        finally:
-            hook.remove()
+        return TokenScores(scores[0], scores[1] if with_entropy else None, values)
 
 
 class Critic(nn.Module):

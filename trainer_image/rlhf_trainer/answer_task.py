@@ -18,8 +18,7 @@ from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, pack_answers, p
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.encode import Answer
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.logprobs import packed_logprobs
-from rlhf_trainer.sequences import model_inputs
+from rlhf_trainer.scored_lm import TokenBatch
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import Contribution, StepBatch, mean_over_ranks, shares
 
@@ -127,14 +126,7 @@ def tokens_of(examples: Sequence[Example]) -> list[int]:
     return [sum(row.length for row in example.rows) for example in examples]
 
 
-def answer_logprobs(model: Callable[..., Any], rows: AnswerRows, is_packable: bool) -> Tensor:
-    """log π of each answer token: (M,), nats. The head runs on answer tokens alone if it can."""
-    inputs, real_BT = model_inputs(rows.packed, is_packable)
-    if not len(rows.targets_M):
-        nothing: Tensor = model(**inputs).logits.flatten()[:0]  # attached to the graph
-        return nothing
-    if real_BT is None:
-        logits_MV = model(**inputs, logits_to_keep=rows.before_M).logits[0]
-    else:
-        logits_MV = model(**inputs).logits[real_BT][rows.before_M]
-    return packed_logprobs(logits_MV, rows.targets_M)
+def answer_logprobs(model: Callable[..., Any], rows: AnswerRows) -> Tensor:
+    """log π of each answer token: (M,), nats. `model` is a ScoredLM, or the engine of one."""
+    logprobs_M: Tensor = model(TokenBatch(rows.packed, rows.before_M, rows.targets_M))[0]
+    return logprobs_M

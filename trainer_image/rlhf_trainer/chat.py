@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
+from rlhf_trainer.context import context_length
 from rlhf_trainer.errors import ConfigurationError, TrainerError
 
 HELP = "Type a message; /reset starts afresh, /exit leaves."
@@ -86,10 +87,7 @@ class Chat:
     def answer(self, message: str) -> Iterator[str]:
         """The model's answer in pieces, whole characters each."""
         self.turns.append({"role": "user", "content": message})
-        prompt = self.tokenizer.apply_chat_template(
-            self.turns, add_generation_prompt=True, tokenize=False
-        )
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = self._prompt()
         said, tokens = "", []
         for token in self._tokens(ids):
             tokens.append(token)
@@ -99,13 +97,28 @@ class Chat:
                 said = text
         self.turns.append({"role": "assistant", "content": said})
 
+    def _prompt(self) -> list[int]:
+        """Tokens of the conversation. What the model cannot read beside its answer is forgotten:
+        the oldest exchanges, then the start of the message."""
+        limit = context_length(self.model.config)
+        while True:
+            text = self.tokenizer.apply_chat_template(
+                self.turns, add_generation_prompt=True, tokenize=False
+            )
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            room = len(ids) if limit is None else max(limit // 2, limit - self.max_new_tokens)
+            if len(ids) <= room or len(self.turns) == 1:
+                return ids[-room:]
+            del self.turns[:2]
+
     @torch.no_grad()
     def _tokens(self, prompt: Sequence[int]) -> Iterator[int]:
         from rlhf_trainer.evaluate import end_tokens
 
         ends = end_tokens(self.tokenizer, self.model)
         feed, cache = torch.tensor([list(prompt)], device=self.device), None
-        for _ in range(self.max_new_tokens):
+        limit = context_length(self.model.config) or sys.maxsize
+        for _ in range(min(self.max_new_tokens, limit - len(prompt))):
             out: Any = self.model(feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache, token = out.past_key_values, self._pick(out.logits[0, -1].float().cpu())
             if token in ends:

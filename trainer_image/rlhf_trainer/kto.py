@@ -103,7 +103,7 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         config = self.settings
         assert isinstance(config, DPOStage)
         z0 = self._baseline(engine, micro_batch.baseline)
-        logprobs_M = answer_logprobs(engine, micro_batch.rows, self.is_packable)
+        logprobs_M = answer_logprobs(engine, micro_batch.rows)
         share = len(micro_batch.examples) / micro_batch.answers_in_all
         if not micro_batch.examples:
             zero = logprobs_M.sum()
@@ -130,7 +130,7 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         if baseline.value is None:
             policy, reference = [], []
             for part in baseline.mine:
-                logprobs_M = answer_logprobs(engine, part.mismatched, self.is_packable)
+                logprobs_M = answer_logprobs(engine, part.mismatched)
                 if part.examples:
                     policy.append(sums_of_rows(logprobs_M, part.mismatched.counts))
                     reference.append(self._of_reference(part.mismatched, part, 1))

@@ -2,7 +2,7 @@
 
 An adapter alone is of use to others only beside what it was trained on. A model that the hub has
 is named, with its commit; anything else lies in the same directory, as transformers lays out a
-model with an adapter embedded (docs/adr/0007-an-adapter-brings-its-base.md).
+model with an adapter embedded (docs/adr/0008-an-adapter-brings-its-base.md).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def sft_loss(
 ) -> Tensor:
     """Cross entropy −log π(y_t|y_<t), token mean over the labels that count: a scalar, nats/token.
 
-    Also the PTX term of PPO. `logprobs_BT` comes from `token_logprobs` or its chunked form.
+    Also the PTX term of PPO. `logprobs_BT` comes from `token_logprobs`.
     """
     return masked_token_mean(-logprobs_BT, label_mask_BT, global_token_count)
 

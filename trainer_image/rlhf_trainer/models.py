@@ -38,13 +38,14 @@ def load_policy(
     """The causal language model that `role` names in the stage file, dropout off, in `dtype`.
 
     An input that is an adapter is merged into the base model. Fresh weights are drawn from the
-    job's seed, so that all ranks draw the same ones.
+    job's seed, so that all ranks draw the same ones. For ZeRO-3 the weights stay in the pages of
+    the file until they are partitioned: the ranks of a machine share them.
     """
     source = input_of(run, role)
     path = Path(source.path)
     if is_adapter_alone(path):
         return _merged_adapter(input_of(run, "base"), path, run.seed, dtype)
-    return causal_lm(path, source.init, run.seed, dtype)
+    return _causal_lm(path, source.init, run.seed, dtype, in_file=run.config.zero.stage == 3)
 
 
 def load_output(
@@ -53,7 +54,7 @@ def load_output(
     """The model that this run wrote to `directory`; an adapter is merged into the run's policy."""
     if is_adapter_alone(directory):
         return _merged_adapter(input_of(run, "policy"), directory, run.seed, dtype)
-    return causal_lm(directory, "pretrained", run.seed, dtype)
+    return _causal_lm(directory, "pretrained", run.seed, dtype)
 
 
 def load_directory(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -62,7 +63,7 @@ def load_directory(directory: Path, dtype: torch.dtype = torch.float32) -> PreTr
         raise ConfigurationError(
             f"{directory} holds an adapter alone: with lora.output merged it is a whole model"
         )
-    return causal_lm(directory, "pretrained", 0, dtype)
+    return _causal_lm(directory, "pretrained", 0, dtype)
 
 
 def input_of(run: StageRun, role: str) -> Input:
@@ -116,7 +117,7 @@ def save_model(
 def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> PreTrainedModel:
     from peft import PeftModel
 
-    model = causal_lm(Path(base.path), base.init, seed, torch.float32)
+    model = _causal_lm(Path(base.path), base.init, seed, torch.float32)
     try:
         merged = PeftModel.from_pretrained(model, path).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
@@ -126,8 +127,12 @@ def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> P
     return adapted
 
 
-def causal_lm(path: Path, init: str, seed: int, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model in a directory, dropout off; an adapter that lies in it is merged."""
+def _causal_lm(
+    path: Path, init: str, seed: int, dtype: torch.dtype, in_file: bool = False
+) -> PreTrainedModel:
+    """The language model in a directory, dropout off; an adapter that lies in it is merged. With
+    `in_file` its weights stay in the pages of the file that they were read from.
+    """
     from transformers import AutoModelForCausalLM
 
     config = model_config(path)
@@ -149,11 +154,11 @@ def causal_lm(path: Path, init: str, seed: int, dtype: torch.dtype) -> PreTraine
                 model = model.to(dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"no language model in {path}: {first_line(error)}") from None
-    loaded: PreTrainedModel = without_dropout(_in_own_memory(model))
+    loaded: PreTrainedModel = without_dropout(model if in_file else _in_own_memory(model))
     return loaded
 
 
-def _in_own_memory(model: Any) -> Any:
+def _in_own_memory(model: PreTrainedModel) -> PreTrainedModel:
     """Copies of the weights where torch's kernels like them: what safetensors maps from a file lies
     at any offset, which costs time, and rounds otherwise than the same weights elsewhere.
     """

@@ -15,6 +15,7 @@ from rlhf_trainer.data.encode import Answer
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.models import load_output, load_policy
+from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
 
 PROMPTS: Final = 128
@@ -70,9 +71,9 @@ def _with_room(rows: Sequence[AnswerRow], answer: int, limit: int | None) -> lis
 
 def _summed(model: Any, rows: Sequence[AnswerRow], device: torch.device) -> float:
     """Σ over all rows of log π(answer | prompt)."""
-    model.eval()
+    scored = ScoredLM(model, packs=False).eval()
     total = 0.0
     for start in range(0, len(rows), AT_ONCE):
         part = pack_answers(rows[start : start + AT_ONCE], device)
-        total += float(answer_logprobs(model, part, is_packable=False).double().sum())
+        total += float(answer_logprobs(scored, part).double().sum())
     return total

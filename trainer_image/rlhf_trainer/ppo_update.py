@@ -16,7 +16,7 @@ import torch
 from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
 
-from rlhf_trainer.actor_critic import TokenBatch, TokenScores, token_batch
+from rlhf_trainer.actor_critic import TokenScores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.engine import StepStats
 from rlhf_trainer.experience import (
@@ -25,6 +25,7 @@ from rlhf_trainer.experience import (
 )
 from rlhf_trainer.losses import entropy_loss, kl_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_trainer.pretraining import PretrainingTexts
+from rlhf_trainer.scored_lm import TokenBatch, token_batch
 from rlhf_trainer.session import Session
 from rlhf_trainer.team import Team
 

@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import torch
 from rlhf_api.stages import DPOStage
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_trainer.answer_task import Example, answer_logprobs, tokens_of
 from rlhf_trainer.data.answer_rows import AnswerRows, pack_answers, sums_of_rows
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.models import load_policy
-from rlhf_trainer.sequences import pack
+from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import shares
 
@@ -40,21 +40,20 @@ Context = Callable[[], AbstractContextManager[Any]]
 class Reference(NamedTuple):
     """log π_ref of rows: what was stored, or what a model that stays says."""
 
-    model: Callable[..., Any] | None
-    is_packable: bool
+    model: ScoredLM | None
     context: Context  # within it `model` is the reference
     device: torch.device
 
     @classmethod
-    def of(cls, session: Session, config: DPOStage, trained: Any, is_packable: bool) -> Reference:
+    def of(cls, session: Session, config: DPOStage, trained: ScoredLM) -> Reference:
         """The reference that the settings ask for; `trained` is the policy, adapters included."""
         device = session.ranks.device
         if config.reference_cache or config.loss not in WITH_REFERENCE:
-            return cls(None, is_packable, nullcontext, device)
+            return cls(None, nullcontext, device)
         if config.lora is not None:
-            return cls(trained, is_packable, trained.disable_adapter, device)
+            return cls(trained, trained.without_adapter, device)
         frozen: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks)).to(device)
-        return cls(frozen.requires_grad_(False).eval(), pack(frozen), nullcontext, device)
+        return cls(ScoredLM(frozen.requires_grad_(False)).eval(), nullcontext, device)
 
     def __call__(self, rows: AnswerRows, stored: Sequence[Sequence[float]]) -> Tensor:
         """log π_ref of each row, summed over its answer: (R,), nats."""
@@ -62,16 +61,15 @@ class Reference(NamedTuple):
             values = [value for example in stored for value in example]
             return torch.tensor(values, device=self.device)
         with torch.no_grad(), self.context():
-            return _row_logprobs(self.model, rows, self.is_packable)
+            return _row_logprobs(self.model, rows)
 
 
 def with_reference(
     session: Session,
     config: DPOStage,
-    model: nn.Module,
+    model: ScoredLM,
     parts: tuple[list[R], list[R]],
     total_steps: int,
-    is_packable: bool,
 ) -> tuple[list[R], list[R]]:
     """(train, held out) with stored log-probs of `model`, as far as they will be asked for."""
     if config.loss not in WITH_REFERENCE or not config.reference_cache:
@@ -79,12 +77,12 @@ def with_reference(
     train, heldout = parts
     rows, size, seed = len(train), config.global_batch_size, session.run.seed
     used = {i for step in range(total_steps) for i in global_batch(rows, size, seed, step)}
-    scored = _scorer(session, config, model, is_packable)
+    scored = _scorer(session, config, model)
     return scored(train, used), scored(heldout, range(len(heldout)))
 
 
 def _scorer(
-    session: Session, config: DPOStage, model: nn.Module, is_packable: bool
+    session: Session, config: DPOStage, model: ScoredLM
 ) -> Callable[[Sequence[R], Iterable[int]], list[R]]:
     """A function that stores log-probs in chosen examples. The ranks share the work."""
 
@@ -93,12 +91,12 @@ def _scorer(
         model.eval()
         found: dict[int, tuple[float, ...]] = {}
         lengths = tokens_of(examples)
-        for part in shares(sorted(chosen), lengths, config, is_packable, session.ranks):
+        for part in shares(sorted(chosen), lengths, config, model.is_packable, session.ranks):
             if not part:
                 continue
             rows = [row for i in part for row in examples[i].rows]
             packed = pack_answers(rows, session.ranks.device)
-            values = iter(_row_logprobs(model, packed, is_packable).tolist())
+            values = iter(_row_logprobs(model, packed).tolist())
             found |= {i: tuple(next(values) for _ in examples[i].rows) for i in part}
         everyones: dict[int, tuple[float, ...]] = {}
         for some in session.ranks.gather_objects(found):
@@ -110,5 +108,5 @@ def _scorer(
     return scored
 
 
-def _row_logprobs(model: Callable[..., Any], rows: AnswerRows, is_packable: bool) -> Tensor:
-    return sums_of_rows(answer_logprobs(model, rows, is_packable), rows.counts)
+def _row_logprobs(model: ScoredLM, rows: AnswerRows) -> Tensor:
+    return sums_of_rows(answer_logprobs(model, rows), rows.counts)

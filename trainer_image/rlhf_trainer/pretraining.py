@@ -9,11 +9,11 @@ import torch
 from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
 
-from rlhf_trainer.actor_critic import TokenBatch, token_batch
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.data.stage_rows import pretraining_rows
+from rlhf_trainer.scored_lm import TokenBatch, token_batch
 from rlhf_trainer.session import Session
 
 

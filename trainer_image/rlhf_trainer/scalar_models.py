@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlhf_trainer.errors import ConfigurationError, first_line
 from rlhf_trainer.lora import merged_state_dict, plain_model
-from rlhf_trainer.models import causal_lm, model_config, without_dropout
+from rlhf_trainer.models import model_config, without_dropout
 from rlhf_trainer.tokenizers import with_distinct_pad
 
 if TYPE_CHECKING:
@@ -57,26 +57,13 @@ class ScalarHeadModel(nn.Module):
         self.trunk.gradient_checkpointing_enable(options)
 
 
-def new_scalar(
-    path: Path | str,
-    *,
-    seed: int,
-    init: str = "pretrained",
-    dtype: torch.dtype = torch.float32,
-    head: str = "normal",
-) -> ScalarHeadModel:
-    """The trunk of the language model in `path` with a fresh head.
-
-    `head`: "normal" draws it from N(0, 1/(h+1)) (Stiennon et al. 2020), "zero" starts at 0.
-    """
-    trunk = causal_lm(Path(path), init, seed, dtype).base_model
-    return scalar_from_trunk(trunk, seed=seed, dtype=dtype, head=head)
-
-
 def scalar_from_trunk(
     trunk: PreTrainedModel, *, seed: int, dtype: torch.dtype = torch.float32, head: str = "normal"
 ) -> ScalarHeadModel:
-    """A fresh scalar head on a trunk that is at hand."""
+    """A fresh scalar head on the trunk of a language model.
+
+    `head`: "normal" draws it from N(0, 1/(h+1)) (Stiennon et al. 2020), "zero" starts at 0.
+    """
     width = _width(trunk.config)
     score = nn.Linear(width, 1, bias=False, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)

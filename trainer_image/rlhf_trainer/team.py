@@ -15,7 +15,6 @@ from rlhf_trainer.actor_critic import (
     Actor,
     Average,
     Critic,
-    TokenBatch,
     copy_weights,
     frozen,
     value_head,
@@ -33,6 +32,7 @@ from rlhf_trainer.reward_sources import (
     reward_terms,
 )
 from rlhf_trainer.scalar_models import ScalarHeadModel, load_scalar, scalar_from_trunk
+from rlhf_trainer.scored_lm import TokenBatch
 from rlhf_trainer.session import Session
 
 Reference = Callable[[TokenBatch], Tensor]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from rlhf_api.run import ExitCode, StageResult
 from rlhf_api.stages import DPOStage
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_trainer import evaluate, kto
 from rlhf_trainer.answer_task import AnswerTask, answer_logprobs
@@ -36,7 +36,7 @@ from rlhf_trainer.losses import dpo_loss, ipo_loss, orpo_loss, simpo_loss
 from rlhf_trainer.models import load_policy
 from rlhf_trainer.policy_kl import kl_to_reference
 from rlhf_trainer.preference_reference import Reference, with_reference
-from rlhf_trainer.sequences import pack
+from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import Contribution, commit, fit
 
@@ -49,18 +49,19 @@ def train(session: Session) -> StageResult:
     learnt, heldout = task_type.examples(session, config)
     total = steps_in(len(learnt), config.global_batch_size, config.epochs, config.max_steps)
 
-    model: nn.Module = load_policy(run, dtype=model_dtype(config, ranks)).to(ranks.device)
-    before = evaluate.answer_as_base(session, model)
-    is_packable = pack(model)
-    learnt, heldout = with_reference(session, config, model, (learnt, heldout), total, is_packable)
-    trained = model if config.lora is None else add_lora(model, config.lora)
-    reference = Reference.of(session, config, trained, is_packable)
-    engine = Engine.create(trained, config, ranks=ranks, total_steps=total)
-    task = task_type(session, config, learnt, heldout, total, is_packable, reference)
+    lm: Any = load_policy(run, dtype=model_dtype(config, ranks)).to(ranks.device)
+    before = evaluate.answer_as_base(session, lm)
+    model = ScoredLM(lm)
+    learnt, heldout = with_reference(session, config, model, (learnt, heldout), total)
+    if config.lora is not None:
+        model.lm = add_lora(lm, config.lora)
+    reference = Reference.of(session, config, model)
+    engine = Engine.create(model, config, ranks=ranks, total_steps=total)
+    task = task_type(session, config, learnt, heldout, total, model.is_packable, reference)
 
     def write(directory: Path) -> None:
         with engine.gathered():
-            session.save_policy(engine.module, directory)
+            session.save_policy(model.lm, directory)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
@@ -151,7 +152,7 @@ class PairTask(AnswerTask[Compared, MicroBatch]):
     def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
         """Σ over comparisons of the loss, each with its share of the global batch."""
         rows, share_P = micro_batch.rows, micro_batch.share_P
-        logprobs_M = answer_logprobs(engine, rows, self.is_packable)
+        logprobs_M = answer_logprobs(engine, rows)
         if not len(share_P):
             zero = logprobs_M.sum()
             return Contribution(zero, dict.fromkeys(FIGURES, zero))

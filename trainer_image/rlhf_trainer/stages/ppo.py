@@ -21,7 +21,7 @@ from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
 
 from rlhf_trainer import evaluate
-from rlhf_trainer.actor_critic import TokenScores, token_batch
+from rlhf_trainer.actor_critic import TokenScores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.load import load_prompts
@@ -42,6 +42,7 @@ from rlhf_trainer.pretraining import PretrainingTexts
 from rlhf_trainer.reward_sources import ROWS_OF_MICRO_BATCH, Answered, Question
 from rlhf_trainer.rewards import AdaptiveKL, FixedKL
 from rlhf_trainer.rollout import generate
+from rlhf_trainer.scored_lm import token_batch
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import is_due
 from rlhf_trainer.team import Team, assemble_team, value_of

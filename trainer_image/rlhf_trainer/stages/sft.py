@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rlhf_api.run import ExitCode, StageResult
@@ -17,6 +17,7 @@ from rlhf_api.stages import SFTStage
 from torch import Tensor
 
 from rlhf_trainer import evaluate
+from rlhf_trainer.data.answer_rows import padded_cells
 from rlhf_trainer.data.batches import global_batch, steps_in
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
@@ -24,7 +25,8 @@ from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.models import load_policy
-from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows
+from rlhf_trainer.scored_lm import ScoredLM, TokenBatch
+from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import (
     Contribution,
@@ -44,17 +46,17 @@ def train(session: Session) -> StageResult:
     if session.ranks.is_main:
         write_left_out(Path(session.run.output), rows)
 
-    model = load_policy(session.run, dtype=model_dtype(config, session.ranks))
-    before = evaluate.answer_as_base(session, model.to(session.ranks.device))
-    is_packable = config.packing and pack(model)
-    trained = model if config.lora is None else add_lora(model, config.lora)
+    lm: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks))
+    before = evaluate.answer_as_base(session, lm.to(session.ranks.device))
+    trained = lm if config.lora is None else add_lora(lm, config.lora)
+    model = ScoredLM(trained, packs=config.packing)
     total = steps_in(len(rows.train), config.global_batch_size, config.epochs, config.max_steps)
-    engine = Engine.create(trained, config, ranks=session.ranks, total_steps=total)
-    task = _Task(session, config, rows.train, rows.heldout, total, is_packable)
+    engine = Engine.create(model, config, ranks=session.ranks, total_steps=total)
+    task = _Task(session, config, rows.train, rows.heldout, total, model.is_packable)
 
     def write(directory: Path) -> None:
         with engine.gathered():
-            session.save_policy(engine.module, directory)
+            session.save_policy(trained, directory)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
@@ -70,9 +72,7 @@ def train(session: Session) -> StageResult:
 
 
 class _MicroBatch(NamedTuple):
-    rows: Packed
-    targets: Tensor  # (M,) tokens that count
-    before: Tensor  # (M,) packed position of the token before each of them
+    tokens: TokenBatch  # whose targets are the tokens that count
     tokens_in_all: int  # that count, in the global batch
 
 
@@ -98,19 +98,15 @@ class _Task:
         config, seed = self.config, self.session.run.seed
         chosen = global_batch(len(self.train), config.global_batch_size, seed, step)
         mine = self._micro_batches(self.train, chosen)
-        tokens = sum(sum(m.rows.lengths) for m in mine)
-        cells = tokens if self.is_packable else sum(_rectangle(m.rows.lengths) for m in mine)
+        lengths = [m.tokens.packed.lengths for m in mine]
+        tokens = sum(map(sum, lengths))
+        cells = tokens if self.is_packable else sum(map(padded_cells, lengths))
         return StepBatch(mine, [self.train[i].id for i in chosen], tokens, cells)
 
     def contribution(self, engine: Engine, micro_batch: _MicroBatch) -> Contribution:
-        logits_MV = self._logits(engine, micro_batch)
+        logprobs_M, hits_M = engine(micro_batch.tokens, _logprobs_and_hits)
         count = max(micro_batch.tokens_in_all, 1)
-        if not len(micro_batch.targets):  # rows ran out on this rank: 0, attached to the graph
-            zero = logits_MV.sum() * 0.0
-            return Contribution(zero, {"train/accuracy": zero})
-        loss = -packed_logprobs(logits_MV, micro_batch.targets).sum() / count
-        right = (logits_MV.argmax(-1) == micro_batch.targets).sum() / count
-        return Contribution(loss, {"train/accuracy": right})
+        return Contribution(-logprobs_M.sum() / count, {"train/accuracy": hits_M.sum() / count})
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
@@ -136,20 +132,10 @@ class _Task:
         packed = pack_rows([row.tokens for row in rows], device)
         counts = [c for row in rows for c in (False, *row.loss_mask[1:])]
         at_M = torch.tensor(counts, device=device).nonzero().squeeze(-1)
-        return _MicroBatch(packed, packed.input_ids[0, at_M], at_M - 1, tokens_in_all)
-
-    def _logits(self, engine: Engine, micro_batch: _MicroBatch) -> Tensor:
-        """Logits that score the tokens that count (M, V); the head runs on them alone if it can."""
-        inputs, real_BT = model_inputs(micro_batch.rows, self.is_packable)
-        if not len(micro_batch.targets):
-            logits: Tensor = engine(**inputs).logits
-            return logits[0]
-        if real_BT is None:
-            kept: Tensor = engine(**inputs, logits_to_keep=micro_batch.before).logits
-            return kept[0]
-        logits = engine(**inputs).logits
-        return logits[real_BT][micro_batch.before]
+        tokens = TokenBatch(packed, at_M - 1, packed.input_ids[0, at_M])
+        return _MicroBatch(tokens, tokens_in_all)
 
 
-def _rectangle(lengths: Sequence[int]) -> int:
-    return len(lengths) * max(lengths)
+def _logprobs_and_hits(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, ...]:
+    """log π of each target, and whether it is the likeliest token."""
+    return packed_logprobs(logits_CV, targets_C), logits_CV.argmax(-1) == targets_C
