@@ -20,6 +20,8 @@ def main(words: Sequence[str]) -> int:
     )
     for noisy in ("kopf", "aiohttp"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # It says that it ignores signals, which are handled here.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     asyncio.run(_until_signalled(settings))
     return 0
 

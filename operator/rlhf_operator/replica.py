@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Final
 
+from rlhf_operator.admission import Admission
 from rlhf_operator.api import Api, ApiError, Object, Resource, pause_after
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import RLHFJOBS, KubernetesCluster
@@ -29,6 +30,7 @@ from rlhf_operator.render.gang import GANGS
 from rlhf_operator.reporting import Reporting
 from rlhf_operator.serving import Probes
 from rlhf_operator.settings import Settings
+from rlhf_operator.tls import TLSFiles
 from rlhf_operator.watches import CHILDREN, Watch, refresh_all
 from rlhf_operator.work import work
 
@@ -60,33 +62,34 @@ class Replica:
         settings, metrics = self._settings, self._metrics
         api = await Api.connect(self._may_write, metrics.api_request)
         try:
-            served = await self._served(api)
-            cluster = KubernetesCluster(
-                api,
-                self._cache,
-                self._platform(served),
-                served,
-                self._reporting.board.of,
-                metrics.wrote,
-                settings.identity,
-            )
-            if settings.leader_election:
-                identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}_{self._address}"
-                self._leader = Leader(api, settings.lease_namespace, identity)
-            self._jobs = [Watch(api, self._cache, RLHFJOBS, n, "") for n in self._scopes]
             async with self._tasks as tasks:
-                self._watch(api, [*CHILDREN, *_gang_resources(served)])
-                tasks.create_task(self._kopf())
-                tasks.create_task(self._relist())
-                tasks.create_task(self._discover(api, cluster))
                 probes = Probes(self._ages, self._is_ready, metrics)
                 tasks.create_task(probes.serve(settings.health_port))
-                if settings.progress_url:
-                    reports = self._reporting.serve(api, self._who_leads, settings.progress_port)
-                    tasks.create_task(reports)
-                tasks.create_task(self._lead(cluster))
+                served = await self._served(api)
+                cluster = KubernetesCluster(
+                    api,
+                    self._cache,
+                    self._platform(served),
+                    served,
+                    self._reporting.board.of,
+                    metrics.wrote,
+                    settings.identity,
+                )
+                if settings.leader_election:
+                    identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}_{self._address}"
+                    self._leader = Leader(api, settings.lease_namespace, identity)
+                self._start(api, cluster)
         finally:
             await api.close()
+
+    def _start(self, api: Api, cluster: KubernetesCluster) -> None:
+        """Everything that needs the API server and the CRD."""
+        self._jobs = [Watch(api, self._cache, RLHFJOBS, n, "") for n in self._scopes]
+        self._watch(api, [*CHILDREN, *_gang_resources(cluster.served)])
+        self._answer(api, cluster)
+        for running in (self._kopf(), self._relist(), self._discover(api, cluster)):
+            self._tasks.create_task(running)
+        self._tasks.create_task(self._lead(cluster))
 
     @property
     def _scopes(self) -> tuple[str | None, ...]:
@@ -128,6 +131,19 @@ class Replica:
                 self._watches += added
                 for watch in added:
                     self._tasks.create_task(watch.run())
+
+    def _answer(self, api: Api, cluster: KubernetesCluster) -> None:
+        """Starts what answers to trainers and to the API server, where it is asked for."""
+        settings = self._settings
+        folder = settings.tls_directory
+        tls = TLSFiles.of(folder, settings.tls_name) if folder else None
+        if url := settings.progress_url:
+            secure = tls if url.startswith("https://") else None
+            port = settings.progress_port
+            self._tasks.create_task(self._reporting.serve(api, self._who_leads, port, secure))
+        if settings.webhook_port and tls:
+            admission = Admission(api.get, lambda: cluster.platform)
+            self._tasks.create_task(admission.serve(None, settings.webhook_port, tls))
 
     async def _served(self, api: Api) -> Served:
         """Waits for the API server, and for the resource to be installed."""

@@ -6,6 +6,7 @@ import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +33,12 @@ class Settings(NamedTuple):
     """Where other replicas reach this one."""
     progress_url: str | None = None
     """Where pods reach the progress server, as a URL; None: trainers do not report."""
+    webhook_port: int | None = None
+    """Where the API server asks about RLHFJobs before it takes them; None: it does not ask."""
+    tls_directory: Path | None = None
+    """Certificate of the webhook, and of a progress URL with https, as a Secret is mounted."""
+    tls_name: str = ""
+    """DNS name in the certificate."""
     gang_order: tuple[str, ...] = ANY_CLUSTER.gang_order
     coscheduling_profile: str = ANY_CLUSTER.coscheduling_profile
     defaults: Defaults = Defaults()
@@ -72,6 +79,10 @@ class _Parser:
         )
         add("--pod-ip", default=env("pod_ip") or standard.pod_ip)
         add("--progress-url", default=env("progress_url") or None)
+        port = env("webhook_port")
+        add("--webhook-port", type=int, default=int(port) if port else None)
+        add("--tls-directory", type=Path, default=env("tls_directory") or None)
+        add("--tls-name", default=env("tls_name"))
         add("--gang-order", default=env("gang_order") or ",".join(standard.gang_order))
         add(
             "--coscheduling-profile",
@@ -109,6 +120,9 @@ class _Parser:
             named = []
         elif not named:
             self._parser.error("name the namespaces to serve with --namespace, or --all-namespaces")
+        is_secure = (given.progress_url or "").startswith("https://") or given.webhook_port
+        if is_secure and not given.tls_directory:
+            self._parser.error("a webhook, or a progress URL with https, needs --tls-directory")
         return Settings(
             namespaces=tuple(dict.fromkeys(named)),
             lease_namespace=given.lease_namespace,
@@ -118,6 +132,9 @@ class _Parser:
             progress_port=given.progress_port,
             pod_ip=given.pod_ip,
             progress_url=given.progress_url,
+            webhook_port=given.webhook_port,
+            tls_directory=given.tls_directory and Path(given.tls_directory),
+            tls_name=given.tls_name,
             gang_order=tuple(_words(given.gang_order)),
             coscheduling_profile=given.coscheduling_profile,
             defaults=Defaults(
