@@ -116,6 +116,33 @@ def cases_of_each_stage(stage: str) -> list[Case]:
     ]
 
 
+def cases_of_topology(stage: str) -> list[Case]:
+    """Rules about topologies, in a job of one stage."""
+    alone = {"stages": {}, f"{stage}.data": {"source": "rows"}}
+    level, named = {"level": "rack"}, {"level": "rack", "name": "racks"}
+    own = f"{stage}.resources"
+    return [
+        Case(
+            "kai_topology_has_a_name",
+            alone | {"scheduling.gang": "kai", own: {"topology": level}},
+            "spec.scheduling.gang",
+            alone | {"scheduling.gang": "kai", own: {"nodes": 1}, "resources.topology": named},
+        ),
+        Case(
+            "topology_name_is_kais",
+            alone | {"scheduling.gang": "none", own: {"topology": named}},
+            "spec.scheduling.gang",
+            alone | {"scheduling.gang": "none", own: {"nodes": 1}, "resources.topology": level},
+        ),
+        Case(
+            "tiers_are_volcanos",
+            alone | {"scheduling.gang": "none", own: {"topology": {"level": "3"}}},
+            "spec.scheduling.gang",
+            alone | {"scheduling.gang": "none", own: {"topology": {"level": "3-tiers"}}},
+        ),
+    ]
+
+
 CASES: list[Case] = [
     Case(
         "some_stage", {"stages": {}}, "spec.stages", {"stages": {"sft": {"data": {"source": "a"}}}}
@@ -645,5 +672,24 @@ CASES: list[Case] = [
         "spec.model.secret",
         {"model.secret": "hub", "model.tokenizer": "hf://a/b"},
     ),
+    Case(
+        "reward_terms_have_names",
+        {f"{PPO}.rewards": {"a": {"stage": "reward"}, "-b": {"stage": "reward"}}},
+        f"spec.{PPO}.rewards",
+        {f"{PPO}.rewards": {"a": {"stage": "reward"}, "b-": {"stage": "reward"}}},
+    ),
+    Case(
+        "label_keys_are_names",
+        {"resources.affinity": avoiding({"matchLabels": {"a": "b", "a b": "c"}})},
+        f"spec.{AVOIDED}.labelSelector.matchLabels",
+        {"resources.affinity": avoiding({"matchLabels": {"a": "b", "a-b": "c"}})},
+    ),
+    Case(
+        "adapters_are_handed_on_merged",
+        {f"{SFT}.lora": {"output": "adapter"}, DPO: REMOVE, PPO: REMOVE},
+        f"spec.{SFT}.lora.output",
+        {f"{SFT}.lora": {"output": "merged"}, f"{REWARD}.lora": {}},
+    ),
+    *(case for alone in (SFT, REWARD, DPO) for case in cases_of_topology(alone)),
     *(case for stage in (SFT, REWARD, PPO, DPO) for case in cases_of_each_stage(stage)),
 ]
