@@ -29,7 +29,7 @@ from rlhf_operator.names import (
     child_name,
 )
 from rlhf_operator.observed import Attempt, Observed, Progress
-from rlhf_operator.ownership import is_left_over, is_the_same, owner_text, refusal
+from rlhf_operator.ownership import is_disowned, is_left_over, is_the_same, owner_text, refusal
 from rlhf_operator.render import Platform
 from rlhf_operator.render.gang import gang_choice
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
@@ -102,14 +102,15 @@ class KubernetesCluster:
         if attempt.is_terminating:
             return True
         name = child_name(job.metadata.name, attempt.stage, attempt.number)
-        there = {item["kind"] for item in self._own(job, name)}
+        owned = (i for i in self._own(job, name) if observe.controller_uid(i))
+        there = {item["kind"] for item in owned}
         needed = {"Job", "ConfigMap"} | ({"Service"} if attempt.stage != PREPARE else set())
         return needed <= there
 
     def _own(self, job: RLHFJob, name: str) -> list[Object]:
         """What is there of that name and belongs to this very RLHFJob."""
         named = self._cache.named(_key(job), name)
-        return [item for item in named if observe.controller_uid(item) == job.metadata.uid]
+        return [item for item in named if observe.is_ours(item, job.metadata.uid)]
 
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """The Job last: where it is, all that its pods need is there, too."""
@@ -165,6 +166,12 @@ class KubernetesCluster:
         if "deletionTimestamp" in found["metadata"] or is_left_over(found, wanted):
             said = f"{name} of an earlier RLHFJob of this name is still being deleted."
             raise Refused("Reconciling", "Terminating", said)
+        if is_disowned(found, wanted):
+            meta = {k: wanted["metadata"][k] for k in ("name", "namespace", "ownerReferences")}
+            meta["uid"] = found["metadata"]["uid"]
+            body = {k: wanted[k] for k in ("apiVersion", "kind")} | {"metadata": meta}
+            self._cache.put(await self._api.apply(resource, body))
+            return
         if not is_the_same(found, wanted):
             said = (
                 f"{name} is there already and belongs to {owner_text(found)}. It was not touched: "

@@ -44,7 +44,7 @@ def attempts(
     mine = {
         key: item
         for item in jobs
-        if controller_uid(item) == uid
+        if is_ours(item, uid)
         and (key := attempt_of(item))
         and name_of(item) == child_name(job, *key)
     }
@@ -75,6 +75,13 @@ def controller_uid(item: Object) -> str | None:
     return next((o["uid"] for o in _owners(item) if o.get("controller")), None)
 
 
+def is_ours(item: Object, uid: str) -> bool:
+    """Whether the RLHFJob with this UID made it. Somebody may have taken its owner away."""
+    controller = controller_uid(item)
+    marks = item["metadata"].get("annotations") or {}
+    return controller == uid or (controller is None and ANNOTATION_SETTINGS in marks)
+
+
 def _owner_name(item: Object) -> str | None:
     return next((o["name"] for o in _owners(item) if o.get("controller")), None)
 
@@ -98,8 +105,9 @@ def _attempt(
         pods=seen,
         is_terminating=job is None or "deletionTimestamp" in job["metadata"],
     )
-    if job is None:
-        return attempt
+    if job is None:  # nobody else will say how it ended
+        has_failed = not attempt.is_live and any(p.phase == "Failed" for p in seen)
+        return attempt._replace(condition="Failed" if has_failed else None)
     condition, reason = job_end(job)
     attempt = attempt._replace(
         condition=condition,

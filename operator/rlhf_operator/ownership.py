@@ -10,8 +10,16 @@ from rlhf_operator.observe import controller_uid
 
 def is_the_same(found: Object, wanted: Object) -> bool:
     """Same owner and same work; a claim without owner is whoever's comes first."""
-    if controller_uid(found) != controller_uid(wanted):
-        return False
+    return controller_uid(found) == controller_uid(wanted) and _works_on_the_same(found, wanted)
+
+
+def is_disowned(found: Object, wanted: Object) -> bool:
+    """Whether it is ours, and somebody has taken its owner away: it would outlive the RLHFJob."""
+    is_marked = ANNOTATION_SETTINGS in (wanted["metadata"].get("annotations") or {})
+    return is_marked and controller_uid(found) is None and _works_on_the_same(found, wanted)
+
+
+def _works_on_the_same(found: Object, wanted: Object) -> bool:
     asked = wanted["metadata"].get("annotations") or {}
     there = found["metadata"].get("annotations") or {}
     return all(there.get(k) == asked.get(k) for k in (ANNOTATION_HASH, ANNOTATION_SETTINGS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from cluster.control_plane import ControlPlane
@@ -11,43 +10,9 @@ from cluster.kubelet import Kubelet, Script, succeed
 from cluster.nodes import FakeNode
 from cluster_jobs import Jobs, Object, condition, manifest, stage, wait_until
 from operator_process import OperatorProcess
+from operator_rights import limited
 
 Run = Callable[..., OperatorProcess]
-OWN = ["get", "list", "watch", "create", "delete"]
-RULES: list[dict[str, Any]] = [
-    {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs/status"], "verbs": ["update"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": OWN},
-    {"apiGroups": ["scheduling.k8s.io"], "resources": ["podgroups"], "verbs": OWN},
-    {
-        "apiGroups": [""],
-        "resources": ["configmaps", "services", "persistentvolumeclaims"],
-        "verbs": OWN,
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update"],
-    },
-]
-"""All that an operator for one namespace needs: nothing that is cluster-wide, no Secrets."""
-
-
-def limited(control_plane: ControlPlane, namespace: str) -> Any:
-    """A kubeconfig of a service account that may do just that."""
-    account = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
-    rbac = "rbac.authorization.k8s.io/v1"
-    for made in (
-        {"apiVersion": "v1", "kind": "ServiceAccount"},
-        {"apiVersion": rbac, "kind": "Role", "rules": RULES},
-        {"apiVersion": rbac, "kind": "RoleBinding", "subjects": [account], "roleRef": role},
-    ):
-        named = {"metadata": {"name": "operator", "namespace": namespace}}
-        control_plane.client.create({**made, **named})
-    return control_plane.kubeconfig_for("operator", namespace)
 
 
 def test_a_role_in_one_namespace_is_enough(
@@ -185,6 +150,31 @@ def test_a_child_that_somebody_deletes_before_its_pods_start_is_made_again(
         return found is not None and found["metadata"]["uid"] != first
 
     wait_until(is_new)
+    assert jobs.attempts() == {"sft": 1}
+
+
+@pytest.mark.parametrize("plural", ["batch/v1/jobs", "v1/configmaps", "v1/services"])
+def test_a_child_whose_owner_is_taken_away_gets_it_back(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], plural: str
+) -> None:
+    def chosen(pod: Object) -> Script:
+        is_sft = pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
+        return Script(run_s=None) if is_sft else succeed(pod)
+
+    play(chosen)
+    run_operator()
+    uid = jobs.create(manifest(jobs.namespace, stages="sft"))["metadata"]["uid"]
+    jobs.wait_running("sft")
+    before = jobs.client.get(plural, "tiny-sft-1", jobs.namespace)["metadata"]["uid"]
+    nobody = {"metadata": {"ownerReferences": None}}
+    jobs.client.patch(plural, "tiny-sft-1", nobody, jobs.namespace)
+
+    def is_owned() -> bool:
+        meta = jobs.client.get(plural, "tiny-sft-1", jobs.namespace)["metadata"]
+        assert meta["uid"] == before
+        return [owner["uid"] for owner in meta.get("ownerReferences", [])] == [uid]
+
+    wait_until(is_owned)
     assert jobs.attempts() == {"sft": 1}
 
 

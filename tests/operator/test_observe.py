@@ -233,6 +233,21 @@ def test_pods_without_their_job_still_count() -> None:
     assert attempt.hash == "sha256:h"
 
 
+def test_pods_whose_job_went_before_them_end_as_pods_do() -> None:
+    failed = a_pod(phase="Failed", containerStatuses=[terminated(143)])
+    (ended,) = attempts("tiny", OURS, [], [failed], NOON)
+    (still,) = attempts("tiny", OURS, [], [failed, a_pod(1)], NOON)
+    assert (ended.has_ended, still.has_ended) == (True, False)
+
+
+def test_a_job_whose_owner_was_taken_away_is_still_ours() -> None:
+    disowned = a_job()
+    disowned["metadata"]["ownerReferences"] = []
+    assert len(attempts("tiny", OURS, [disowned], [], NOON)) == 1
+    disowned["metadata"]["annotations"] = {}  # any Job of that name
+    assert attempts("tiny", OURS, [disowned], [], NOON) == ()
+
+
 def test_a_pod_that_was_deleted_before_it_was_seen_to_end_is_a_disruption() -> None:
     alive = a_pod(1, phase="Succeeded", containerStatuses=[terminated(0, "Completed")])
     (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [alive], NOON)
