@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from cluster.binaries import find_binaries
 from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNode, FakeNodes
 from cluster.toolchain import NoBinaries
 
+CRD = Path(__file__).parents[1] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 _numbers = itertools.count(1)
 
 
@@ -28,9 +33,38 @@ def control_plane(
         yield running
 
 
+@pytest.fixture(scope="session")
+def installed(control_plane: ControlPlane) -> ControlPlane:
+    """A control plane that serves RLHFJobs."""
+    control_plane.client.apply(yaml.safe_load(CRD.read_text()))
+    control_plane.client.wait_for(
+        "apiextensions.k8s.io/v1/customresourcedefinitions", "rlhfjobs.rlhf.dev", _is_established
+    )
+    return control_plane
+
+
+def _is_established(crd: dict[str, Any] | None) -> bool:
+    found = ((crd or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace of the test's own, ready for pods."""
+    with a_namespace(control_plane) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def module_namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace for a story that several tests tell."""
+    with a_namespace(control_plane) as name:
+        yield name
+
+
+@contextmanager
+def a_namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A new one; it goes at the end, with all that is in it."""
     name = f"test-{next(_numbers)}"
     client = control_plane.client
     client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Scripted, succeed
 from cluster.kubelet.script import Play
 from cluster.nodes import FakeNode
 from cluster_jobs import Jobs
 from operator_process import OperatorProcess
-
-CRD = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
-
-
-@pytest.fixture(scope="session")
-def installed(control_plane: ControlPlane) -> ControlPlane:
-    """A control plane that serves RLHFJobs."""
-    control_plane.client.apply(yaml.safe_load(CRD.read_text()))
-    control_plane.client.wait_for(
-        "apiextensions.k8s.io/v1/customresourcedefinitions", "rlhfjobs.rlhf.dev", _is_established
-    )
-    return control_plane
-
-
-def _is_established(crd: dict[str, Any] | None) -> bool:
-    found = ((crd or {}).get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
 
 
 @pytest.fixture
