@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -267,6 +267,3 @@ def _error(code: int, status: Object) -> ApiError:
 async def pause_after(failures: int, first: float = 0.5, ceiling: float = 30.0) -> None:
     """Sleeps longer after each failure in a row, up to the ceiling."""
     await asyncio.sleep(min(first * 2.0 ** min(failures, 30), ceiling))
-
-
-Review = Callable[[Object], Awaitable[Object]]
