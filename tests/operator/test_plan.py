@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
-from builders import NOON, World, a_job, begun
+from builders import NOON, JobBuilder, World, a_job, a_result, begun
 from rlhf_api.run import StageResult
+from rlhf_api.status import SavedStep
+from rlhf_operator.expiry import next_pass
+from rlhf_operator.observed import Progress
 from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren
 
 
@@ -491,3 +496,81 @@ def test_new_inputs_have_a_fresh_budget() -> None:
     world.fails("sft", 75).edit(a_job().with_spec("stages.sft.learningRate", 1e-3)).settle()
     assert world.stage("sft").attempt == 2
     assert world.stage("sft").faults == 0
+
+
+def expiring(seconds: int) -> JobBuilder:
+    return a_job().with_spec("ttlSecondsAfterFinished", seconds)
+
+
+def test_the_children_of_ended_attempts_expire_and_results_stay() -> None:
+    world = World(expiring(60).build()).finish()
+    assert world.after(seconds=59).settle() == []
+    due = next_pass(world.job, world.observed(), world.status)
+    assert due == NOON + timedelta(seconds=60)
+    world.after(seconds=1)
+    assert {a.reason for a in world.settle() if isinstance(a, DeleteChildren)} == {"Expired"}
+    assert not world.attempts
+    assert world.status.phase == "Succeeded"
+    assert next_pass(world.job, world.observed(), world.status) is None
+
+
+def test_children_expire_only_after_their_end_was_written_down() -> None:
+    world = World(expiring(0).only("sft").build())
+    world.settle()
+    attempt = world.current("prepare")
+    result = a_result(attempt, world.job, {})
+    world.becomes("prepare", "Succeeded", exit_code=0, result=result)
+    assert not any(isinstance(action, DeleteChildren) for action in world.reconcile())
+    assert DeleteChildren("prepare", 1, "Expired") in world.reconcile()
+
+
+def test_the_children_of_a_failed_attempt_stay_for_as_long_as_nothing_expires() -> None:
+    world = World(a_job().build()).up_to("sft").fails("sft", 64)
+    assert world.after(days=365).settle() == []
+    assert next_pass(world.job, world.observed(), world.status) is None
+
+
+def test_the_next_pass_is_due_at_the_end_of_a_pause_or_of_the_wait_for_a_missing_job() -> None:
+    world = World(a_job().build()).up_to("sft")
+    assert next_pass(world.job, world.observed(), world.status) is None
+    world.fails("sft", 75)
+    assert next_pass(world.job, world.observed(), world.status) == NOON + timedelta(seconds=10)
+    world = World(a_job().build()).up_to("sft").vanishes("sft")
+    world.settle()
+    assert next_pass(world.job, world.observed(), world.status) == NOON + timedelta(seconds=5)
+
+
+def test_a_job_that_comes_into_sight_again_was_never_gone() -> None:
+    world = World(a_job().build()).up_to("sft")
+    attempt = world.current("sft")
+    world.vanishes("sft").settle()
+    world.after(seconds=4).settle()
+    world.attempts["sft", 1] = attempt
+    world.settle()
+    assert world.after(hours=1).settle() == []
+    assert (world.stage("sft").attempt, world.stage("sft").missing_time) == (1, None)
+
+
+def test_storage_that_was_moved_past_admission_stalls_the_job_and_touches_nothing() -> None:
+    world = World(a_job().build()).up_to("sft")
+    moved = a_job().with_spec("checkpoints", {"existingClaim": "other"})
+    assert world.edit(moved).settle() == []
+    assert world.condition("Stalled") == ("True", "ImmutableFieldChanged")
+    assert "spec.checkpoints is immutable: it was pvc://tiny-checkpoints" in next(
+        item.message for item in world.status.conditions if item.type == "Stalled"
+    )
+    assert world.live("sft")
+    assert world.edit(a_job()).settle() == []
+    assert world.condition("Reconciling")[0] == "True"
+
+
+def test_saves_stay_for_a_restart_and_go_with_their_inputs() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.progress["sft", 1] = Progress(10.0, None, {"checkpoint/step": 40.0})
+    world.reconcile()
+    world.fails("sft", 137, is_disrupted=True).settle()
+    assert world.stage("sft").attempt == 2
+    assert world.stage("sft").saved == SavedStep(step=40, time="2026-01-31T12:00:00Z")
+    world.edit(a_job().with_spec("stages.sft.learningRate", 1e-3)).settle()
+    world.gone().settle()
+    assert world.stage("sft").saved is None
