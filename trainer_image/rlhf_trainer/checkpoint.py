@@ -94,18 +94,19 @@ class Checkpointer:
     def restore(self, engines: Mapping[str, Engine]) -> Restored | None:
         """Load the newest valid checkpoint of this lineage; None where there is none.
 
-        Damaged and foreign ones are passed over, each with a line in the log. One that is whole but
-        was written by another number of ranks is CheckpointUnusable.
+        Damaged and foreign ones are passed over, each with a line in the log. One that was written
+        by another number of ranks is shared out anew; a rank that was not there then takes over
+        the random states of another, so that only what is drawn in dropout differs.
         """
         for candidate in self.ranks.broadcast(self._candidates("steps")):
             manifest = self._accepted(candidate)
             if manifest is None:
                 continue
-            self._require_same_ranks(candidate, manifest)
+            wrote: int = manifest["worldSize"]
             for name, engine in engines.items():
-                engine.load(candidate.path / name)
+                self._load(engine, candidate.path / name, wrote)
             state = torch.load(candidate.path / "state.pt", weights_only=True, map_location="cpu")
-            rng = candidate.path / f"rng-{self.ranks.rank:05d}.pt"
+            rng = candidate.path / f"rng-{self.ranks.rank % wrote:05d}.pt"
             _restore_random_states(torch.load(rng, weights_only=True))
             if self.ranks.is_main:
                 log.info("going on from step %d (attempt %d)", candidate.step, candidate.attempt)
@@ -214,15 +215,19 @@ class Checkpointer:
             log.warning("passing over %s: %s", candidate.path, reasons[0])
         return None if reasons else manifest
 
-    def _require_same_ranks(self, candidate: _Candidate, manifest: dict[str, Any]) -> None:
-        wrote = manifest["worldSize"]
-        if wrote != self.ranks.world_size:
-            raise CheckpointUnusable(
-                f"{candidate.path} was written by {wrote} processes and this attempt has "
-                f"{self.ranks.world_size}: run it with {wrote} again (nodes × GPUs per node), or "
-                f"delete {self.directory.parent} to start the stage afresh",
-                step=candidate.step,
-            )
+    def _load(self, engine: Engine, directory: Path, wrote: int) -> None:
+        if wrote == self.ranks.world_size:
+            engine.load(directory)
+            return
+        scratch = self.directory / ".tmp-regrouped"
+        try:
+            self.ranks.on_main(lambda: _fresh(scratch))
+            engine.load_regrouped(directory, scratch)
+            self.ranks.barrier()
+            self.ranks.on_main(lambda: shutil.rmtree(scratch))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Transient(f"cannot lay out {directory} in {scratch}: {reason}") from error
 
     def _delete_old(self) -> None:
         """Keep the newest checkpoints and the best weights that they name."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rlhf_trainer.errors import ConfigurationError, NonFinite
 from rlhf_trainer.quiet import import_deepspeed, no_prints
 from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.regroup import lay_out_whole
 
 LARGEST_BUCKET = 500_000_000
 """Elements reduced at once at most: DeepSpeed's default, which it allocates for any model."""
@@ -166,6 +167,26 @@ class Engine:
                 load_module_strict=False,  # frozen parameters are not in it
                 load_lr_scheduler_states=False,
             )
+
+    def load_regrouped(self, directory: Path, scratch: Path) -> None:
+        """Restore what `save` wrote on another number of ranks, with the same ZeRO stage. The state
+        of the whole model is laid out in `scratch`, a directory that all ranks see.
+        """
+        if self._stage == 0:
+            self.load(directory)  # every rank holds all of it
+            return
+        decays = [group["weight_decay"] for group in self._engine.optimizer.param_groups]
+        self._ranks.on_main(lambda: lay_out_whole(directory, scratch / directory.name))
+        self._engine._config.load_universal_checkpoint = True
+        self.load(scratch / directory.name)
+        self._engine._config.load_universal_checkpoint = False
+        # DeepSpeed's ZeRO-3 gives all groups the first one's decay, and one tensor to count steps.
+        optimizer = self._engine.optimizer
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        for state in optimizer.optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
 
     def _clip(self) -> float:
         """Clip to the global norm and return it; DeepSpeed's own clipping of fp32 gradients is a

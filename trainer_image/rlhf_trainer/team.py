@@ -21,7 +21,7 @@ from rlhf_trainer.actor_critic import (
     weights_replaced,
 )
 from rlhf_trainer.engine import Engine, model_dtype
-from rlhf_trainer.errors import ConfigurationError
+from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.models import load_policy, without_dropout
 from rlhf_trainer.reward_sources import (
@@ -88,8 +88,18 @@ class Team:
         return {"weights": session.ranks.gather_objects(mine)}
 
     def load_state(self, session: Session, state: dict[str, Any]) -> None:
-        """Take back this rank's part of `state`."""
-        mine = state["weights"][session.ranks.rank]
+        """Take back this rank's part of `state`. CheckpointUnusable where it has none: ZeRO-3 gave
+        shares to another number of ranks.
+        """
+        weights = state["weights"]
+        mine = weights[session.ranks.rank % len(weights)]
+        wrote, now = len(weights), session.ranks.world_size
+        if wrote != now and any(mine.values()) and session.config.zero.stage == 3:
+            raise CheckpointUnusable(
+                f"with ZeRO-3, an average of weights (ema) or weights to go back to (maxKl) cannot "
+                f"be shared out anew: the checkpoint is of {wrote} processes, these are {now}; run "
+                f"it with {wrote} again (nodes × GPUs per node)"
+            )
         if self.average is not None:
             for name, weight in mine["average"].items():
                 self.average.weights[name].copy_(weight)
