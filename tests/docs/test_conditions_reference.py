@@ -1,0 +1,37 @@
+"""docs/reference/conditions.md names every reason and event that the operator gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import rlhf_operator
+from rlhf_operator.conditions import KINDS
+from rlhf_operator.events import TERMINAL
+from rlhf_operator.outcome import REASONS
+from rlhf_operator.waiting import UNPLACED
+
+PACKAGE = Path(rlhf_operator.__file__).parent
+PAGE = Path(__file__).parents[2] / "docs/reference/conditions.md"
+GIVEN = re.compile(
+    r"\b(?:Decision|Wait|Said|State|Event|Outcome|Refused)\(\s*(?:\"\w+\",\s*)?\"(\w+)\""
+)
+NOT_REASONS = {"Normal", "Warning", "Failed", "Fault", "Disruption", "Pending", "Stalled"} | {
+    "Reconciling", "True", "False", "Done",
+}  # fmt: skip
+
+
+def given() -> set[str]:
+    sources = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("*.py"))]
+    found = {word for text in sources for word in GIVEN.findall(text)} - NOT_REASONS
+    return found | set(REASONS.values()) | set(TERMINAL.values()) | set(UNPLACED) | set(KINDS)
+
+
+@pytest.mark.parametrize("word", sorted(given()))
+def test_every_reason_and_event_is_explained(word: str) -> None:
+    assert f"`{word}`" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_search_finds_reasons() -> None:
+    assert {"Unschedulable", "GangAdmitted", "NoResult", "NameTaken"} <= given()
