@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus, StageStatus
+from rlhf_api.status import Condition, GPUSeconds, JobStatus, StageStatus
 from rlhf_api.validation import parse_job
 from rlhf_cli.figures import duration, figure_text, key_figures
 from rlhf_cli.progress.lines import LineProgress
@@ -126,6 +126,27 @@ def test_the_table_at_the_end_has_times_figures_and_scores() -> None:
     assert "1:02:03" in text
     assert "held-out accuracy 0.953" in text
     assert "Base 0.000   SFT 0.310   PPO 0.870   DPO 0.790" in text
+
+
+def test_the_table_is_followed_by_device_time_and_what_is_waited_for() -> None:
+    spent = GPUSeconds(useful=7200, repeated=65, waiting=10)
+    shown = job(sft=RUNNING.model_copy(update={"gpu_seconds": spent}))
+    waits = Condition(
+        type="Scheduled",
+        status="False",
+        reason="Unschedulable",
+        message="sft: 2 of 4 pods fit: insufficient nvidia.com/gpu.",
+        last_transition_time="2026-01-05T10:00:00Z",
+    )
+    assert shown.status is not None
+    status = shown.status.model_copy(update={"conditions": [waits]})
+    console = Console(file=io.StringIO(), width=120)
+    print_summary(console, shown.model_copy(update={"status": status}), NOW)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[-2:] == [
+        "GPU time:   useful 2:00:00   repeated 1:05   waiting 0:10",
+        "Scheduled: sft: 2 of 4 pods fit: insufficient nvidia.com/gpu.",
+    ]
 
 
 def test_text_from_a_trainer_is_never_taken_for_markup() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, TextIO
 
@@ -10,13 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus
+from rlhf_api.status import GPUSeconds, JobStatus
 
 from rlhf_cli.figures import TITLES, duration, figure_text, key_figures
 from rlhf_cli.progress.rows import StageRow, stage_rows
 from rlhf_cli.progress.terminal import STYLES
 
 LOG_WIDTH: Final = 120
+
+NEEDS: Final = (("Scheduled", "False"), ("ApprovalNeeded", "True"))
+"""Conditions that tell what a job waits for."""
 
 
 def console_for(stream: TextIO) -> Console:
@@ -39,6 +43,26 @@ def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
             f"{TITLES[model]} {figure_text(score)}" for model, score in scores.items()
         )
         console.print(f"Score of the answers to the evaluation prompts:   {told}", soft_wrap=True)
+    for line in (*_device_time(status), *_needed(status)):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _device_time(status: JobStatus) -> Iterator[str]:
+    """What the devices of all ended attempts were used for; nothing where there were none."""
+    sums = [stage.gpu_seconds for stage in status.stages.values() if stage.gpu_seconds]
+    if sums:
+        times = {
+            name: sum(getattr(item, name) for item in sums) for name in GPUSeconds.model_fields
+        }
+        told = "   ".join(f"{name} {duration(spent)}" for name, spent in times.items())
+        yield f"GPU time:   {told}"
+
+
+def _needed(status: JobStatus) -> Iterator[str]:
+    """What the job waits for: a place for its pods, or a person."""
+    for condition in status.conditions:
+        if (condition.type, condition.status) in NEEDS:
+            yield f"{condition.type}: {condition.message}"
 
 
 def model_scores(status: JobStatus) -> dict[str, float]:
