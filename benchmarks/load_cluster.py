@@ -1,0 +1,172 @@
+"""What operator_load.py runs on: the test control plane, one huge node, and a plain client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import yaml
+from cluster.binaries import find_binaries
+from cluster.control_plane import ControlPlane
+from cluster.kubelet import Kubelet, Scripted, succeed
+from cluster.kubelet.api import Connection
+from cluster.nodes import FakeNodes
+
+ROOT: Final = Path(__file__).parents[1]
+
+Object = dict[str, Any]
+
+NAMESPACE: Final = "load"
+FLOOR: Final = "floor"
+CLAIM: Final = "checkpoints"
+SENDERS: Final = 32
+"""Requests that the plain client has under way at a time."""
+RLHFJOBS: Final = f"/apis/rlhf.dev/v1alpha1/namespaces/{NAMESPACE}/rlhfjobs"
+PODS: Final = "/api/v1/namespaces/{namespace}/pods"
+JOBS: Final = "/apis/batch/v1/namespaces/{namespace}/jobs"
+CONFIG_MAPS: Final = "/api/v1/namespaces/{namespace}/configmaps"
+
+
+@contextlib.contextmanager
+def running_cluster(directory: Path) -> Iterator[ControlPlane]:
+    """A control plane that serves RLHFJobs, with a node that has room for every pod."""
+    with (
+        ControlPlane(find_binaries(), directory) as control_plane,
+        FakeNodes(control_plane.client) as nodes,
+    ):
+        client = control_plane.client
+        crd = yaml.safe_load((ROOT / "crds" / "rlhf.dev_rlhfjobs.yaml").read_text())
+        client.apply(crd)
+        name = crd["metadata"]["name"]
+        client.wait_for("apiextensions.k8s.io/v1/customresourcedefinitions", name, _is_established)
+        for namespace in (NAMESPACE, FLOOR):
+            client.create(_object("v1", "Namespace", namespace))
+            accounts = "v1/serviceaccounts"
+            client.wait_for(accounts, "default", lambda found: found is not None, namespace)
+            client.create(_claim(), namespace)
+        nodes.add({"nvidia.com/gpu": 10**6}, cpu=10**6, memory="1000Ti", pods=10**6)
+        yield control_plane
+
+
+def _is_established(crd: Object | None) -> bool:
+    found = ((crd or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
+
+
+def _object(version: str, kind: str, name: str) -> Object:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}}
+
+
+def _claim() -> Object:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    return {**_object("v1", "PersistentVolumeClaim", CLAIM), "spec": spec}
+
+
+def manifest(name: str) -> Object:
+    """An RLHFJob of three stages, which is prepared first: four Jobs one after another."""
+    stages = {stage: {"data": {"source": "hf://org/data"}} for stage in ("sft", "reward", "ppo")}
+    spec: Object = {
+        "model": {"source": "hf://org/model"},
+        "checkpoints": {"existingClaim": CLAIM},
+        "resources": {"nodes": 1, "gpusPerNode": 1},
+        "stages": stages,
+    }
+    made = _object("rlhf.dev/v1alpha1", "RLHFJob", name)
+    return {**made, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+@contextlib.contextmanager
+def running_kubelet(kubeconfig: Path) -> Iterator[None]:
+    """Plays every pod, from a process of its own: each ends well as soon as it has begun."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    process = context.Process(target=_play_pods, args=(kubeconfig, stop), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        process.join(30)
+        process.kill()
+
+
+def _play_pods(kubeconfig: Path, stop: Event) -> None:
+    with Kubelet(kubeconfig, Scripted(succeed)):
+        stop.wait()
+
+
+class PlainClient:
+    """Requests without a look at what is there: as fast as the API server answers."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        connection = Connection.from_kubeconfig(kubeconfig)
+        tls = ssl.create_default_context(cafile=connection.ca_file)
+        self._session = aiohttp.ClientSession(
+            connection.server,
+            headers={"Authorization": f"Bearer {connection.token}"},
+            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            read_bufsize=1 << 22,
+        )
+
+    async def close(self) -> None:
+        """Ends all requests."""
+        await self._session.close()
+
+    async def post(self, path: str, body: Object) -> None:
+        """Creates an object."""
+        async with self._session.post(path, json=body) as answer:
+            if answer.status != 201:
+                raise SystemExit(f"POST {path}: {answer.status} {(await answer.text())[:2000]}")
+            await answer.read()
+
+    async def post_all(self, path: str, bodies: Iterable[Object]) -> None:
+        """Creates objects, SENDERS at a time."""
+        await each(bodies, lambda body: self.post(path, body))
+
+    async def delete_all(self, path: str) -> None:
+        """Deletes every object there, and what belongs to it; pods without a grace period."""
+        query = {"propagationPolicy": "Background", "gracePeriodSeconds": "0"}
+        async with self._session.delete(path, params=query) as answer:
+            answer.raise_for_status()
+            await answer.read()
+
+    async def count(self, path: str) -> int:
+        """How many objects there are."""
+        async with self._session.get(path, params={"limit": "1"}) as answer:
+            found = await answer.json()
+        rest: int = found["metadata"].get("remainingItemCount", 0)
+        return len(found["items"] or []) + rest
+
+    async def text(self, path: str) -> str:
+        """An answer as it is."""
+        async with self._session.get(path) as answer:
+            return await answer.text()
+
+    async def watch(self, path: str) -> AsyncIterator[Object]:
+        """All that is there and each change of it, for ever; what was told may be told again."""
+        while True:
+            async with self._session.get(path, params={"watch": "1"}) as answer:
+                if answer.status == 200:
+                    async for line in answer.content:
+                        yield json.loads(line)["object"]
+            await asyncio.sleep(0.1)  # 429: the API server is not ready to tell
+
+
+async def each(items: Iterable[Object], act: Callable[[Object], Awaitable[None]]) -> None:
+    """Acts on all of them, SENDERS at a time."""
+    left = iter(items)
+
+    async def send() -> None:
+        for item in left:
+            await act(item)
+
+    await asyncio.gather(*(send() for _ in range(SENDERS)))
