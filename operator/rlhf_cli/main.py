@@ -17,7 +17,8 @@ exit codes:
   0    done
   64   a wrong flag or manifest, or a file that is not there
   65   a checkpoint is unusable        66   training diverged
-  74   the disk refused                75   a fault that may pass: run again
+  69   no cluster answers              77   the cluster does not allow it
+  74   the disk refused                75   not now, but it may pass: run again
   130  stopped by Ctrl-C               143  stopped by SIGTERM
   1    a stage failed without saying how
 """
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     parser = Parser(
         prog="rlhfctl",
-        description="RLHF from one manifest: check it, run it here, see what a cluster would run.",
+        description="RLHF from one manifest: check it, run it here, follow it on a cluster.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_manifest_commands(commands)
     _add_directory_commands(commands)
+    _add_cluster_commands(commands)
     return parser
 
 
@@ -111,6 +113,20 @@ def _add_directory_commands(commands: argparse._SubParsersAction[Parser]) -> Non
         command.add_argument(
             "dir", metavar="DIR", help="the directory given to 'rlhfctl run --dir'"
         )
+
+
+def _add_cluster_commands(commands: argparse._SubParsersAction[Parser]) -> None:
+    approve = commands.add_parser(
+        "approve", help="let the stages start that wait for a person's approval"
+    )
+    approve.add_argument("job", metavar="JOB", help="name of the RLHFJob")
+    approve.add_argument("stage", metavar="STAGE", help="stage whose result is approved")
+    for command in (approve,):
+        command.add_argument(
+            "-n", "--namespace", metavar="NAME", help="namespace (default: the kubeconfig's)"
+        )
+        command.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
+        command.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig to use")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
