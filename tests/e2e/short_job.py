@@ -1,0 +1,87 @@
+"""The quickstart job, cut to seconds, for a cluster: its sources are on a claim."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+CLAIM = "datasets"
+DEVICE = "amd.com/gpu"
+NAME = "quickstart"
+ON_THE_CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+"""Nodes say that they have devices; what trains is this machine's processor."""
+
+TWO_PROCESSES = ("nodes=1", "gpusPerNode=0", "processesPerNode=2")
+"""What a gang of two nodes is on one machine: as many ranks, and so the same sums of floats."""
+
+
+def manifest() -> dict[str, Any]:
+    """All stages take one device, but PPO: a gang of two nodes."""
+    made: dict[str, Any] = yaml.safe_load((REPOSITORY / "examples/quickstart.yaml").read_text())
+    spec = made["spec"]
+    spec["resources"] = {"gpusPerNode": 1, "device": DEVICE}
+    spec["env"] = [{"name": "OMP_NUM_THREADS", "value": "1"}]
+    spec["evaluation"]["limit"] = 4
+    stages = spec["stages"]
+    for name in ("sft", "reward", "dpo"):
+        stages[name] |= {"maxSteps": 4}
+        stages[name]["data"]["limit"] = 200
+    stages["ppo"] |= {
+        "rollouts": 5,
+        "checkpointing": {"everySteps": 1},
+        "resources": {"nodes": 2},
+        "retry": {"backoffSeconds": 1},
+    }
+    sources = [spec["model"], spec["evaluation"]["prompts"], spec["evaluation"]["score"]]
+    for source in [*sources, *(stage["data"] for stage in stages.values())]:
+        source["source"] = f"pvc://{CLAIM}/{source['source']}"
+    return made
+
+
+def fill(volume: Path) -> None:
+    """Puts what the manifest names on a volume."""
+    for folder in ("base-model", "data", "judge"):
+        shutil.copytree(REPOSITORY / "examples" / folder, volume / folder)
+
+
+def digests(status: dict[str, Any]) -> dict[str, str]:
+    """Of each stage's output."""
+    return {name: stage["checkpoint"]["digest"] for name, stage in status["stages"].items()}
+
+
+def digest_of(output: Path) -> str:
+    """As a status would show it."""
+    return f"sha256:{hashlib.sha256((output / 'manifest.json').read_bytes()).hexdigest()}"
+
+
+class OneMachine:
+    """The same manifest, run by `rlhfctl run`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._manifest = directory / "job.yaml"
+        self._manifest.write_text(yaml.safe_dump(manifest()))
+        self._run = directory / "run"
+        fill(self._run / "volumes" / CLAIM)
+
+    def train(self, *more: str) -> dict[str, str]:
+        """Runs what has not been run yet; the digests."""
+        gang = [f"--set=spec.stages.ppo.resources.{setting}" for setting in TWO_PROCESSES]
+        command = ["run", str(self._manifest), "--dir", str(self._run), *gang, *more]
+        done = subprocess.run(
+            [sys.executable, "-m", "rlhf_cli", *command],
+            env={**os.environ, **ON_THE_CPU},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return digests(yaml.safe_load((self._run / "status.yaml").read_text())["status"])

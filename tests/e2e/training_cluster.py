@@ -1,0 +1,129 @@
+"""A cluster that trains: operator and pods are processes, all else is Kubernetes' own."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import short_job
+import yaml
+from cluster.control_plane import ControlPlane
+from cluster.kubelet import Kubelet
+from cluster_jobs import Jobs, condition
+from operator_process import OperatorProcess
+from prometheus_client.parser import text_string_to_metric_families
+
+Object = dict[str, Any]
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+PATIENCE = 600.0
+"""Seconds for what takes one or two minutes on two free cores."""
+
+
+class TrainingCluster:
+    """The quickstart job in a namespace, and what users and clusters do to it."""
+
+    def __init__(
+        self, plane: ControlPlane, jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
+    ) -> None:
+        self.plane, self.jobs = plane, jobs
+        self.operator, self.kubelet = operator, kubelet
+
+    def kubectl(self, *words: str, text: str | None = None) -> str:
+        return self.plane.kubectl("--namespace", self.jobs.namespace, *words, input=text)
+
+    def offer_data(self) -> None:
+        """A claim with all that the job reads, as somebody had made it before."""
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": short_job.CLAIM},
+            "spec": {
+                "accessModes": ["ReadWriteMany"],
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        }
+        self.kubectl("apply", "-f", "-", text=yaml.safe_dump(claim))
+        bound = "jsonpath={.status.phase}=Bound"
+        self.kubectl("wait", f"--for={bound}", f"pvc/{short_job.CLAIM}", "--timeout=20s")
+        short_job.fill(self.volume(short_job.CLAIM))
+
+    def volume(self, claim: str) -> Path:
+        """The directory behind a claim."""
+        client, namespace = self.jobs.client, self.jobs.namespace
+        bound = client.get("v1/persistentvolumeclaims", claim, namespace)
+        volume = client.get("v1/persistentvolumes", bound["spec"]["volumeName"])
+        return Path(volume["spec"]["hostPath"]["path"])
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.volume(f"{short_job.NAME}-checkpoints")
+
+    def job(self) -> Object:
+        return self.jobs.get(short_job.NAME)
+
+    def apply(self) -> None:
+        self.kubectl("apply", "-f", "-", text=yaml.safe_dump(short_job.manifest()))
+
+    def edit(self, patch: str) -> None:
+        self.kubectl("patch", "rlhfjob", short_job.NAME, "--type=merge", "--patch", patch)
+
+    def wait_ready(self) -> Object:
+        """Until the newest generation is."""
+
+        def is_ready(job: Object | None) -> bool:
+            if condition(job, "Stalled")[0] == "True":
+                raise AssertionError(f"the job is stalled: {(job or {})['status']['conditions']}")
+            is_seen = job and job["status"].get("observedGeneration") == _generation(job)
+            return bool(is_seen) and condition(job, "Ready")[0] == "True"
+
+        return self.jobs.wait(is_ready, short_job.NAME, PATIENCE)
+
+    def wait_for_step(self, stage: str, attempt: int) -> int:
+        """The newest step that an attempt has saved, once it has saved one."""
+        saved = f"*/{stage}-*/attempt-{attempt}/steps/step-*"
+        found: list[Path] = []
+
+        def has_saved() -> bool:
+            found.extend(self.checkpoints.glob(saved))
+            return bool(found)
+
+        self._wait(has_saved, f"{stage}, attempt {attempt}, has saved nothing")
+        return max(int(path.name.removeprefix("step-")) for path in found)
+
+    def pod(self, stage: str, attempt: int, index: int) -> Object:
+        labels = {
+            "rlhf.dev/stage": stage,
+            "rlhf.dev/attempt": str(attempt),
+            "batch.kubernetes.io/job-completion-index": str(index),
+        }
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        (pod,) = self.jobs.client.list("v1/pods", self.jobs.namespace, labels=selector)
+        return pod
+
+    def metric(self, name: str, **labels: str) -> float:
+        """What the operator tells Prometheus; 0 where it tells nothing."""
+        url = f"http://127.0.0.1:{self.operator.health_port}/metrics"
+        with OPENER.open(url, timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = (sample for family in families for sample in family.samples)
+        found = (s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+        return next(found, 0.0)
+
+    def ended_well(self) -> list[str]:
+        """The stages whose success was told, in order."""
+        told = [note for reason, note in self.jobs.events() if reason == "StageSucceeded"]
+        return [note.split()[0] for note in told]
+
+    def _wait(self, what: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < deadline, otherwise
+            time.sleep(0.1)
+
+
+def _generation(job: Object) -> int:
+    generation: int = job["metadata"]["generation"]
+    return generation
