@@ -27,6 +27,9 @@ TERMINATION_LIMIT: Final = 4096
 """Bytes of a termination message that a kubelet keeps."""
 
 PREPARE: Final = "prepare"
+SAVED_STEP: Final = "checkpoint/step"
+"""Metric of progress reports: the step of the newest committed training state. What a fault costs
+is told from it."""
 
 
 class ExitCode(IntEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from rlhf_api.run import PREPARE
+from rlhf_api.run import PREPARE, SAVED_STEP
 from rlhf_api.status import JobStatus, SavedStep, StageStatus
 
 from rlhf_operator.accounting import on_timeline
@@ -18,9 +18,6 @@ from rlhf_operator.times import read, written
 GONE_AFTER: Final = timedelta(seconds=5)
 """For how long an attempt's Job must not be seen before it counts as gone: a view of the cluster
 may lag behind, and an attempt that still lives must not get a successor."""
-
-SAVED_STEP: Final = "checkpoint/step"
-"""Metric by which a trainer tells the step of its newest checkpoint."""
 
 
 def is_under_way(status: StageStatus) -> bool:

@@ -87,6 +87,7 @@ def test_progress_is_posted_as_kubeflows_callback_does(
     told.log(1, {"train/loss": 2.5})
     for step in (1, 2, 3, 4):  # the first and the end: what is between comes within 5 seconds
         told.progress(step, 4)
+        told.saved(step)
     told.close()
     headers, first = operator.requests[0]
     _, last = operator.requests[-1]
@@ -100,6 +101,7 @@ def test_progress_is_posted_as_kubeflows_callback_does(
     assert status["progressPercentage"] == 25
     assert {"name": "train/loss", "value": "2.5"} in status["metrics"]
     assert {"name": "total_steps", "value": "4"} in status["metrics"]
+    assert {"name": "checkpoint/step", "value": "3"} in last["trainerStatus"]["metrics"]
     assert last["trainerStatus"]["progressPercentage"] == 100
     assert last["trainerStatus"]["estimatedRemainingSeconds"] == 0
 

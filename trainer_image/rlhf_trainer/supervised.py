@@ -112,6 +112,7 @@ def fit(
     step = 0 if restored is None else restored.step
     if restored is not None:
         progress = _Progress(**restored.state)
+        session.telemetry.saved(step)
     while step < task.total_steps:
         metrics = _train_step(session, engine, task, step)
         step += 1
@@ -126,6 +127,7 @@ def fit(
         if stopping or (due and step < task.total_steps):
             state = progress._asdict()
             session.checkpointer.save(step, {"model": engine}, state, best=progress.best_step)
+            session.telemetry.saved(step)
         if stopping:
             raise Terminated(f"SIGTERM: saved at step {step} of {task.total_steps}", step=step)
     best = None if progress.best_step in (None, step) else progress.best_step

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from rlhf_api.run import StageRun
+from rlhf_api.run import SAVED_STEP, StageRun
 
 from rlhf_trainer.ranks import Ranks
 
@@ -50,6 +50,7 @@ class Telemetry:
 
         self._is_main, self._stage = ranks.is_main, run.stage
         self.newest: dict[str, float] = {}
+        self._saved: dict[str, float] = {}
         self._started, self._first_done = time.monotonic(), -1
         self._last_line, self._last_share = 0.0, 0.0
         if not self._is_main:
@@ -75,6 +76,10 @@ class Telemetry:
         self._file.flush()
         self._write_events(step, metrics, now)
 
+    def saved(self, step: int) -> None:
+        """Have the next report name the step of the newest committed training state."""
+        self._saved = {SAVED_STEP: step}
+
     def progress(self, done: int, total: int) -> None:
         """Say how far the stage is: `done` of `total` steps."""
         if not self._is_main:
@@ -83,7 +88,7 @@ class Telemetry:
             self._first_done, self._started = done, time.monotonic()
         eta = self._eta(done, total)
         if self._poster is not None:
-            self._poster.offer(done, total, eta, self.newest)
+            self._poster.offer(done, total, eta, {**self.newest, **self._saved})
         if self._line_is_due(done, total):
             log.info("%s", progress_line(self._stage, done, total, self.newest, eta))
 

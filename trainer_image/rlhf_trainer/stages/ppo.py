@@ -149,6 +149,7 @@ def restore(session: Session, team: Team, beta: FixedKL) -> tuple[int, dict[str,
         return 0, {}
     beta.load_state_dict(restored.state["beta"])
     team.load_state(session, restored.state)
+    session.telemetry.saved(restored.step)
     return restored.step, restored.state["metrics"]
 
 
@@ -310,6 +311,7 @@ def save_if_due(
     if stopping or (due and done < config.rollouts):
         state = {"beta": beta.state_dict(), "metrics": metrics, **team.state(session)}
         session.checkpointer.save(done, team.engines, state)
+        session.telemetry.saved(done)
     if stopping:
         raise Terminated(f"SIGTERM: saved at rollout {done} of {config.rollouts}", step=done)
 
