@@ -1,0 +1,212 @@
+"""docs/guides/on-a-cluster.md: each command is run, in order, and does what the page says."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.control_plane import ControlPlane
+from cluster.kubelet import Kubelet, Script, Scripted, trained
+from cluster.nodes import FakeNodes
+from cluster.programs import free_ports
+from cluster_jobs import Jobs, condition
+from guide_commands import REPOSITORY, Page, Shell
+from operator_rights import REVIEWER, RULES
+from rlhf_operator.render import Platform
+from rlhf_operator.render.gang import GANGS
+
+Object = dict[str, Any]
+PAGE = Page("docs/guides/on-a-cluster.md")
+NAMESPACE, NAME = "research", "assistant"
+
+
+class Guide:
+    """A reader, and a cluster whose pods are played: `sft` runs until it is let go."""
+
+    def __init__(self, plane: ControlPlane, shell: Shell) -> None:
+        self.jobs = Jobs(plane.client, NAMESPACE)
+        self._shell = shell
+        self._read: list[str] = []
+        self.sft_goes_on = True
+        self.ppo_is_broken = False
+
+    def reading(self, title: str) -> Iterator[str]:
+        """Runs the commands of the next section, one at a time; what each of them said."""
+        assert title == PAGE.titles[len(self._read)], "sections are read in their order"
+        self._read.append(title)
+        for command in PAGE.commands(title):
+            yield self._shell.run(command)
+
+    def read(self, title: str) -> list[str]:
+        """Runs all commands of the next section."""
+        return list(self.reading(title))
+
+    @property
+    def has_read_all(self) -> bool:
+        return self._read == PAGE.titles
+
+    def save(self, name: str, text: str) -> None:
+        (self._shell.directory / name).write_text(text)
+
+    def play(self, pod: Object) -> Script:
+        stage = pod["metadata"]["labels"]["rlhf.dev/stage"]
+        if stage == "sft" and self.sft_goes_on:
+            return Script(run_s=None)
+        if stage == "ppo" and self.ppo_is_broken:
+            return Script(exit_code=64)
+        return Script(message=trained(pod, **{"eval/accuracy": 0.73}))
+
+    def status(self) -> Object:
+        found: Object = self.jobs.get(NAME)["status"]
+        return found
+
+    def attempts(self) -> dict[str, int]:
+        return self.jobs.attempts(NAME)
+
+    def wait(self, what: Callable[[Object | None], bool]) -> Object:
+        return self.jobs.wait(what, NAME, timeout=60)
+
+    def wait_for_attempt(self, stage: str, number: int) -> None:
+        def is_running(job: Object | None) -> bool:
+            found = (job or {}).get("status", {}).get("stages", {}).get(stage, {})
+            return (found.get("attempt"), found.get("phase")) == (number, "Running")
+
+        self.wait(is_running)
+
+
+@pytest.fixture
+def guide(installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path) -> Iterator[Guide]:
+    shell = Shell(tmp_path, installed.kubeconfig, installed.binaries)
+    health, progress = free_ports(2)
+    shell.environment |= {"RLHF_HEALTH_PORT": str(health), "RLHF_PROGRESS_PORT": str(progress)}
+    reader = Guide(installed, shell)
+    nodes = [fake_nodes.add({"nvidia.com/gpu": 8}) for _ in range(2)]
+    try:
+        with Kubelet(installed.kubeconfig, Scripted(reader.play)):
+            yield reader
+    finally:
+        shell.close()
+        print(shell.log.read_text()[-8000:] if shell.log.exists() else "")
+        for namespace in (NAMESPACE, "rlhf-system"):
+            installed.client.delete("v1/namespaces", namespace)
+        installed.client.delete_all("v1/pods", NAMESPACE, grace=0)
+        for node in nodes:
+            fake_nodes.remove(node)
+
+
+def datasets() -> Object:
+    """The claim that the page takes for granted."""
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    kind = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    return {**kind, "metadata": {"name": "datasets"}, "spec": spec}
+
+
+def test_each_command_of_the_guide_does_what_it_says(guide: Guide) -> None:
+    guide.read("Install")
+    guide.jobs.client.create(datasets(), NAMESPACE)
+
+    guide.save("job.yaml", PAGE.manifest("Apply"))
+    assert "is valid" in guide.read("Apply")[0]
+    guide.wait_for_attempt("sft", 1)
+
+    listed, watched, described, events, pods, _ = guide.read("Watch")
+    assert "PROGRESS" in listed
+    assert "sft 1/3" in listed
+    assert "CHECKPOINT" in watched
+    assert "Reconciling" in described
+    assert "StageStarted" in events
+    assert f"{NAME}-sft-1-0" in pods
+
+    doing, scheduled, gang = guide.read("Why it waits")
+    assert doing == "sft: Training"
+    assert "Every pod of sft has its place" in scheduled
+    assert '"gang":"native"' in gang
+
+    hashes = {1: guide.status()["stages"]["sft"]["hash"]}
+    for attempt, said in enumerate(guide.reading("Edit"), start=2):
+        assert "patched" in said
+        guide.wait_for_attempt("sft", attempt)
+        hashes[attempt] = guide.status()["stages"]["sft"]["hash"]
+    assert hashes[1] == hashes[2] != hashes[3]
+
+    guide.read("Suspend and resume")
+    guide.wait_for_attempt("sft", 4)
+    assert guide.status()["stages"]["sft"]["hash"] == hashes[3]
+    assert guide.status()["stages"]["sft"].get("faults", 0) == 0
+
+    guide.sft_goes_on = False
+    guide.jobs.patch({"metadata": {"annotations": {"rlhf.dev/retry": "again"}}}, NAME)
+    _, approved, _ = guide.read("Approve")
+    assert "Approved: ppo may start." in approved
+    assert guide.attempts() == {"sft": 5, "reward": 1, "ppo": 1}
+
+    guide.read("Change a finished job")
+    assert guide.attempts() == {"sft": 5, "reward": 1, "ppo": 2}
+
+    guide.ppo_is_broken = True
+    guide.jobs.patch({"spec": {"stages": {"ppo": {"kl": {"coef": 0.1}}}}}, NAME)
+    guide.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    guide.ppo_is_broken = False
+    guide.read("Retry")
+    assert guide.attempts() == {"sft": 5, "reward": 1, "ppo": 4}
+
+    _, claim, _ = guide.read("Delete")
+    assert "Bound" in claim
+    deadline = time.monotonic() + 60
+    while guide.jobs.children("batch/v1/jobs") or guide.jobs.children("v1/pods"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert guide.has_read_all
+
+
+def test_the_place_of_the_checkpoints_is_immutable(installed: ControlPlane, namespace: str) -> None:
+    assert "refused: `is immutable`" in PAGE.section("Edit")
+    installed.client.create(yaml.safe_load(PAGE.manifest("Apply")), namespace)
+    change = '{"spec": {"checkpoints": {"claim": {"storageClass": "other"}}}}'
+    words = ("patch", "rlhfjob", NAME, "-n", namespace, "--type=merge", "-p", change)
+    with pytest.raises(RuntimeError, match="is immutable"):
+        installed.kubectl(*words)
+
+
+def rights(rules: list[Object]) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def granted() -> set[tuple[str, str, str]]:
+    found = yaml.safe_load_all((REPOSITORY / "deploy/rbac.yaml").read_text(encoding="utf-8"))
+    return rights([rule for item in found for rule in item.get("rules", [])])
+
+
+def test_the_operator_has_the_rights_that_it_is_tested_with_and_those_for_gangs() -> None:
+    tested = rights(RULES) | rights(REVIEWER)
+    assert tested <= granted()
+    beyond = {(group, resource) for group, resource, _ in granted() - tested}
+    kinds = {kind for name, gang in GANGS.items() if name != "kueue" for kind in every(gang)}
+    groups = {(kind.split("/")[0], f"{kind.rsplit('/', 1)[1].lower()}s") for kind in kinds}
+    assert beyond == groups - {("scheduling.k8s.io", "podgroups")}
+
+
+def every(gang: Any) -> list[str]:
+    """The kinds of a gang scheduler on a cluster that serves all versions of all."""
+
+    class Everything(frozenset[str]):
+        def __contains__(self, kind: object) -> bool:
+            return True
+
+    return list(gang.kinds(Platform(served=Everything())))
+
+
+def test_links_of_the_guide_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGE.text):
+        assert (REPOSITORY / "docs/guides" / target).exists(), target
