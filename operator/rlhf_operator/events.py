@@ -25,7 +25,7 @@ TOLD_BY_OTHERS: Final = (
 )
 """Reasons to wait that say nothing which the events of other stages, or of the job, do not."""
 
-PASSING: Final = UNPLACED | {"InputsReady", "Starting", "PodsStarting", "PodsMissing"}
+PASSING: Final = UNPLACED | {"Starting", "PodsStarting", "PodsMissing"}
 """Steps that every attempt takes, or that `Queued` tells of."""
 
 

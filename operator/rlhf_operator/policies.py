@@ -74,7 +74,12 @@ def decide(context: Context) -> Decision:
     for policy in POLICIES:
         if decision := policy(context):
             return decision
-    return Decision("Begin", "InputsReady", "All inputs are there.")
+    return _starting("Begin", context.status.attempt + 1)
+
+
+def _starting(verdict: Literal["Begin", "Create"], attempt: int) -> Decision:
+    """In the same words before and after its children are made: that needs no second write."""
+    return Decision(verdict, "Starting", f"Attempt {attempt} starts.")
 
 
 def finished_run(status: StageStatus, wanted: Wanted | None) -> FinishedRun | None:
@@ -148,7 +153,7 @@ def under_way(context: Context) -> Decision | None:
             return Decision("Waiting", "Preparing", "Models and data are being checked.")
         if lost := _live_pods(context):
             return lost
-        return Decision("Create", "Starting", f"Attempt {context.status.attempt} starts.")
+        return _starting("Create", context.status.attempt)
     if any(pod.is_lost for pod in attempt.pods):
         return _node_lost(attempt)
     if wait := waiting(attempt):

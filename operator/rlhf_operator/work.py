@@ -12,6 +12,7 @@ from rlhf_operator.api import ApiError, NotLeading
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once
 from rlhf_operator.metrics import Metrics
+from rlhf_operator.plan import BeginAttempt
 from rlhf_operator.queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> st
     now = datetime.now(UTC)
     try:
         done = await reconcile_once(cluster, key, now)
+        if any(isinstance(action, BeginAttempt) for action in done.actions):
+            done = await reconcile_once(cluster, key, now)  # its children, before others' turns
     except OutOfDate as error:
         log.debug("%s/%s: %s", *key, error)
         queue.add_after(key, LOOK_AGAIN)
