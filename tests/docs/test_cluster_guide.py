@@ -1,4 +1,4 @@
-"""docs/guides/on-a-cluster.md: each command is run, in order, and does what the page says."""
+"""The guide to clusters and README.md: each command is run, in order, and does what they say."""
 
 from __future__ import annotations
 
@@ -21,34 +21,29 @@ from rlhf_operator.render import Platform
 from rlhf_operator.render.gang import GANGS
 
 Object = dict[str, Any]
-PAGE = Page("docs/guides/on-a-cluster.md")
+PAGE, README = Page("docs/guides/on-a-cluster.md"), Page("README.md")
 NAMESPACE, NAME = "research", "assistant"
 
 
-class Guide:
-    """A reader, and a cluster whose pods are played: `sft` runs until it is let go."""
+class Reader:
+    """Somebody at a terminal. Pods are played, and `sft` runs until it is let go."""
 
     def __init__(self, plane: ControlPlane, shell: Shell) -> None:
         self.jobs = Jobs(plane.client, NAMESPACE)
         self._shell = shell
-        self._read: list[str] = []
+        self.has_read: list[str] = []
         self.sft_goes_on = True
         self.ppo_is_broken = False
 
-    def reading(self, title: str) -> Iterator[str]:
-        """Runs the commands of the next section, one at a time; what each of them said."""
-        assert title == PAGE.titles[len(self._read)], "sections are read in their order"
-        self._read.append(title)
-        for command in PAGE.commands(title):
+    def reading(self, title: str, page: Page = PAGE) -> Iterator[str]:
+        """Runs the commands of a section, one at a time; what each of them said."""
+        self.has_read.append(title)
+        for command in page.commands(title):
             yield self._shell.run(command)
 
-    def read(self, title: str) -> list[str]:
-        """Runs all commands of the next section."""
-        return list(self.reading(title))
-
-    @property
-    def has_read_all(self) -> bool:
-        return self._read == PAGE.titles
+    def read(self, title: str, page: Page = PAGE) -> list[str]:
+        """Runs all commands of a section."""
+        return list(self.reading(title, page))
 
     def save(self, name: str, text: str) -> None:
         (self._shell.directory / name).write_text(text)
@@ -80,11 +75,11 @@ class Guide:
 
 
 @pytest.fixture
-def guide(installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path) -> Iterator[Guide]:
+def reader(installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path) -> Iterator[Reader]:
     shell = Shell(tmp_path, installed.kubeconfig, installed.binaries)
     health, progress = free_ports(2)
     shell.environment |= {"RLHF_HEALTH_PORT": str(health), "RLHF_PROGRESS_PORT": str(progress)}
-    reader = Guide(installed, shell)
+    reader = Reader(installed, shell)
     nodes = [fake_nodes.add({"nvidia.com/gpu": 8}) for _ in range(2)]
     try:
         with Kubelet(installed.kubeconfig, Scripted(reader.play)):
@@ -92,11 +87,19 @@ def guide(installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path) -> Ite
     finally:
         shell.close()
         print(shell.log.read_text()[-8000:] if shell.log.exists() else "")
-        for namespace in (NAMESPACE, "rlhf-system"):
-            installed.client.delete("v1/namespaces", namespace)
-        installed.client.delete_all("v1/pods", NAMESPACE, grace=0)
+        leave(installed)
         for node in nodes:
             fake_nodes.remove(node)
+
+
+def leave(plane: ControlPlane) -> None:
+    """The next reader makes the namespaces again."""
+    spaces = (NAMESPACE, "rlhf-system")
+    for name in spaces:
+        plane.client.delete("v1/namespaces", name)
+    plane.client.delete_all("v1/pods", NAMESPACE, grace=0)
+    for name in spaces:
+        plane.client.wait_for("v1/namespaces", name, lambda item: item is None, timeout=60)
 
 
 def datasets() -> Object:
@@ -106,15 +109,15 @@ def datasets() -> Object:
     return {**kind, "metadata": {"name": "datasets"}, "spec": spec}
 
 
-def test_each_command_of_the_guide_does_what_it_says(guide: Guide) -> None:
-    guide.read("Install")
-    guide.jobs.client.create(datasets(), NAMESPACE)
+def test_each_command_of_the_guide_does_what_it_says(reader: Reader) -> None:
+    reader.read("Install")
+    reader.jobs.client.create(datasets(), NAMESPACE)
 
-    guide.save("job.yaml", PAGE.manifest("Apply"))
-    assert "is valid" in guide.read("Apply")[0]
-    guide.wait_for_attempt("sft", 1)
+    reader.save("job.yaml", PAGE.manifest("Apply"))
+    assert "is valid" in reader.read("Apply")[0]
+    reader.wait_for_attempt("sft", 1)
 
-    listed, watched, described, events, pods, _ = guide.read("Watch")
+    listed, watched, described, events, pods, _ = reader.read("Watch")
     assert "PROGRESS" in listed
     assert "sft 1/3" in listed
     assert "CHECKPOINT" in watched
@@ -122,46 +125,57 @@ def test_each_command_of_the_guide_does_what_it_says(guide: Guide) -> None:
     assert "StageStarted" in events
     assert f"{NAME}-sft-1-0" in pods
 
-    doing, scheduled, gang = guide.read("Why it waits")
+    doing, scheduled, gang = reader.read("Why it waits")
     assert doing == "sft: Training"
     assert "Every pod of sft has its place" in scheduled
     assert '"gang":"native"' in gang
 
-    hashes = {1: guide.status()["stages"]["sft"]["hash"]}
-    for attempt, said in enumerate(guide.reading("Edit"), start=2):
+    hashes = {1: reader.status()["stages"]["sft"]["hash"]}
+    for attempt, said in enumerate(reader.reading("Edit"), start=2):
         assert "patched" in said
-        guide.wait_for_attempt("sft", attempt)
-        hashes[attempt] = guide.status()["stages"]["sft"]["hash"]
+        reader.wait_for_attempt("sft", attempt)
+        hashes[attempt] = reader.status()["stages"]["sft"]["hash"]
     assert hashes[1] == hashes[2] != hashes[3]
 
-    guide.read("Suspend and resume")
-    guide.wait_for_attempt("sft", 4)
-    assert guide.status()["stages"]["sft"]["hash"] == hashes[3]
-    assert guide.status()["stages"]["sft"].get("faults", 0) == 0
+    reader.read("Suspend and resume")
+    reader.wait_for_attempt("sft", 4)
+    assert reader.status()["stages"]["sft"]["hash"] == hashes[3]
+    assert reader.status()["stages"]["sft"].get("faults", 0) == 0
 
-    guide.sft_goes_on = False
-    guide.jobs.patch({"metadata": {"annotations": {"rlhf.dev/retry": "again"}}}, NAME)
-    _, approved, _ = guide.read("Approve")
+    reader.sft_goes_on = False
+    reader.jobs.patch({"metadata": {"annotations": {"rlhf.dev/retry": "again"}}}, NAME)
+    _, approved, _ = reader.read("Approve")
     assert "Approved: ppo may start." in approved
-    assert guide.attempts() == {"sft": 5, "reward": 1, "ppo": 1}
+    assert reader.attempts() == {"sft": 5, "reward": 1, "ppo": 1}
 
-    guide.read("Change a finished job")
-    assert guide.attempts() == {"sft": 5, "reward": 1, "ppo": 2}
+    reader.read("Change a finished job")
+    assert reader.attempts() == {"sft": 5, "reward": 1, "ppo": 2}
 
-    guide.ppo_is_broken = True
-    guide.jobs.patch({"spec": {"stages": {"ppo": {"kl": {"coef": 0.1}}}}}, NAME)
-    guide.wait(lambda job: condition(job, "Stalled")[0] == "True")
-    guide.ppo_is_broken = False
-    guide.read("Retry")
-    assert guide.attempts() == {"sft": 5, "reward": 1, "ppo": 4}
+    reader.ppo_is_broken = True
+    reader.jobs.patch({"spec": {"stages": {"ppo": {"kl": {"coef": 0.1}}}}}, NAME)
+    reader.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    reader.ppo_is_broken = False
+    reader.read("Retry")
+    assert reader.attempts() == {"sft": 5, "reward": 1, "ppo": 4}
 
-    _, claim, _ = guide.read("Delete")
+    _, claim, _ = reader.read("Delete")
     assert "Bound" in claim
     deadline = time.monotonic() + 60
-    while guide.jobs.children("batch/v1/jobs") or guide.jobs.children("v1/pods"):
+    while reader.jobs.children("batch/v1/jobs") or reader.jobs.children("v1/pods"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert guide.has_read_all
+    assert reader.has_read == PAGE.titles
+
+
+def test_the_commands_of_the_readme_lead_from_an_empty_cluster_to_a_model(reader: Reader) -> None:
+    reader.save("job.yaml", PAGE.manifest("Apply"))
+    reader.sft_goes_on = False
+    commands = reader.reading("On a cluster", README)
+    said = [next(commands), next(commands)]
+    reader.jobs.client.create(datasets(), NAMESPACE)
+    said += commands
+    assert any("Approved: ppo may start." in text for text in said)
+    assert "deleted" in said[-1]
 
 
 def test_the_place_of_the_checkpoints_is_immutable(installed: ControlPlane, namespace: str) -> None:
