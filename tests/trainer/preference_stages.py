@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import Pod
+from trainer_pod import Pod
 
 
 def losses(pod: Pod, run: Any) -> list[float]:

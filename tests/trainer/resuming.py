@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from conftest import Pod
 from rlhf_api.run import StageRun
+from trainer_pod import Pod
 
 
 def digest(pod: Pod, run: StageRun) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import write_model
 from rlhf_trainer.chat import Chat, talk
 from rlhf_trainer.errors import ConfigurationError
+from trainer_pod import write_model
 
 
 def said(chat: Chat, text: str) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Pod
 from engine_curve import curve, make_engine, weights
 from rlhf_trainer.checkpoint import Checkpointer, verify
 from rlhf_trainer.errors import CheckpointUnusable, Transient
 from rlhf_trainer.ranks import Ranks
+from trainer_pod import Pod
 
 SFT = {"data": {"source": "unused"}}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pod, pair_rows, sft_rows, write_model
 from rlhf_trainer.context import context_length, refuse_beyond_context
 from rlhf_trainer.data.answer_rows import AnswerRow
 from rlhf_trainer.data.encode import Answer
@@ -14,6 +13,7 @@ from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.policy_kl import _with_room
 from rlhf_trainer.prepare import prepare
 from rlhf_trainer.stages import sft
+from trainer_pod import Pod, pair_rows, sft_rows, write_model
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 LLAMA3 = {

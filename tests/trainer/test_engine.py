@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import free_port
 from engine_curve import curve, ids, make_engine, settings, weights
 from rlhf_api.stages.common import Schedule
 from rlhf_trainer.engine import parameter_groups, schedule_factor
 from rlhf_trainer.errors import ConfigurationError, NonFinite
 from torch import nn
+from trainer_pod import free_port
 
 
 def factors(total: int, **fields: Any) -> list[float]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pod, sft_rows
 from rlhf_api.stages.ppo import FunctionReward
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.stages import sft
 from rlhf_trainer.user_code import call_function, load_function
+from trainer_pod import Pod, sft_rows
 
 PROMPTS = [{"prompt": "what colour has a lemon?", "fact": "yellow"}, {"prompt": "香蕉是什么颜色？"}]
 JUDGE = """

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import free_port
 from forked import ForkedRun
 from rlhf_api.run import ExitCode
 from rlhf_trainer.errors import Diverged, NonFinite
 from rlhf_trainer.guards import Guard, with_one_rollback
 from rlhf_trainer.ranks import Ranks
+from trainer_pod import free_port
 
 NAN, INF = float("nan"), float("inf")
 

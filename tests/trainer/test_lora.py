@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from adapters import adapted
-from conftest import TINY, Pod, write_model
 from rlhf_api.stages.common import LoRA
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.lora import HubModel, add_lora, merged_state_dict
 from rlhf_trainer.models import load_directory, load_output, load_policy, save_model
+from trainer_pod import TINY, Pod, write_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
 SFT = {"data": {"source": "unused"}}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Pod, write_model
 from rlhf_api.run import StageRun
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.models import load_policy, save_model
 from rlhf_trainer.tokenizers import load_tokenizer
+from trainer_pod import TINY, Pod, write_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
 SFT = {"data": {"source": "unused"}}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pod, write_model
+from trainer_pod import Pod, write_model
 
 COMPARED = (
     "ppo/reward",

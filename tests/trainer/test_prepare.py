@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pod, pair_rows, sft_rows, write_jsonl
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.run import StageRun
 from rlhf_trainer.data import fetched
@@ -16,6 +15,7 @@ from rlhf_trainer.data.digests import path_digest, refuse_changed_sources
 from rlhf_trainer.data.load import load_dialogues
 from rlhf_trainer.errors import BadData, ConfigurationError, Transient
 from rlhf_trainer.prepare import prepare
+from trainer_pod import Pod, pair_rows, sft_rows, write_jsonl
 
 
 def sha256(data: bytes) -> str:

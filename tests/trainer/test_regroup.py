@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Pod, sft_rows
 from preference_stages import losses
 from rlhf_trainer.stages import sft
+from trainer_pod import Pod, sft_rows
 
 STEPS = 30
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Pod, sft_rows
 from resuming import assert_killed_run_ends_with_the_same_weights
+from trainer_pod import Pod, sft_rows
 
 STEPS = 40
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Pod, pair_rows
 from preference_stages import losses
 from resuming import assert_killed_run_ends_with_the_same_weights, digest
 from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.stage_rows import preference_rows
 from rlhf_trainer.stages import reward
+from trainer_pod import TINY, Pod, pair_rows
 
 
 def settings(pod: Pod, rows: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from adapters import adapted
-from conftest import TINY, VOCABULARY, write_model
 from rlhf_api.stages.common import LoRA
 from rlhf_trainer.scalar_models import (
     ScalarHeadModel,
@@ -20,6 +19,7 @@ from rlhf_trainer.scalar_models import (
     scalar_from_trunk,
 )
 from rlhf_trainer.tokenizers import reads_tokens_of
+from trainer_pod import TINY, VOCABULARY, write_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from adapters import adapted
-from conftest import TINY, VOCABULARY, Pod, free_port, sft_rows
 from forked import ForkedRun
 from preference_stages import losses
 from rlhf_api.stages.common import LoRA
@@ -18,6 +17,7 @@ from rlhf_trainer.actor_critic import Actor
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.scored_lm import ScoredLM, TokenBatch, token_batch
 from rlhf_trainer.stages import sft
+from trainer_pod import TINY, VOCABULARY, Pod, free_port, sft_rows
 
 PROMPTS = [[1, 40, 41], [1, 50], [1, 60, 61, 62, 63]]
 RESPONSES = [[42, 43, 44, 45, 2], [51, 2], [64, 65, 66, 2]]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Pod, sft_rows
 from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.stages import sft
+from trainer_pod import TINY, Pod, sft_rows
 
 
 def settings(pod: Pod, **changes: Any) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pod
 from rlhf_trainer import telemetry
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.telemetry import ProgressPoster, Telemetry, progress_body, progress_line
+from trainer_pod import Pod
 
 SFT = {"data": {"source": "unused"}}
 

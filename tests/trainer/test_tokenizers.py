@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEMPLATE, VOCABULARY, Pod
 from rlhf_trainer.data.encode import encode_dialogue, encode_preference, encode_prompt
 from rlhf_trainer.data.examples import Dialogue, Message, Preference, Prompt
 from rlhf_trainer.tokenizers import (
@@ -19,6 +18,7 @@ from rlhf_trainer.tokenizers import (
 )
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
+from trainer_pod import TEMPLATE, VOCABULARY, Pod
 
 SFT = {"data": {"source": "unused"}}
 TEXTS = ["user: what is it? assistant: It is a lemon", "assistant: It is red", "你好，在哪里"] * 4
