@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cluster.control_plane import ControlPlane
 from load_cluster import JOBS, NAMESPACE, RLHFJOBS, PlainClient
 from operator_process import OperatorProcess
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,25 +104,26 @@ async def until(what: Callable[[], bool], timeout: float) -> None:
 
 
 class Cost(NamedTuple):
-    """What the operator has spent so far."""
+    """What the operator has spent so far, and what it made others spend."""
 
     requests: Requests
-    cpu_seconds: float
-    memory_bytes: int
+    cpu_seconds: Mapping[str, float]  # by program: the operator's, and those of the control plane
+    memory_bytes: int  # the operator's, at its peak
 
     def since(self, before: Cost) -> Cost:
         """Requests and CPU time from then to now; the peak of memory is that of now."""
         requests = self.requests.copy()
         requests.subtract(before.requests)
-        seconds = self.cpu_seconds - before.cpu_seconds
+        seconds = {name: now - before.cpu_seconds[name] for name, now in self.cpu_seconds.items()}
         return Cost(+requests, seconds, self.memory_bytes)
 
 
 class Meter:
     """Reads the costs of an operator's process, from itself and from /proc."""
 
-    def __init__(self, operator: OperatorProcess) -> None:
+    def __init__(self, operator: OperatorProcess, control_plane: ControlPlane) -> None:
         self._operator = operator
+        self._control_plane = control_plane
 
     async def cost(self) -> Cost:
         """As of now."""
@@ -129,7 +131,12 @@ class Meter:
         requests: Requests = Counter()
         for labels, value in families.get("rlhf_operator_api_requests_total", []):
             requests[labels["verb"], labels["resource"]] += int(value)
-        return Cost(requests, _cpu_seconds(self._operator.pid), _peak_memory(self._operator.pid))
+        operator = self._operator.pid
+        programs = {name: of.pid for name, of in self._control_plane.programs.items()}
+        seconds = {
+            name: _cpu_seconds(pid) for name, pid in {"operator": operator, **programs}.items()
+        }
+        return Cost(requests, seconds, _peak_memory(operator))
 
     async def passes(self) -> int:
         """Passes that have ended; 0 as long as it does not answer."""
@@ -167,7 +174,7 @@ def _read(url: str) -> str:
     return text
 
 
-def _cpu_seconds(pid: int) -> float:
+def _cpu_seconds(pid: int | None) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from cluster.control_plane import ControlPlane
 from load_cluster import (
     CONFIG_MAPS,
     FLOOR,
@@ -54,7 +55,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="operator-load-") as folder,
         running_cluster(Path(folder)) as control_plane,
     ):
-        report = asyncio.run(measured(options, control_plane.kubeconfig))
+        report = asyncio.run(measured(options, control_plane))
     print(json.dumps(report, indent=2) if options.json else table(report))
     return 0
 
@@ -72,14 +73,15 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     return options.parse_args(arguments)
 
 
-async def measured(options: argparse.Namespace, kubeconfig: Path) -> Report:
+async def measured(options: argparse.Namespace, control_plane: ControlPlane) -> Report:
     """Every step in its turn."""
+    kubeconfig = control_plane.kubeconfig
     client = PlainClient(kubeconfig)
     report: Report = {"jobs": options.jobs, "load_average": os.getloadavg()[0]}
     operator = OperatorProcess(
         kubeconfig, (NAMESPACE,), options.log, "--lease-namespace", "default"
     )
-    meter, sightings = Meter(operator), Sightings(client)
+    meter, sightings = Meter(operator, control_plane), Sightings(client)
     names = [f"job-{number:05}" for number in range(options.jobs)]
     try:
         report["floor"] = told("floor", await floor(client, options.jobs))
@@ -91,7 +93,7 @@ async def measured(options: argparse.Namespace, kubeconfig: Path) -> Report:
             ratio = burst_figures["seconds"] / report["floor"]["seconds"]
             report["burst"] = told("burst", {"ratio_to_floor": ratio, **burst_figures})
             report["rest"] = told("rest", await rest(options.rest, client, meter))
-            report["restart"] = told("restart", await restart(operator, options.jobs))
+            report["restart"] = told("restart", await restart(operator, meter, options.jobs))
             with running_kubelet(kubeconfig):
                 report["completion"] = told("completion", await completion(names, sightings, meter))
                 if options.arrivals:
@@ -146,7 +148,7 @@ def first_objects(count: int) -> tuple[list[Object], list[Object]]:
     config, job = (
         next(item for item in objects if item["kind"] == kind) for kind in ("ConfigMap", "Job")
     )
-    return [copies(config, count), copies(job, count)]
+    return copies(config, count), copies(job, count)
 
 
 def copies(item: Object, count: int) -> list[Object]:
@@ -198,20 +200,22 @@ async def rest(seconds: float, client: PlainClient, meter: Meter) -> Report:
             f"{verb} {resource}": round(count * a_minute, 1)
             for (verb, resource), count in sorted(cost.requests.items())
         },
-        "cpu_share": cost.cpu_seconds / seconds,
+        "operator_cpu_share": cost.cpu_seconds["operator"] / seconds,
     }
 
 
-async def restart(operator: OperatorProcess, count: int) -> Report:
+async def restart(operator: OperatorProcess, meter: Meter, count: int) -> Report:
     """From the start of a process to the end of its first pass over the last job."""
     operator.terminate()
     began = time.monotonic()
     operator.start()
-    meter = Meter(operator)
     while await meter.passes() < count:
         await asyncio.sleep(0.1)
     seconds = time.monotonic() - began
-    return {"seconds": seconds, **costs(await meter.cost(), count)}
+    return {
+        "seconds": seconds,
+        "operator_cpu_seconds": (await meter.cost()).cpu_seconds["operator"],
+    }
 
 
 async def completion(names: list[str], sightings: Sightings, meter: Meter) -> Report:
@@ -254,7 +258,7 @@ def costs(cost: Cost, count: int) -> Report:
     return {
         "requests_per_job": round(sum(by_request.values()), 2),
         "requests_per_job_by_verb": by_request,
-        "cpu_seconds": cost.cpu_seconds,
+        "cpu_seconds": dict(cost.cpu_seconds),
         "peak_memory_megabytes": cost.memory_bytes / 1e6,
     }
 

@@ -23,7 +23,8 @@ def named_sources(value: object, field: str = "") -> Iterator[SourceRef]:
         yield SourceRef(field, value)
     elif isinstance(value, Contract):
         for name, info in type(value).model_fields.items():
-            yield from named_sources(getattr(value, name), _join(field, info.alias or name))
+            if isinstance(item := getattr(value, name), (Contract, dict)):
+                yield from named_sources(item, _join(field, info.alias or name))
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from named_sources(item, _join(field, str(key)))
