@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+Object = dict[str, Any]
 REPOSITORY = Path(__file__).parents[2]
 CLAIM = "datasets"
 DEVICE = "amd.com/gpu"
@@ -23,9 +24,9 @@ TWO_PROCESSES = ("nodes=1", "gpusPerNode=0", "processesPerNode=2")
 """What a gang of two nodes is on one machine: as many ranks, and so the same sums of floats."""
 
 
-def manifest() -> dict[str, Any]:
+def manifest() -> Object:
     """All stages take one device, but PPO: a gang of two nodes."""
-    made: dict[str, Any] = yaml.safe_load((REPOSITORY / "examples/quickstart.yaml").read_text())
+    made: Object = yaml.safe_load((REPOSITORY / "examples/quickstart.yaml").read_text())
     spec = made["spec"]
     spec["resources"] = {"gpusPerNode": 1, "device": DEVICE}
     spec["env"] = [{"name": "OMP_NUM_THREADS", "value": "1"}]
@@ -52,9 +53,12 @@ def fill(volume: Path) -> None:
         shutil.copytree(REPOSITORY / "examples" / folder, volume / folder)
 
 
-def digests(status: dict[str, Any]) -> dict[str, str]:
-    """Of each stage's output."""
-    return {name: stage["checkpoint"]["digest"] for name, stage in status["stages"].items()}
+def results(status: Object) -> dict[str, tuple[str, str]]:
+    """What each stage was made from, and what it made."""
+    return {
+        name: (stage["hash"], stage["checkpoint"]["digest"])
+        for name, stage in status["stages"].items()
+    }
 
 
 def digest_of(output: Path) -> str:
@@ -71,8 +75,8 @@ class OneMachine:
         self._run = directory / "run"
         fill(self._run / "volumes" / CLAIM)
 
-    def train(self, *more: str) -> dict[str, str]:
-        """Runs what has not been run yet; the digests."""
+    def train(self, *more: str) -> Object:
+        """Runs what has not been run yet; the status."""
         gang = [f"--set=spec.stages.ppo.resources.{setting}" for setting in TWO_PROCESSES]
         command = ["run", str(self._manifest), "--dir", str(self._run), *gang, *more]
         done = subprocess.run(
@@ -84,4 +88,5 @@ class OneMachine:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return digests(yaml.safe_load((self._run / "status.yaml").read_text())["status"])
+        status: Object = yaml.safe_load((self._run / "status.yaml").read_text())["status"]
+        return status

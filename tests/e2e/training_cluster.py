@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +80,13 @@ class TrainingCluster:
 
         return self.jobs.wait(is_ready, short_job.NAME, PATIENCE)
 
-    def wait_for_step(self, stage: str, attempt: int) -> int:
-        """The newest step that an attempt has saved, once it has saved one."""
-        saved = f"*/{stage}-*/attempt-{attempt}/steps/step-*"
-        found: list[Path] = []
-
-        def has_saved() -> bool:
-            found.extend(self.checkpoints.glob(saved))
-            return bool(found)
-
-        self._wait(has_saved, f"{stage}, attempt {attempt}, has saved nothing")
-        return max(int(path.name.removeprefix("step-")) for path in found)
+    def wait_until_saved(self, stage: str, attempt: int) -> None:
+        """Until an attempt has saved a checkpoint of its own."""
+        steps = f"*/{stage}-*/attempt-{attempt}/steps/step-*"
+        deadline = time.monotonic() + PATIENCE
+        while not any(self.checkpoints.glob(steps)):
+            assert time.monotonic() < deadline, f"{stage}, attempt {attempt}, has saved nothing"
+            time.sleep(0.1)
 
     def pod(self, stage: str, attempt: int, index: int) -> Object:
         labels = {
@@ -115,13 +110,7 @@ class TrainingCluster:
     def ended_well(self) -> list[str]:
         """The stages whose success was told, in order."""
         told = [note for reason, note in self.jobs.events() if reason == "StageSucceeded"]
-        return [note.split()[0] for note in told]
-
-    def _wait(self, what: Callable[[], bool], otherwise: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not what():
-            assert time.monotonic() < deadline, otherwise
-            time.sleep(0.1)
+        return [note.partition(":")[0] for note in told]
 
 
 def _generation(job: Object) -> int:
