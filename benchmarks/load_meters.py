@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cluster.control_plane import ControlPlane
-from load_cluster import JOBS, NAMESPACE, RLHFJOBS, PlainClient
+from load_cluster import JOBS, NAMESPACE, PODS, RLHFJOBS, PlainClient
 from operator_process import OperatorProcess
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -30,7 +30,7 @@ OURS: Final = ("rlhfjobs", "jobs", "configmaps", "services", "podgroups", "workl
 
 
 class Sightings:
-    """When each step of each RLHFJob was first seen, on two watches of the same process."""
+    """When each step of each RLHFJob was first seen, on watches of one and the same process."""
 
     def __init__(self, client: PlainClient) -> None:
         self.asked: dict[str, float] = {}
@@ -42,9 +42,10 @@ class Sightings:
 
     async def follow(self) -> None:
         """Until it is cancelled."""
-        jobs = JOBS.format(namespace=NAMESPACE)
         await asyncio.gather(
-            self._watch(RLHFJOBS, self._saw_rlhfjob), self._watch(jobs, self._saw_job)
+            self._watch(RLHFJOBS, self._saw_rlhfjob),
+            self._watch(JOBS.format(namespace=NAMESPACE), self._saw_job),
+            self._watch(PODS.format(namespace=NAMESPACE), self._saw_pod),
         )
 
     async def _watch(self, path: str, saw: Callable[[Object, float], None]) -> None:
@@ -58,11 +59,11 @@ class Sightings:
             self.ready.setdefault(name, now)
 
     def _saw_job(self, item: Object, now: float) -> None:
-        labels = item["metadata"]["labels"]
-        step = (labels[LABEL_JOB], labels[LABEL_STAGE])
-        self.made.setdefault(step, now)
-        if has_condition(item, "Complete"):
-            self.ended.setdefault(step, now)
+        self.made.setdefault(step_of(item), now)
+
+    def _saw_pod(self, item: Object, now: float) -> None:
+        if item["status"].get("phase") == "Succeeded":
+            self.ended.setdefault(step_of(item), now)
 
     async def create(self, made: Object) -> None:
         """Creates an RLHFJob."""
@@ -70,7 +71,7 @@ class Sightings:
         await self._client.post(RLHFJOBS, made)
 
     def have_seen_all_of(self, names: Iterable[str]) -> bool:
-        """Whether each is Ready, and the end of its last Job has been seen, too."""
+        """Whether each is Ready, and the end of its last pod has been seen, too."""
         return all(name in self.ready and (name, STAGES[-1]) in self.ended for name in names)
 
     def first_jobs(self, names: Iterable[str]) -> list[float]:
@@ -78,7 +79,7 @@ class Sightings:
         return [self.made[name, STAGES[0]] - self.asked[name] for name in names]
 
     def reactions(self, names: Iterable[str]) -> list[float]:
-        """Seconds from an RLHFJob, or from the end of a stage's Job, to what follows it."""
+        """Seconds from an RLHFJob, or from the end of a stage's pod, to what follows it."""
         found = []
         for name in names:
             found.append(self.made[name, STAGES[0]] - self.created[name])
@@ -86,6 +87,12 @@ class Sightings:
                 found.append(self.made[name, following] - self.ended[name, stage])
             found.append(self.ready[name] - self.ended[name, STAGES[-1]])
         return found
+
+
+def step_of(item: Object) -> tuple[str, str]:
+    """RLHFJob and stage of a Job or a pod."""
+    labels = item["metadata"]["labels"]
+    return labels[LABEL_JOB], labels[LABEL_STAGE]
 
 
 def has_condition(item: Object, kind: str) -> bool:

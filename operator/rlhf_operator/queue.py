@@ -14,13 +14,18 @@ LAST_BACKOFF: Final = 60.0
 
 
 class WorkQueue:
-    """As client-go's: what is added while it is worked on is done again afterwards."""
+    """As client-go's: what is added while it is worked on is done again afterwards.
 
-    def __init__(self) -> None:
+    `rest`: seconds after a pass for which its job gathers what happens; one pass then sees it all.
+    """
+
+    def __init__(self, rest: float = 0.0) -> None:
+        self._rest = rest
         self._ready: asyncio.Queue[JobKey] = asyncio.Queue()
         self._queued: dict[JobKey, float] = {}  # since when
         self._running: set[JobKey] = set()
-        self._again: set[JobKey] = set()
+        self._resting: set[JobKey] = set()
+        self._again: set[JobKey] = set()  # added while running, or resting
         self._timers: dict[JobKey, asyncio.TimerHandle] = {}
         self._failures: dict[JobKey, int] = {}
 
@@ -28,8 +33,8 @@ class WorkQueue:
         return len(self._queued)
 
     def add(self, key: JobKey) -> None:
-        """Due now."""
-        if key in self._running:
+        """Due now, or as soon as it may be."""
+        if key in self._running or key in self._resting:
             self._again.add(key)
         elif key not in self._queued:
             self._queued[key] = time.monotonic()
@@ -60,18 +65,26 @@ class WorkQueue:
     def done(self, key: JobKey, *, failed: bool = False) -> None:
         """A pass has ended; after one that failed the next is put off, longer each time."""
         self._running.discard(key)
-        is_due = key in self._again
-        self._again.discard(key)
         if failed:
+            self._again.discard(key)
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             self.add_after(key, min(FIRST_BACKOFF * 2.0 ** min(failures - 1, 30), LAST_BACKOFF))
             return
         self._failures.pop(key, None)
-        if is_due:
+        if self._rest:
+            self._resting.add(key)
+            asyncio.get_running_loop().call_later(self._rest, self._rested, key)
+        else:
+            self._rested(key)
+
+    def _rested(self, key: JobKey) -> None:
+        self._resting.discard(key)
+        if key in self._again and key not in self._running:
+            self._again.discard(key)
             self.add(key)
 
     def clear(self) -> None:
         """Forgets everything: somebody else leads."""
         for timer in self._timers.values():
             timer.cancel()
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._rest)  # type: ignore[misc]

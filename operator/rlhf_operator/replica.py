@@ -40,6 +40,8 @@ DISCOVER_EVERY: Final = 300.0
 """Seconds between two looks at what is served: a gang scheduler may be installed at any time."""
 RELIST_EVERY: Final = 600.0
 """Seconds between two lists of all RLHFJobs: kopf does not tell what went while it listed anew."""
+REST: Final = 0.1
+"""Seconds between two passes over one job: pods and Jobs change several times in a row."""
 
 
 class Replica:
@@ -47,7 +49,7 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._queue = WorkQueue()
+        self._queue = WorkQueue(REST)
         self._cache = Cache(self._changed)
         self._reporting = Reporting(self._cache, self._queue, self._ages)
         self._metrics = self._reporting.metrics
