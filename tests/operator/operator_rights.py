@@ -8,16 +8,16 @@ from typing import Any
 from cluster.control_plane import ControlPlane
 
 RBAC = "rbac.authorization.k8s.io"
-OWN = ["get", "list", "watch", "create", "delete"]
-GIVEN_BACK = [*OWN, "patch"]  # their owner, where somebody took it away
+CLAIM = ["get", "list", "watch", "create"]  # deleted with the job, if at all, and not by hand
+CHILD = [*CLAIM, "delete", "patch"]  # patched to get its owner back, where somebody took it away
 RULES: list[dict[str, Any]] = [
     {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs/status"], "verbs": ["update"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": GIVEN_BACK},
-    {"apiGroups": ["scheduling.k8s.io"], "resources": ["podgroups"], "verbs": GIVEN_BACK},
-    {"apiGroups": [""], "resources": ["configmaps", "services"], "verbs": GIVEN_BACK},
-    {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": OWN},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": CHILD},
+    {"apiGroups": ["scheduling.k8s.io"], "resources": ["podgroups"], "verbs": CHILD},
+    {"apiGroups": [""], "resources": ["configmaps", "services"], "verbs": CHILD},
+    {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": CLAIM},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "delete"]},
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
     {
         "apiGroups": ["coordination.k8s.io"],
