@@ -19,6 +19,16 @@ CRD = Path(__file__).parents[1] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What takes too long for every run."""
+    parser.addoption(
+        "--faults",
+        choices=("sample", "all"),
+        default="sample",
+        help="tests/faults: a fixed sample, or every fault at every call of the operator (an hour)",
+    )
+
+
 @pytest.fixture(scope="session")
 def control_plane(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -1,0 +1,128 @@
+"""What was ever true on the API server: every version of every RLHFJob, Job and pod, by watches.
+
+Independent of the operator and of the proxy before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import aiohttp
+from cluster.kubelet.api import Connection
+
+Object = dict[str, Any]
+
+RESOURCES: Final = {
+    "RLHFJob": "/apis/rlhf.dev/v1alpha1/rlhfjobs",
+    "Job": "/apis/batch/v1/jobs",
+    "Pod": "/api/v1/pods",
+}
+
+
+class Entry(NamedTuple):
+    """One version of an object, or its end."""
+
+    kind: str
+    type: str  # ADDED, MODIFIED, DELETED
+    item: Object
+
+    @property
+    def version(self) -> int:
+        """Kubernetes promises that these are numbers that rise."""
+        return int(self.item["metadata"]["resourceVersion"])
+
+
+class History(list[Entry]):
+    """All of one namespace; entries of one kind are in order."""
+
+    def of(self, kind: str) -> list[Entry]:
+        """The entries of one kind."""
+        return [entry for entry in self if entry.kind == kind]
+
+    def there(self, kind: str) -> dict[str, Object]:
+        """The objects of one kind that there are now, by name."""
+        found: dict[str, Object] = {}
+        for entry in self.of(kind):
+            name = entry.item["metadata"]["name"]
+            found.pop(name, None)
+            if entry.type != "DELETED":
+                found[name] = entry.item
+        return found
+
+
+class Ledger:
+    """Written while it is entered as a context, from what there is at its start."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._to = Connection.from_kubeconfig(kubeconfig)
+        self._histories: dict[str, History] = defaultdict(History)
+        self._news = asyncio.Condition()
+
+    async def __aenter__(self) -> Self:
+        tls = ssl.create_default_context(cafile=self._to.ca_file)
+        self._session = aiohttp.ClientSession(
+            self._to.server,
+            headers={"Authorization": f"Bearer {self._to.token}"},
+            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            read_bufsize=1 << 22,
+        )
+        watches = {kind: await self._open(path) for kind, path in RESOURCES.items()}
+        self._tasks = [asyncio.create_task(self._follow(*of)) for of in watches.items()]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    def history(self, namespace: str) -> History:
+        """All that is known of a namespace so far; it grows."""
+        return self._histories[namespace]
+
+    async def wait(self, namespace: str, holds: Callable[[History], bool]) -> None:
+        """Until it holds."""
+        async with self._news:
+            await self._news.wait_for(lambda: holds(self._histories[namespace]))
+
+    async def _open(self, path: str) -> aiohttp.ClientResponse:
+        """A watch from now on; a resource that was installed a moment ago takes a while."""
+        query = {"watch": "true", "timeoutSeconds": "3600"}
+        while True:
+            listed = await self._session.get(path, params={"limit": "1"})
+            if listed.ok:
+                query["resourceVersion"] = (await listed.json())["metadata"]["resourceVersion"]
+                watch = await self._session.get(path, params=query)
+                if watch.ok:
+                    return watch
+            await asyncio.sleep(0.1)
+
+    async def _follow(self, kind: str, watch: aiohttp.ClientResponse) -> None:
+        async with watch:
+            async for line in watch.content:
+                event = json.loads(line)
+                await self._write(Entry(kind, event["type"], event["object"]))
+        raise ConnectionError(f"the watch of {kind} objects has ended")
+
+    async def _write(self, entry: Entry) -> None:
+        if entry.type == "ERROR":
+            raise ConnectionError(f"watch of {entry.kind} objects: {entry.item}")
+        self._histories[entry.item["metadata"]["namespace"]].append(entry)
+        async with self._news:
+            self._news.notify_all()
