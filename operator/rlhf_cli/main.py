@@ -119,8 +119,11 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     approve = commands.add_parser(
         "approve", help="let the stages start that wait for a person's approval"
     )
-    approve.add_argument("job", metavar="JOB", help="name of the RLHFJob")
+    approve.add_argument("job", nargs="?", metavar="JOB", help="name of the RLHFJob")
     approve.add_argument("stage", metavar="STAGE", help="stage whose result is approved")
+    approve.add_argument(
+        "--dir", metavar="DIR", help="a run on this machine, in place of JOB on a cluster"
+    )
     for command in (approve,):
         command.add_argument(
             "-n", "--namespace", metavar="NAME", help="namespace (default: the kubeconfig's)"

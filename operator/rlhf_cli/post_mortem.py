@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE, ExitCode
 from rlhf_api.status import JobStatus, StageStatus
+from rlhf_operator.inputs import parents
 from rlhf_operator.outcome import REASONS
 
 from rlhf_cli.failures import FAILED
@@ -32,7 +34,7 @@ def explain(job: RLHFJob, folder: RunFolder) -> tuple[list[str], int]:
     stages = {PREPARE: status.prepare or StageStatus(), **status.stages}
     failed = [(name, stage) for name, stage in stages.items() if stage.phase == "Failed"]
     if not failed:
-        return _unfinished(status, stages), FAILED
+        return [*_unfinished(status, stages), *_approvals(job, folder)], FAILED
     name, stage = failed[0]
     code = exit_code(job, folder, name, stage)
     lines = [
@@ -78,3 +80,16 @@ def _unfinished(status: JobStatus, stages: dict[str, StageStatus]) -> list[str]:
         if stage.phase != "Succeeded"
     ]
     return [f"rlhfctl: the run is not finished: {status.phase}", *waiting]
+
+
+def _approvals(job: RLHFJob, folder: RunFolder) -> list[str]:
+    """How a person lets a run on this machine go on."""
+    status = job.status or JobStatus()
+    waits = [name for name, item in status.stages.items() if item.reason == "AwaitingApproval"]
+    gates = {gate: None for name in waits for gate in parents(job.spec, name).values()}
+    stages = job.spec.stages.present()
+    return [
+        f"To approve it here: rlhfctl approve {gate} --dir {shlex.quote(str(folder.path))}"
+        for gate in gates
+        if (asked := stages[gate].gate) and asked.approval
+    ]

@@ -25,7 +25,7 @@ GATED = a_job().with_spec("stages.reward.gate", {"approval": True})
 
 def refused(world: World, stage: str) -> tuple[int, str]:
     with pytest.raises(Failure) as caught:
-        result_to_approve(world.job, stage)
+        result_to_approve(world.job, stage, "later")
     return caught.value.exit_code, str(caught.value)
 
 
@@ -33,6 +33,9 @@ def test_what_needs_no_approval_is_refused_with_what_does() -> None:
     world = World(GATED.build()).up_to("reward")
     code, said = refused(world, "sft")
     assert (code, "stages that need one: reward" in said) == (64, True)
+    unlocked = a_job().with_spec("stages.reward.gate", {"metric": "eval/accuracy", "min": 0.6})
+    code, said = refused(World(unlocked.build()).up_to("reward"), "reward")
+    assert (code, "stages that need one: none" in said) == (64, True)
     code, said = refused(world, "rewrad")
     assert (code, "its stages are sft, reward, ppo, dpo" in said) == (64, True)
 
@@ -68,7 +71,7 @@ def test_the_gate_s_own_metric_is_told_first() -> None:
     gate = {"approval": True, "metric": "train/loss", "max": 1.0}
     world = World(a_job().with_spec("stages.reward.gate", gate).build()).up_to("reward")
     world.succeeds("reward", **{"eval/accuracy": 0.75, "train/loss": 2.0, "lr": 0.1})
-    told = list(described(world.job, "reward", result_to_approve(world.job, "reward")))
+    told = list(described(world.job, "reward", result_to_approve(world.job, "reward", "later")))
     assert [line.split()[0] for line in told[1:]] == [
         *("train/loss", "eval/accuracy", "lr", "checkpoint", "digest")
     ]

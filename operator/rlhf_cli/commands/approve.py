@@ -4,39 +4,81 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus, StageStatus
 from rlhf_operator.inputs import annotation, parents
+from rlhf_operator.local import LocalRunError, annotate
 from rlhf_operator.names import ANNOTATION_APPROVE, short
 
-from rlhf_cli.cluster import Access, connected
 from rlhf_cli.failures import DONE, FAILED, TRANSIENT, Failure
 from rlhf_cli.figures import figure_text
+from rlhf_cli.run_folder import RunFolder
+
+if TYPE_CHECKING:  # a run on this machine needs no client of Kubernetes
+    from rlhf_cli.cluster import Access
 
 MOST_METRICS = 12
 
 
 def execute(args: argparse.Namespace) -> int:
     """Say what is approved, and approve it."""
+    if (args.job is None) == (args.dir is None):
+        raise Failure(
+            "name the RLHFJob and the stage: rlhfctl approve JOB STAGE",
+            "or the stage of a run on this machine: rlhfctl approve STAGE --dir DIR",
+        )
+    if args.dir is not None:
+        return _in_a_run(RunFolder(args.dir), args.stage)
+    from rlhf_cli.cluster import Access
+
     return asyncio.run(_on_a_cluster(args.job, args.stage, Access.of(args)))
 
 
+def _in_a_run(folder: RunFolder, stage: str) -> int:
+    job = folder.job()
+    again = f"rlhfctl run FILE --dir {shlex.quote(str(folder.path))}"
+    if approval := announced(job, stage, f"train it: {again}"):
+        try:
+            annotate(folder.path, job, *approval)
+        except LocalRunError as error:
+            raise Failure(str(error), exit_code=TRANSIENT) from None
+        tell(job, stage)
+        print(f"To go on: {again}")
+    return DONE
+
+
 async def _on_a_cluster(name: str, stage: str, access: Access) -> int:
+    from rlhf_cli.cluster import connected
+
+    wait = f"kubectl wait --for=condition=ApprovalNeeded rlhfjob/{name} --timeout=1h"
     async with connected(access) as cluster:
         job = await cluster.job(name)
-        result = result_to_approve(job, stage)
-        print("\n".join(described(job, stage, result)))
-        key, value = f"{ANNOTATION_APPROVE}{stage}", short(result.hash or "")
-        if short(annotation(job, key) or "") == value:
-            print("It is approved already.")
-            return DONE
-        await cluster.annotate(job, key, value)
+        if approval := announced(job, stage, f"wait for it: {wait}"):
+            await cluster.annotate(job, *approval)
+            tell(job, stage)
+    return DONE
+
+
+def announced(job: RLHFJob, stage: str, otherwise: str) -> tuple[str, str] | None:
+    """Tells the result; the annotation that approves it, key and value, if it is not there yet."""
+    result = result_to_approve(job, stage, otherwise)
+    print("\n".join(described(job, stage, result)))
+    key, value = f"{ANNOTATION_APPROVE}{stage}", short(result.hash or "")
+    if short(annotation(job, key) or "") == value:
+        print("It is approved already.")
+        return None
+    return key, value
+
+
+def tell(job: RLHFJob, stage: str) -> None:
+    """What the approval does."""
     print(f"Approved: {' and '.join(followers(job, stage))} may start.")
     for line in held_back(job, stage):
         print(line)
-    return DONE
 
 
 def followers(job: RLHFJob, stage: str) -> list[str]:
@@ -45,8 +87,11 @@ def followers(job: RLHFJob, stage: str) -> list[str]:
     return [name for name in present if stage in parents(job.spec, name).values()]
 
 
-def result_to_approve(job: RLHFJob, stage: str) -> StageStatus:
-    """The result of a stage that a person is to look at. Raises Failure where there is none."""
+def result_to_approve(job: RLHFJob, stage: str, otherwise: str) -> StageStatus:
+    """The result of a stage that a person is to look at.
+
+    Raises Failure where there is none; `otherwise` is what to do where there is none yet.
+    """
     name, stages = job.metadata.name, job.spec.stages.present()
     if stage not in stages:
         raise Failure(f"{name} has no stage {stage}; its stages are {', '.join(stages)}")
@@ -73,7 +118,7 @@ def result_to_approve(job: RLHFJob, stage: str) -> StageStatus:
         why = f" ({found.message})" if found.message else ""
         raise Failure(
             f"{stage} of {name} has no result yet; it is {found.phase}{why}",
-            f"wait for it: kubectl wait --for=condition=ApprovalNeeded rlhfjob/{name} --timeout=1h",
+            otherwise,
             exit_code=TRANSIENT,
         )
     return found

@@ -17,7 +17,7 @@ from rlhf_api.run import MANIFEST
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 
 from rlhf_operator.local.errors import LocalRunError
-from rlhf_operator.names import claim_name
+from rlhf_operator.names import ANNOTATION_APPROVE, claim_name
 from rlhf_operator.render.config import refs_of
 from rlhf_operator.render.volumes import CHECKPOINTS, place
 
@@ -97,6 +97,15 @@ class Store:
         return [self._checkpoints() / path.removeprefix(f"{CHECKPOINTS}/") for path in inside]
 
 
+def annotate(directory: Path, job: RLHFJob, key: str, value: str) -> None:
+    """Sets an annotation of the job of a run, between two runs. Raises LocalRunError."""
+    store = Store(directory, _annotated(job, {key: value}), lambda job: None)
+    try:
+        store.write(store.status or JobStatus())
+    finally:
+        store.close()
+
+
 def _locked(directory: Path) -> Any:
     """The open lock file; the system frees it however this process ends."""
     try:
@@ -129,7 +138,7 @@ def _previous(path: Path) -> RLHFJob | None:
 
 
 def _continued(job: RLHFJob, previous: RLHFJob | None) -> RLHFJob:
-    """The job with the UID and generation that an API server would have given it.
+    """The job as an API server would have it: with UID and generation, and approvals as given.
 
     A job of another name in the same directory is another job: it gets a UID of its own, and with
     it directories of its own.
@@ -141,4 +150,24 @@ def _continued(job: RLHFJob, previous: RLHFJob | None) -> RLHFJob:
         generation = previous.metadata.generation + (previous.spec != job.spec)
     update = {"uid": job.metadata.uid or uid, "generation": generation}
     metadata = job.metadata.model_copy(update=update)
-    return job.model_copy(update={"metadata": metadata, "status": None})
+    continued = job.model_copy(update={"metadata": metadata, "status": None})
+    approvals = _approvals(previous) if previous and uid == previous.metadata.uid else {}
+    return _annotated(continued, approvals | _annotations(job))
+
+
+def _approvals(job: RLHFJob) -> dict[str, str]:
+    """Each names the result that it is for, so that those of earlier runs do no harm."""
+    given = _annotations(job)
+    return {key: value for key, value in given.items() if str(key).startswith(ANNOTATION_APPROVE)}
+
+
+def _annotations(job: RLHFJob) -> dict[str, str]:
+    found = (job.metadata.model_extra or {}).get("annotations")
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _annotated(job: RLHFJob, added: dict[str, str]) -> RLHFJob:
+    if not added:
+        return job
+    update = {"annotations": _annotations(job) | added}
+    return job.model_copy(update={"metadata": job.metadata.model_copy(update=update)})
