@@ -85,7 +85,7 @@ def _newest(stages: Sequence[StageStatus], names: Sequence[str]) -> float | None
     for stage in stages:
         for name in names:
             if name in stage.metrics:
-                return stage.metrics[name]
+                return float(f"{stage.metrics[name]:.4g}")  # a column, not a record
     return None
 
 

@@ -110,7 +110,7 @@ def test_columns_of_a_job_that_trains() -> None:
     world = World(a_job().with_spec("resources", {"nodes": 2, "gpusPerNode": 8}).build())
     world.up_to("ppo")
     world.succeeds("dpo")
-    metrics = {"ppo/reward": 1.5, "ppo/kl": 3.25}
+    metrics = {"ppo/reward": 1.5, "ppo/kl": 3.250012345}
     world.progress["ppo", 1] = Progress(41.2, 7800.0, metrics)
     world.after(seconds=10).reconcile()
     status = world.status
