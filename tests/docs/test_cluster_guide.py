@@ -164,7 +164,7 @@ def test_each_command_of_the_guide_does_what_it_says(reader: Reader) -> None:
     while reader.jobs.children("batch/v1/jobs") or reader.jobs.children("v1/pods"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert reader.has_read == PAGE.titles
+    assert reader.has_read == [title for title in PAGE.titles if PAGE.commands(title)]
 
 
 def test_the_commands_of_the_readme_lead_from_an_empty_cluster_to_a_model(reader: Reader) -> None:
