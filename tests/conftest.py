@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--faults",
         choices=("sample", "all"),
         default="sample",
-        help="tests/faults: a fixed sample, or every fault at every call of the operator (an hour)",
+        help="tests/faults: a fixed sample, or every fault at every call of the operator (15 min)",
     )
 
 

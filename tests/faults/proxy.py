@@ -6,6 +6,7 @@ Reads, watches and events pass. Writes pass one at a time, so that it is known w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import Callable
@@ -126,9 +127,10 @@ class Proxy:
         async with self._send(request, b"") as answer:
             response = web.StreamResponse(status=answer.status, headers=_passed(answer))
             await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
+            with contextlib.suppress(ConnectionResetError):  # nobody listens any more
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
             return response
 
     def _send(self, request: web.Request, body: bytes) -> Any:
