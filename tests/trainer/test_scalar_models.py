@@ -90,24 +90,29 @@ ANSWERS = ["It is red<|eos|>", "No, it is blue, I think<|eos|>", "<|eos|>", "it 
 def test_transformers_scores_right_padded_answers_as_we_do(
     prepared: Any, family: str, lora: LoRA | None, models: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    """Also where the tokenizer pads with EOS: transformers takes the last token that is no pad."""
+    """Also where the tokenizer pads with EOS: transformers takes the last token that is no pad.
+
+    In float64 but for norms and the last rounding: merging an adapter costs few digits.
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = prepared(AutoTokenizer.from_pretrained(models[family]))
     model = new_scalar(models[family])
     if lora is not None:
         model.trunk = adapted(model.trunk, lora)
-    save_scalar(model.eval(), tokenizer, tmp_path)
+    save_scalar(model.double().eval(), tokenizer, tmp_path)
     own = AutoTokenizer.from_pretrained(tmp_path)
-    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    double = torch.float64
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=double).eval()
+    ours = load_scalar(tmp_path, dtype=double).eval()
     batch = own(ANSWERS, padding=True, padding_side="right", return_tensors="pt")
     with torch.no_grad():
         found_B = theirs(**batch).logits.squeeze(-1)
         rows = [torch.tensor([tokenizer(text)["input_ids"]]) for text in ANSWERS]
         expected_B = torch.stack([model(row)[0, -1] for row in rows])
-        again_B = torch.stack([load_scalar(tmp_path).eval()(row)[0, -1] for row in rows])
-    torch.testing.assert_close(found_B, expected_B, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(again_B, expected_B, atol=2e-6, rtol=1e-5)
+        again_B = torch.stack([ours(row)[0, -1] for row in rows])
+    torch.testing.assert_close(found_B.float(), expected_B, atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(again_B, expected_B, atol=2e-6, rtol=2e-6)
     assert reads_tokens_of(own, tokenizer)  # PPO's critic may start from it
 
 
