@@ -7,7 +7,7 @@ resourceVersion of an object wins, and one that was seen to go does not come bac
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 from rlhf_api.job import KIND
@@ -54,6 +54,10 @@ class Cache:
     def children(self, key: JobKey, kind: str) -> list[Object]:
         """A job's children of a kind, owned or not: whoever carries the label."""
         return [item for (of, _), item in self._children.get(key, {}).items() if of == kind]
+
+    def others(self, key: JobKey, kinds: Collection[str]) -> list[Object]:
+        """A job's children of all but these kinds."""
+        return [item for (of, _), item in self._children.get(key, {}).items() if of not in kinds]
 
     def named(self, key: JobKey, name: str) -> list[Object]:
         """A job's children of that name, of any kind."""

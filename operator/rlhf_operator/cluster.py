@@ -86,8 +86,10 @@ class KubernetesCluster:
             self._cache.children(key, "Pod"),
             now,
         )
+        others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
         return Observed(
+            left_over=observe.left_over(job.metadata.name, job.metadata.uid, others, found),
             attempts=tuple(a._replace(is_whole=self._is_whole(job, a)) for a in found),
             progress=self._reports(key),
             scheduling=SchedulingStatus(gang=gang.name, reason=gang.why),

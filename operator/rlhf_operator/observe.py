@@ -57,6 +57,24 @@ def attempts(
     return tuple(_attempt(key, mine.get(key), gangs.get(key, []), now) for key in keys)
 
 
+def left_over(
+    job: str, uid: str, others: Iterable[Object], shown: Iterable[Attempt]
+) -> tuple[tuple[str, int], ...]:
+    """Attempts of which nothing is left but `others`: our objects that are neither Jobs nor pods.
+
+    An operator may die, or be refused, between the deletions of one attempt's children.
+    """
+    found = {
+        key
+        for item in others
+        if is_ours(item, uid)
+        and "deletionTimestamp" not in item["metadata"]
+        and (key := attempt_of(item))
+        and name_of(item) == child_name(job, *key)
+    }
+    return tuple(sorted(found - {(a.stage, a.number) for a in shown}))
+
+
 def attempt_of(item: Object) -> tuple[str, int] | None:
     """Stage and number by the labels; None where they are missing or make no sense."""
     labels = item["metadata"].get("labels") or {}

@@ -115,6 +115,7 @@ class Observed(NamedTuple):
     progress: Mapping[tuple[str, int], Progress] = {}  # by stage and attempt
     fingerprints: Mapping[str, str] = {}  # by source URI; local files only
     scheduling: SchedulingStatus | None = None  # the gang scheduler of its pods
+    left_over: tuple[tuple[str, int], ...] = ()  # attempts without Job and pods: a Service, …
 
     def of(self, stage: str) -> tuple[Attempt, ...]:
         """A stage's attempts that have left something, oldest first."""

@@ -71,6 +71,7 @@ def plan(job: RLHFJob, observed: Observed, now: datetime) -> list[Action]:
     for stage in _all_stages(assessment.status):
         status, decision = stage_status(assessment.status, stage), assessment.decisions.get(stage)
         actions += _deletions(stage, status, decision, observed.of(stage))
+        actions += _left_over(stage, status, decision, observed)
         actions += _expired(job, stage, observed, now)
         wanted = assessment.wanted.get(stage)
         if decision and wanted and decision.verdict == "Begin":
@@ -173,6 +174,16 @@ def _deletions(
             yield DeleteChildren(stage, attempt.number, reason)
         elif attempt.is_live or not attempt.has_ended:
             yield DeleteChildren(stage, attempt.number, "Ended")
+
+
+def _left_over(
+    stage: str, status: StageStatus, decision: Decision | None, observed: Observed
+) -> Iterator[DeleteChildren]:
+    """What is left of attempts whose Jobs and pods are gone; one that starts needs it still."""
+    stays = is_under_way(status) and decision is not None and decision.verdict != "Stop"
+    for of, number in observed.left_over:
+        if of == stage and not (stays and number == status.attempt):
+            yield DeleteChildren(stage, number, "Superseded")
 
 
 def _expired(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rlhf_operator.observe import attempts, next_look, pod
+from rlhf_operator.observe import attempts, left_over, next_look, pod
 from rlhf_operator.observed import Pod
 from rlhf_operator.outcome import outcome_of
 
@@ -270,3 +270,31 @@ def test_an_attempt_that_took_too_long_is_no_disruption() -> None:
 def test_a_pod_with_nothing_in_it_is_read() -> None:
     bare = {"metadata": {"name": "x"}}
     assert pod(bare, NOON) == Pod("x", 0, phase="Unknown")
+
+
+def a_config(name: str = "tiny-sft-1", uid: str = OURS, **meta: str) -> dict[str, Any]:
+    metadata = {
+        "name": name,
+        "labels": labels(),
+        "ownerReferences": owner("RLHFJob", "tiny", uid),
+        **meta,
+    }
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+@pytest.mark.parametrize(
+    ("others", "jobs", "expected"),
+    [
+        ([a_config()], [], (("sft", 1),)),
+        ([a_config(), {**a_config(), "kind": "Service"}], [], (("sft", 1),)),
+        ([a_config()], [a_job()], ()),  # its Job is there: it is seen as an attempt
+        ([a_config(uid="of-an-earlier-rlhfjob")], [], ()),
+        ([a_config(name="theirs")], [], ()),
+        ([a_config(deletionTimestamp="2026-01-31T12:00:00Z")], [], ()),
+    ],
+)
+def test_what_is_left_of_an_attempt_without_job_and_pods(
+    others: list[dict[str, Any]], jobs: list[dict[str, Any]], expected: tuple[tuple[str, int], ...]
+) -> None:
+    shown = attempts("tiny", OURS, jobs, [], NOON)
+    assert left_over("tiny", OURS, others, shown) == expected

@@ -10,7 +10,7 @@ from rlhf_api.run import StageResult
 from rlhf_api.status import SavedStep
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Progress
-from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren
+from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren, plan
 
 
 def test_prepare_comes_first_and_alone() -> None:
@@ -386,6 +386,18 @@ def test_an_attempt_that_was_called_off_before_it_had_children_gets_none() -> No
     world.edit(a_job().with_spec("suspend", True))
     assert world.settle() == []
     assert not world.attempts
+
+
+def test_what_is_left_of_an_attempt_without_job_and_pods_goes() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 75)
+    left = world.observed()._replace(left_over=(("prepare", 1), ("sft", 1)))
+    world.after(minutes=1).settle()
+    after_the_next_began = world.observed()._replace(left_over=(("sft", 1), ("sft", 2)))
+    assert DeleteChildren("sft", 1, "Superseded") in plan(world.job, left, world.now)
+    assert plan(world.job, after_the_next_began, world.now) == [
+        DeleteChildren("sft", 1, "Superseded")  # attempt 2 is being made: its ConfigMap stays
+    ]
 
 
 def test_the_pods_of_a_removed_stage_end() -> None:
