@@ -58,7 +58,7 @@ def configuration(
     namespace: str, port: int, files: TLSFiles, policy: str, group: str
 ) -> dict[str, Any]:
     """For the objects of one namespace."""
-    rule = {"apiGroups": [group], "apiVersions": ["*"], "resources": ["rlhfjobs"]}
+    rule = {"apiGroups": [group], "apiVersions": ["*"], "resources": ["rlhfjobs", LOOSE_PLURAL]}
     authority = base64.b64encode(files.authority.read_bytes()).decode()
     webhook = {
         "name": "validate.rlhf.dev",
@@ -78,7 +78,8 @@ def configuration(
     }
 
 
-LOOSE_NAME = "rlhfjobs.loose.example.com"
+LOOSE_PLURAL = "loosejobs"  # another than ours, for which kubectl in other tests would take it
+LOOSE_NAME = f"{LOOSE_PLURAL}.loose.example.com"
 LOOSE: dict[str, Any] = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -86,7 +87,7 @@ LOOSE: dict[str, Any] = {
     "spec": {
         "group": "loose.example.com",
         "scope": "Namespaced",
-        "names": {"kind": "RLHFJob", "plural": "rlhfjobs"},
+        "names": {"kind": "RLHFJob", "plural": LOOSE_PLURAL, "singular": "loosejob"},
         "versions": [
             {
                 "name": "v1alpha1",
