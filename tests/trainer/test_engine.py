@@ -17,7 +17,6 @@ from rlhf_api.stages.common import Schedule
 from rlhf_trainer.engine import parameter_groups, schedule_factor
 from rlhf_trainer.errors import ConfigurationError, NonFinite
 from torch import nn
-from trainer_pod import free_port
 
 
 def factors(total: int, **fields: Any) -> list[float]:
@@ -142,8 +141,9 @@ def test_two_ranks_follow_the_curve_of_one_under_zero_0_to_3(
     out = tmp_path / "curves.json"
     worker = Path(__file__).with_name("engine_curve.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(free_port()), str(worker), str(models["llama"]), str(out)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    command += ["--standalone", str(worker), str(models["llama"]), str(out)]
+    done = subprocess.run(command, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
     one = curve(make_engine(models["llama"], ranks, 0), steps=5)
     for stage, two in json.loads(out.read_text()).items():
         for found, expected in zip(two, one, strict=True):

@@ -30,15 +30,21 @@ class Operator:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append((dict(self.headers), json.loads(body)))
+                outer._told.set()
                 self.send_response(outer.answer)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
                 return
 
+        self._told = threading.Event()
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/progress"
+
+    def wait_for_one(self) -> None:
+        """Until the first report is there."""
+        assert self._told.wait(20)
 
 
 @pytest.fixture
@@ -88,6 +94,7 @@ def test_progress_is_posted_as_kubeflows_callback_does(
     for step in (1, 2, 3, 4):  # the first and the end: what is between comes within 5 seconds
         told.progress(step, 4)
         told.saved(step)
+        operator.wait_for_one()  # a report that nobody has fetched gives way to a newer one
     told.close()
     headers, first = operator.requests[0]
     _, last = operator.requests[-1]
