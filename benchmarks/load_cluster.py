@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import yaml
 from cluster.binaries import find_binaries
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Scripted, succeed
-from cluster.kubelet.api import Connection
+from cluster.kubelet.api import Connection, session
 from cluster.nodes import FakeNodes
 
 ROOT: Final = Path(__file__).parents[1]
@@ -107,15 +105,7 @@ class PlainClient:
     """Requests without a look at what is there: as fast as the API server answers."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        connection = Connection.from_kubeconfig(kubeconfig)
-        tls = ssl.create_default_context(cafile=connection.ca_file)
-        self._session = aiohttp.ClientSession(
-            connection.server,
-            headers={"Authorization": f"Bearer {connection.token}"},
-            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-            read_bufsize=1 << 22,
-        )
+        self._session = session(Connection.from_kubeconfig(kubeconfig), limit=0)
 
     async def close(self) -> None:
         """Ends all requests."""

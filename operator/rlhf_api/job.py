@@ -105,6 +105,10 @@ class JobSpec(Contract):
         "RLHFJob or its checkpoints; default: they stay until the RLHFJob goes.",
     )
 
+    def resources_of(self, stage: str) -> Resources:
+        """What a stage of the job asks for: its own on top of the job's. KeyError for no stage."""
+        return self.resources.overridden_by(self.stages.present()[stage].resources)
+
 
 class ObjectMeta(Contract):
     """The part of Kubernetes' ObjectMeta that the planner reads; the rest passes through unread."""

@@ -16,6 +16,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from rlhf_operator.names import FIELD_MANAGER
+from rlhf_operator.times import doubled
 
 Object = dict[str, Any]
 """A Kubernetes object, decoded."""
@@ -266,4 +267,4 @@ def _error(code: int, status: Object) -> ApiError:
 
 async def pause_after(failures: int, first: float = 0.5, ceiling: float = 30.0) -> None:
     """Sleeps longer after each failure in a row, up to the ceiling."""
-    await asyncio.sleep(min(first * 2.0 ** min(failures, 30), ceiling))
+    await asyncio.sleep(doubled(first, failures + 1, ceiling))

@@ -15,7 +15,7 @@ from rlhf_operator.events import Event, events
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.messages import redacted
 from rlhf_operator.observed import Observed
-from rlhf_operator.plan import Action, CreateChildren, DeleteChildren, plan
+from rlhf_operator.plan import Action, CreateChildren, DeleteChildren, assess, plan
 from rlhf_operator.render import Platform, render
 from rlhf_operator.status import next_status
 from rlhf_operator.support import unsupported
@@ -99,13 +99,14 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
         refused = Refused("Stalled", "InvalidSpec", str(invalid))
         return Pass(await _say(cluster, key, manifest, refused.state, now), ())
     observed = await cluster.observe(job, now)
-    actions = plan(job, observed, now)
+    assessment = assess(job, observed, now)
+    actions = plan(assessment)
     try:
         await _act(cluster, job, actions)
     except Refused as refused:
         said = await _say(cluster, key, manifest, refused.state, now)
         return Pass(said, (), now + REFUSED_AGAIN)
-    status = next_status(job, observed, actions, now)
+    status = next_status(assessment, actions)
     await _write(cluster, key, job.status, status)
     return Pass(status, actions, next_pass(job, observed, status))
 

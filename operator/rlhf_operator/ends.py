@@ -89,10 +89,9 @@ def _ended(
 
 def _ranks(job: RLHFJob, stage: str, index: int) -> str | None:
     """Ranks of a pod's processes: torchrun numbers them pod by pod."""
-    config = job.spec.stages.present().get(stage)
-    if config is None:
+    if stage not in job.spec.stages.present():
         return None
-    count = job.spec.resources.overridden_by(config.resources).ranks_per_node
+    count = job.spec.resources_of(stage).ranks_per_node
     first, last = index * count, (index + 1) * count - 1
     return str(first) if first == last else f"{first}-{last}"
 

@@ -174,7 +174,7 @@ def _stage_settings(spec: JobSpec, stage: str) -> dict[str, Any]:
     return {
         "config": {k: v for k, v in written.items() if k not in ("gate", "retry", "resources")},
         "deadline": config.retry.deadline_seconds,
-        "resources": spec.resources.overridden_by(config.resources).to_dict(),
+        "resources": spec.resources_of(stage).to_dict(),
         "evaluation": spec.evaluation.to_dict() if spec.evaluation else None,
     }
 

@@ -41,13 +41,7 @@ def attempts(
     Objects that only carry our labels, and belong to somebody else, are left out. Pods whose Job
     went before them still count: they may still write.
     """
-    mine = {
-        key: item
-        for item in jobs
-        if is_ours(item, uid)
-        and (key := attempt_of(item))
-        and name_of(item) == child_name(job, *key)
-    }
+    mine = {key: item for item in jobs if (key := _attempt_it_serves(item, job, uid))}
     gangs: dict[tuple[str, int], list[Object]] = {}
     for pod in pods:
         key = attempt_of(pod)
@@ -67,12 +61,17 @@ def left_over(
     found = {
         key
         for item in others
-        if is_ours(item, uid)
-        and "deletionTimestamp" not in item["metadata"]
-        and (key := attempt_of(item))
-        and name_of(item) == child_name(job, *key)
+        if "deletionTimestamp" not in item["metadata"]
+        and (key := _attempt_it_serves(item, job, uid))
     }
     return tuple(sorted(found - {(a.stage, a.number) for a in shown}))
+
+
+def _attempt_it_serves(item: Object, job: str, uid: str) -> tuple[str, int] | None:
+    """Stage and number of the attempt that a child belongs to; None where it is not ours."""
+    key = attempt_of(item)
+    is_child = key and is_ours(item, uid) and name_of(item) == child_name(job, *key)
+    return key if is_child else None
 
 
 def attempt_of(item: Object) -> tuple[str, int] | None:

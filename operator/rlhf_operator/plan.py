@@ -2,7 +2,7 @@
 
     observed ──► settle: ends are counted ──► decide: stage by stage, parents first ──► actions
 
-`next_status` in status.py reads the same assessment, so what is done and what is said agree.
+`next_status` in status.py takes the same assessment, so what is done and what is said agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlhf_api.status import FinishedRun, JobStatus, StageStatus
 from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
-from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.observed import Observed
 from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
 from rlhf_operator.settle import is_under_way, settled
 from rlhf_operator.storage import moved_storage
@@ -56,23 +56,25 @@ Action = BeginAttempt | CreateChildren | DeleteChildren
 class Assessment(NamedTuple):
     """A job as it stands: the status with ends counted, and what each stage is to do."""
 
+    job: RLHFJob
+    observed: Observed
+    now: datetime
     status: JobStatus
     wanted: Mapping[str, Wanted | None]
     decisions: Mapping[str, Decision]  # prepare first, then the job's stages in their order
     runs: Mapping[str, FinishedRun]  # the result that counts, for each stage that has one
 
 
-def plan(job: RLHFJob, observed: Observed, now: datetime) -> list[Action]:
-    """The next actions; none where nothing is to be done. `now` must know its time zone."""
+def plan(assessment: Assessment) -> list[Action]:
+    """The next actions; none where nothing is to be done."""
+    job, observed = assessment.job, assessment.observed
     if moved_storage(job):
         return []
-    assessment = assess(job, observed, now)
     actions: list[Action] = []
     for stage in _all_stages(assessment.status):
         status, decision = stage_status(assessment.status, stage), assessment.decisions.get(stage)
-        actions += _deletions(stage, status, decision, observed.of(stage))
-        actions += _left_over(stage, status, decision, observed)
-        actions += _expired(job, stage, observed, now)
+        actions += _deletions(stage, status, decision, observed)
+        actions += _expired(job, stage, observed, assessment.now)
         wanted = assessment.wanted.get(stage)
         if decision and wanted and decision.verdict == "Begin":
             actions.append(BeginAttempt(stage, status.attempt + 1, *wanted))
@@ -82,7 +84,10 @@ def plan(job: RLHFJob, observed: Observed, now: datetime) -> list[Action]:
 
 
 def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
-    """Decides stage by stage, each after those whose output it takes."""
+    """Decides stage by stage, each after those whose output it takes.
+
+    `now` must know its time zone.
+    """
     status = settled(Look(job, now), observed)
     wanted: dict[str, Wanted | None] = {}
     decisions: dict[str, Decision] = {}
@@ -94,7 +99,7 @@ def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
         run = finished_run(context.status, wanted[stage])
         if run and decisions[stage].verdict == "Succeeded":
             runs[stage] = run
-    return Assessment(status, wanted, decisions, runs)
+    return Assessment(job, observed, now, status, wanted, decisions, runs)
 
 
 def stage_status(status: JobStatus, stage: str) -> StageStatus:
@@ -157,14 +162,15 @@ def _deletions(
     stage: str,
     status: StageStatus,
     decision: Decision | None,
-    attempts: tuple[Attempt, ...],
+    observed: Observed,
 ) -> Iterator[DeleteChildren]:
     """Children that are of no use: superseded, called off, or of a stage that was removed.
 
-    The children of the newest attempt that ended by itself stay, so that its logs can be read.
+    The children of the newest attempt that ended by itself stay, so that its logs can be read. What
+    is left of an attempt without Job and pods goes, unless that attempt is only about to start.
     """
     stays = is_under_way(status) and decision is not None and decision.verdict != "Stop"
-    for attempt in attempts:
+    for attempt in observed.of(stage):
         if attempt.is_terminating or (stays and attempt.number == status.attempt):
             continue
         if attempt.number != status.attempt:
@@ -174,13 +180,6 @@ def _deletions(
             yield DeleteChildren(stage, attempt.number, reason)
         elif attempt.is_live or not attempt.has_ended:
             yield DeleteChildren(stage, attempt.number, "Ended")
-
-
-def _left_over(
-    stage: str, status: StageStatus, decision: Decision | None, observed: Observed
-) -> Iterator[DeleteChildren]:
-    """What is left of attempts whose Jobs and pods are gone; one that starts needs it still."""
-    stays = is_under_way(status) and decision is not None and decision.verdict != "Stop"
     for of, number in observed.left_over:
         if of == stage and not (stays and number == status.attempt):
             yield DeleteChildren(stage, number, "Superseded")

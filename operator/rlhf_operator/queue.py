@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from rlhf_operator.controller import JobKey
+from rlhf_operator.times import doubled
 
 FIRST_BACKOFF: Final = 0.5
 LAST_BACKOFF: Final = 60.0
@@ -68,7 +69,7 @@ class WorkQueue:
         if failed:
             self._again.discard(key)
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            self.add_after(key, min(FIRST_BACKOFF * 2.0 ** min(failures - 1, 30), LAST_BACKOFF))
+            self.add_after(key, doubled(FIRST_BACKOFF, failures, LAST_BACKOFF))
             return
         self._failures.pop(key, None)
         if self._rest:

@@ -15,8 +15,7 @@ from rlhf_operator.conditions import State, conditions, job_state, with_conditio
 from rlhf_operator.ends import Look, stopped
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
-from rlhf_operator.observed import Observed
-from rlhf_operator.plan import Action, Assessment, BeginAttempt, assess, stage_status
+from rlhf_operator.plan import Action, Assessment, BeginAttempt, stage_status
 from rlhf_operator.policies import Decision, Verdict
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.storage import location, moved_storage
@@ -35,15 +34,13 @@ PHASES: Final[Mapping[str, StagePhase]] = {
 }
 
 
-def next_status(
-    job: RLHFJob, observed: Observed, actions: Sequence[Action], now: datetime
-) -> JobStatus:
+def next_status(assessment: Assessment, actions: Sequence[Action]) -> JobStatus:
     """The whole status that one write puts in place of the old one.
 
     An attempt is written down exactly where `actions` begins it, so that its number stands in the
     status before its children exist.
     """
-    assessment = assess(job, observed, now)
+    job, now = assessment.job, assessment.now
     if said := moved_storage(job):
         return _stalled(
             job, assessment.status, State("Stalled", "ImmutableFieldChanged", said), now
@@ -63,7 +60,7 @@ def next_status(
             "observed_generation": job.metadata.generation,
             "phase": phase,
             **columns(assessment.decisions, stages),
-            "scheduling": observed.scheduling or before.scheduling,
+            "scheduling": assessment.observed.scheduling or before.scheduling,
             "storage": before.storage or (location(job) if begun else None),
             "prepare": stages.pop(PREPARE),
             "stages": stages,
@@ -156,10 +153,9 @@ def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatu
 
 def _gpus(job: RLHFJob, stage: str) -> int:
     """Devices that a stage's gang asks for."""
-    config = job.spec.stages.present().get(stage)
-    if config is None:
+    if stage not in job.spec.stages.present():
         return 0
-    resources = job.spec.resources.overridden_by(config.resources)
+    resources = job.spec.resources_of(stage)
     return resources.nodes * resources.gpus_per_node
 
 

@@ -19,7 +19,11 @@ def read(text: str) -> datetime:
 
 def pause(policy: RetryPolicy, times: int) -> timedelta:
     """How long to wait after something has happened for the n-th time: doubling, with a ceiling."""
+    return timedelta(seconds=doubled(policy.backoff_seconds, times, policy.max_backoff_seconds))
+
+
+def doubled(first: float, times: int, ceiling: float) -> float:
+    """`first` for the first time, twice that for the second, and so on; 0 for none."""
     if times < 1:
-        return timedelta(0)
-    factor = 2.0 ** min(times - 1, 40)  # beyond that every policy has reached its ceiling
-    return timedelta(seconds=min(policy.backoff_seconds * factor, policy.max_backoff_seconds))
+        return 0.0
+    return min(first * 2.0 ** min(times - 1, 40), ceiling)  # 40: past every ceiling, no overflow

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import aiohttp
-from cluster.kubelet.api import Connection
+from cluster.kubelet.api import Connection, session
 
 Object = dict[str, Any]
 
@@ -66,14 +65,7 @@ class Ledger:
         self._news = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
-        tls = ssl.create_default_context(cafile=self._to.ca_file)
-        self._session = aiohttp.ClientSession(
-            self._to.server,
-            headers={"Authorization": f"Bearer {self._to.token}"},
-            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
-            timeout=aiohttp.ClientTimeout(total=None),
-            read_bufsize=1 << 22,
-        )
+        self._session = session(self._to, limit=0)
         watches = {kind: await self._open(path) for kind, path in RESOURCES.items()}
         self._tasks = [asyncio.create_task(self._follow(*of)) for of in watches.items()]
         return self

@@ -11,7 +11,15 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE, StageResult
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 from rlhf_operator.observed import Attempt, Observed, Pod, PodPhase, Progress
-from rlhf_operator.plan import Action, BeginAttempt, CreateChildren, DeleteChildren, plan
+from rlhf_operator.plan import (
+    Action,
+    Assessment,
+    BeginAttempt,
+    CreateChildren,
+    DeleteChildren,
+    assess,
+    plan,
+)
 from rlhf_operator.status import next_status
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -98,13 +106,16 @@ class World:
     def observed(self) -> Observed:
         return Observed(tuple(self.attempts.values()), dict(self.progress), dict(self.fingerprints))
 
+    def assess(self, observed: Observed) -> Assessment:
+        return assess(self.job, observed, self.now)
+
     def plan(self) -> list[Action]:
-        return plan(self.job, self.observed(), self.now)
+        return plan(self.assess(self.observed()))
 
     def reconcile(self) -> list[Action]:
         """A pass, acted on as by a cluster: a delete starts termination, a create makes pods."""
         actions = self.plan()
-        status = next_status(self.job, self.observed(), actions, self.now)
+        status = next_status(self.assess(self.observed()), actions)
         for action in actions:
             self.act(action)
         self.job = self.job.model_copy(update={"status": status})

@@ -394,8 +394,8 @@ def test_what_is_left_of_an_attempt_without_job_and_pods_goes() -> None:
     left = world.observed()._replace(left_over=(("prepare", 1), ("sft", 1)))
     world.after(minutes=1).settle()
     after_the_next_began = world.observed()._replace(left_over=(("sft", 1), ("sft", 2)))
-    assert DeleteChildren("sft", 1, "Superseded") in plan(world.job, left, world.now)
-    assert plan(world.job, after_the_next_began, world.now) == [
+    assert DeleteChildren("sft", 1, "Superseded") in plan(world.assess(left))
+    assert plan(world.assess(after_the_next_began)) == [
         DeleteChildren("sft", 1, "Superseded")  # attempt 2 is being made: its ConfigMap stays
     ]
 

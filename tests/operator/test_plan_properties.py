@@ -112,7 +112,7 @@ class Checked(World):
             if not isinstance(action, BeginAttempt):
                 self.act(action)
         if crash_after is None:
-            status = next_status(self.job, self.observed_before, actions, self.now)
+            status = next_status(self.assess(self.observed_before), actions)
             self.job = self.job.model_copy(update={"status": status})
             self._nothing_is_lost(before)
         return actions
@@ -137,7 +137,7 @@ class Checked(World):
 
     def _plan_on(self, seen: Observed) -> list[Action]:
         self.is_stale, self.observed_before = True, seen
-        return plan(self.job, seen, self.now)
+        return plan(self.assess(seen))
 
     def _meets_older_pods(self, action: Action) -> bool:
         others = [a for a in self.live(action.stage) if a.number != action.attempt]

@@ -15,15 +15,9 @@ from rlhf_api.stages.common import LoRA
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.lora import HubModel, add_lora, merged_state_dict
 from rlhf_trainer.models import load_directory, load_output, load_policy, save_model
-from trainer_pod import TINY, Pod, write_model
+from trainer_pod import TINY, Pod, logits, write_model
 
-IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
 SFT = {"data": {"source": "unused"}}
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(input_ids=IDS).logits
 
 
 @pytest.mark.parametrize("family", TINY)

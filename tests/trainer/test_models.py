@@ -12,15 +12,9 @@ from rlhf_api.run import StageRun
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.models import load_policy, save_model
 from rlhf_trainer.tokenizers import load_tokenizer
-from trainer_pod import TINY, Pod, write_model
+from trainer_pod import IDS, TINY, Pod, logits, write_model
 
-IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
 SFT = {"data": {"source": "unused"}}
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(input_ids=IDS).logits
 
 
 @pytest.mark.parametrize("family", TINY)

@@ -39,6 +39,16 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
+"""Two rows of tokens that every tiny model knows."""
+
+
+def logits(model: Any) -> torch.Tensor:
+    """What a model says of IDS."""
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
 def write_tokenizer(directory: Path) -> None:
     """A byte-level BPE tokenizer with few merges: any text, Chinese too, comes back whole."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

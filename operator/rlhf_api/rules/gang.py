@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from pydantic.alias_generators import to_snake
+
 from rlhf_api.job import JobSpec, Stages
 from rlhf_api.resources import Resources
 from rlhf_api.rules.rule import Rule
@@ -113,18 +115,30 @@ VOLUME_REACHES_ALL_NODES: Final = Rule(
 )
 
 
-def devices_are_counted(name: str) -> Rule:
-    """A claim template gives a pod gpusPerNode devices."""
+def _has_gpus_beside(name: str, rule: str, field: str, message: str, allowed: str) -> Rule:
+    """An optional resource that makes no sense without GPUs."""
     cel = _Cel(name)
+    attribute = to_snake(field)
     return Rule(
-        "devices_are_counted",
+        rule,
         f"stages.{name}.resources.gpusPerNode",
         lambda spec: (
             not _stage(spec, name)
-            or not _resources(spec, name).device_claim_template
+            or not getattr(_resources(spec, name), attribute)
             or _resources(spec, name).gpus_per_node > 0
         ),
-        f"{cel.absent} || !{cel.has_resource('deviceClaimTemplate')} || {cel.gpus} > 0",
+        f"{cel.absent} || !{cel.has_resource(field)} || {cel.gpus} > 0",
+        message,
+        allowed,
+    )
+
+
+def devices_are_counted(name: str) -> Rule:
+    """A claim template gives a pod gpusPerNode devices."""
+    return _has_gpus_beside(
+        name,
+        "devices_are_counted",
+        "deviceClaimTemplate",
         "is 0, and deviceClaimTemplate gives devices",
         "the number of devices that the template gives a pod",
     )
@@ -132,16 +146,10 @@ def devices_are_counted(name: str) -> Rule:
 
 def rdma_serves_gpus(name: str) -> Rule:
     """RDMA devices are of use to GPUs alone."""
-    cel = _Cel(name)
-    return Rule(
+    return _has_gpus_beside(
+        name,
         "rdma_serves_gpus",
-        f"stages.{name}.resources.gpusPerNode",
-        lambda spec: (
-            not _stage(spec, name)
-            or not _resources(spec, name).rdma
-            or _resources(spec, name).gpus_per_node > 0
-        ),
-        f"{cel.absent} || !{cel.has_resource('rdma')} || {cel.gpus} > 0",
+        "rdma",
         "is 0, and RDMA serves GPUs",
         "leave rdma out, or set gpusPerNode",
     )

@@ -22,7 +22,7 @@ def sub_groups(spec: JobSpec, stage: str) -> list[SubGroup]:
     placement: Placement | None = getattr(spec.stages.present().get(stage), "placement", None)
     if placement is None:
         return []
-    per_pod = spec.resources.overridden_by(spec.stages.present()[stage].resources).ranks_per_node
+    per_pod = spec.resources_of(stage).ranks_per_node
     roles = _roles_of_ranks(placement)
     pods = [tuple(dict.fromkeys(roles[i : i + per_pod])) for i in range(0, len(roles), per_pod)]
     return [

@@ -24,8 +24,7 @@ def resources_of(key: AttemptKey, platform: Platform) -> Resources:
     spec = key.job.spec
     if key.stage == PREPARE:
         return prepare_resources(spec)
-    asked = spec.resources.overridden_by(spec.stages.present()[key.stage].resources)
-    return on_device_nodes(asked, platform.defaults)
+    return on_device_nodes(spec.resources_of(key.stage), platform.defaults)
 
 
 def workload(

@@ -36,6 +36,19 @@ class Connection(NamedTuple):
         return cls(cluster["server"], user["token"], Path(cluster["certificate-authority"]))
 
 
+def session(connection: Connection, limit: int) -> aiohttp.ClientSession:
+    """Requests to the API server, as the connection's user; `limit` of them at a time, 0: all."""
+    return aiohttp.ClientSession(
+        connection.server,
+        headers={"Authorization": f"Bearer {connection.token}"},
+        connector=aiohttp.TCPConnector(
+            ssl=ssl.create_default_context(cafile=connection.ca_file), limit=limit
+        ),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+        read_bufsize=1 << 22,
+    )
+
+
 class WatchExpired(Exception):
     """The watch cannot go on; list again."""
 
@@ -44,14 +57,7 @@ class Api:
     """Requests to the API server. Each is repeated until the server answers."""
 
     def __init__(self, connection: Connection) -> None:
-        tls = ssl.create_default_context(cafile=connection.ca_file)
-        self._session = aiohttp.ClientSession(
-            connection.server,
-            headers={"Authorization": f"Bearer {connection.token}"},
-            connector=aiohttp.TCPConnector(ssl=tls, limit=32),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-            read_bufsize=1 << 22,
-        )
+        self._session = session(connection, limit=32)
 
     async def close(self) -> None:
         """Ends all requests."""
