@@ -80,9 +80,15 @@ class Api:
         client: ApiClient,
         may_write: Callable[[], bool] = lambda: True,
         on_request: Callable[[str, str, int], None] = lambda verb, path, code: None,
+        *,
+        agent: str = FIELD_MANAGER,
     ) -> None:
-        """`on_request` is told verb, plural and HTTP status of each request."""
+        """`on_request` is told verb, plural and HTTP status of each request.
+
+        `agent`: what audit logs call this program.
+        """
         self._client = client
+        self._agent = agent
         self._may_write = may_write
         self._on_request = on_request
 
@@ -143,11 +149,12 @@ class Api:
         namespace: str | None,
         *,
         selector: str = "",
+        fields: str = "",
         metadata_only: bool = False,
     ) -> tuple[list[Object], int]:
         """All objects as they are now, not as a cache remembers them, and the list's version."""
         items: list[Object] = []
-        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        query = {"limit": str(PAGE)} | _selectors(selector, fields)
         accept = METADATA_ONLY.format(list="List") if metadata_only else JSON
         while True:
             page = await self.request(
@@ -166,6 +173,7 @@ class Api:
         since: int,
         *,
         selector: str = "",
+        fields: str = "",
         metadata_only: bool = False,
     ) -> AsyncIterator[tuple[str, Object]]:
         """Types and objects of what happens after `since`, with bookmarks, until it ends.
@@ -177,7 +185,7 @@ class Api:
             "allowWatchBookmarks": "true",
             "resourceVersion": str(since),
             "timeoutSeconds": str(WATCH_SECONDS),
-        } | ({"labelSelector": selector} if selector else {})
+        } | _selectors(selector, fields)
         accept = METADATA_ONLY.format(list="") if metadata_only else JSON
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=SILENCE)
         path = resource.path(namespace)
@@ -190,6 +198,23 @@ class Api:
                 yield event["type"], _typed(event["object"], resource)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiError(0, "WatchBroken", str(error) or type(error).__name__) from None
+        finally:
+            response.close()
+
+    async def lines(self, path: str, query: Mapping[str, str], label: str) -> AsyncIterator[bytes]:
+        """The lines of an answer that is text, such as a pod's log, as they come."""
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+        response = await self._send("GET", path, query, None, JSON, "*/*", limits, label)
+        rest = b""
+        try:
+            async for block in response.content.iter_any():  # a line may be longer than a buffer
+                *whole, rest = (rest + block).split(b"\n")
+                for line in whole:
+                    yield line
+            if rest:
+                yield rest
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(0, "Unreadable", str(error) or type(error).__name__) from None
         finally:
             response.close()
 
@@ -228,7 +253,7 @@ class Api:
         limits: aiohttp.ClientTimeout,
         label: str,
     ) -> aiohttp.ClientResponse:
-        headers = {"Content-Type": content_type, "Accept": accept, "User-Agent": FIELD_MANAGER}
+        headers = {"Content-Type": content_type, "Accept": accept, "User-Agent": self._agent}
         client = self._client
         await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
@@ -246,6 +271,11 @@ class Api:
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from None
         finally:
             self._on_request(method, label, code)
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    found = {"labelSelector": labels, "fieldSelector": fields}
+    return {name: text for name, text in found.items() if text}
 
 
 def _typed(item: Object, resource: Resource) -> Object:
