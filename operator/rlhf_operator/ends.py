@@ -19,6 +19,8 @@ from rlhf_api.status import (
 )
 
 from rlhf_operator.accounting import summed_up
+from rlhf_operator.inputs import annotation
+from rlhf_operator.names import ANNOTATION_RETRY_STAGE
 from rlhf_operator.outcome import Outcome
 from rlhf_operator.times import pause, written
 
@@ -37,6 +39,17 @@ def retry_policy(job: RLHFJob, stage: str) -> RetryPolicy:
     """The stage's own; `prepare` and stages that were removed have the default one."""
     config = job.spec.stages.present().get(stage)
     return config.retry if config else RetryPolicy()
+
+
+def retry_is_asked(job: RLHFJob, stage: str, status: StageStatus) -> bool:
+    """Whether a person wants another try after the newest attempt, whose end was a failure.
+
+    The number answers that attempt alone: it stays on the job, and never covers a later failure.
+    """
+    ended = status.ended
+    if ended is None or ended.attempt != status.attempt or ended.kind not in ("Fault", "Final"):
+        return False
+    return annotation(job, f"{ANNOTATION_RETRY_STAGE}{stage}") == str(ended.attempt)
 
 
 def counted(

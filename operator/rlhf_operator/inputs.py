@@ -19,7 +19,7 @@ from rlhf_api.sources import named_sources
 from rlhf_api.stages import PPOStage, RewardStage
 from rlhf_api.stages.ppo import FunctionReward
 
-from rlhf_operator.names import ANNOTATION_REFRESH, ANNOTATION_RETRY, claim_name
+from rlhf_operator.names import ANNOTATION_REFRESH, claim_name
 
 CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on", "command")
 """Settings of a stage that decide which rows `prepare` can accept."""
@@ -150,7 +150,6 @@ def settings(job: RLHFJob, stage: str, wanted_hash: str) -> str:
         "hash": wanted_hash,
         **{name: getattr(spec, name) for name in STARTED_WITH},
         "checkpoints": [claim_name(job), checkpoints.uri, checkpoints.secret, checkpoints.sub_path],
-        "retry": annotation(job, ANNOTATION_RETRY),
     }
     if stage == PREPARE:
         return digest(common | {"prepare": _prepare_settings(spec)})

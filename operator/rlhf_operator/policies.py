@@ -11,7 +11,7 @@ from rlhf_api.run import PREPARE
 from rlhf_api.stages.common import MetricGate
 from rlhf_api.status import FinishedRun, StageStatus
 
-from rlhf_operator.ends import retry_policy
+from rlhf_operator.ends import retry_is_asked, retry_policy
 from rlhf_operator.inputs import Wanted, annotation
 from rlhf_operator.names import ANNOTATION_APPROVE, short
 from rlhf_operator.observed import Attempt
@@ -248,6 +248,13 @@ def _unapproved(context: Context, name: str, gate: MetricGate, run: FinishedRun)
     return Decision("Waiting", "AwaitingApproval", said)
 
 
+def retry_asked(context: Context) -> Decision | None:
+    """A person's word ends a pause, and revives a stage that has failed for good."""
+    if not retry_is_asked(context.job, context.stage, context.status):
+        return None
+    return _starting("Begin", context.status.attempt + 1)
+
+
 def error_is_final(context: Context) -> Decision | None:
     """Configuration errors, and a second divergence, are never retried on the same settings."""
     ended = context.status.ended
@@ -287,6 +294,7 @@ POLICIES: Final[tuple[Policy, ...]] = (
     parents_unfinished,
     old_pods_live,
     gate_closed,
+    retry_asked,
     error_is_final,
     budget_exhausted,
     backing_off,

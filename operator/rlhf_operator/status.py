@@ -12,7 +12,7 @@ from rlhf_api.status import FinishedRun, JobPhase, JobStatus, StagePhase, StageS
 
 from rlhf_operator.columns import columns
 from rlhf_operator.conditions import State, conditions, job_state, with_conditions
-from rlhf_operator.ends import Look, stopped
+from rlhf_operator.ends import Look, retry_is_asked, stopped
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
 from rlhf_operator.plan import Action, Assessment, BeginAttempt, stage_status
@@ -125,7 +125,7 @@ def _suspended(decision: Decision) -> StagePhase | None:
 
 
 def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatus:
-    """A fresh attempt; counts start again where the inputs or the settings are new."""
+    """A fresh attempt; counts start again where inputs or settings are new, or a person asks."""
     restarts, before = dict(status.restarts), status.ended
     if before and before.kind != "Done":
         restarts[before.kind] = restarts.get(before.kind, 0) + 1
@@ -144,7 +144,8 @@ def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatu
         "metrics": {},
         "checkpoint": None,
     }
-    if Wanted(begin.hash, begin.settings) != (status.hash, status.settings):
+    is_new = Wanted(begin.hash, begin.settings) != (status.hash, status.settings)
+    if is_new or retry_is_asked(job, begin.stage, status):
         update |= {"faults": 0, "disruptions": 0}
     if begin.hash != status.hash:
         update["saved"] = None

@@ -143,7 +143,7 @@ def test_each_command_of_the_guide_does_what_it_says(reader: Reader) -> None:
     assert reader.status()["stages"]["sft"].get("faults", 0) == 0
 
     reader.sft_goes_on = False
-    reader.jobs.patch({"metadata": {"annotations": {"rlhf.dev/retry": "again"}}}, NAME)
+    reader.jobs.patch({"spec": {"stages": {"sft": {"retry": {"deadlineSeconds": 3600}}}}}, NAME)
     _, approved, _ = reader.read("Approve")
     assert "Approved: ppo may start." in approved
     assert reader.attempts() == {"sft": 5, "reward": 1, "ppo": 1}
@@ -155,7 +155,7 @@ def test_each_command_of_the_guide_does_what_it_says(reader: Reader) -> None:
     reader.jobs.patch({"spec": {"stages": {"ppo": {"kl": {"coef": 0.1}}}}}, NAME)
     reader.wait(lambda job: condition(job, "Stalled")[0] == "True")
     reader.ppo_is_broken = False
-    reader.read("Retry")
+    assert reader.read("Retry")[0] == "3"
     assert reader.attempts() == {"sft": 5, "reward": 1, "ppo": 4}
 
     _, claim, _ = reader.read("Delete")

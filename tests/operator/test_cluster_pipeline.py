@@ -123,6 +123,18 @@ def test_bad_configuration_is_never_tried_again(
     assert jobs.pods("dpo") == []
 
 
+def test_a_person_has_a_failed_stage_tried_again(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(ends("sft", 64))
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait(lambda job: condition(job, "Stalled")[0] == "True")
+    jobs.patch({"metadata": {"annotations": {"rlhf.dev/retry-sft": "1"}}})
+    sft = jobs.wait_ready()["status"]["stages"]["sft"]
+    assert (sft["attempt"], sft["restarts"]) == (2, {"Final": 1})
+
+
 @pytest.mark.parametrize("of", ["prepare", "sft", "dpo"])
 def test_an_operator_that_is_killed_in_mid_stage_goes_on(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], of: str

@@ -12,6 +12,8 @@ from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Progress
 from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren, plan
 
+RETRY_SFT = "rlhf.dev/retry-sft"
+
 
 def test_prepare_comes_first_and_alone() -> None:
     assert begun(World(a_job().build()).plan()) == ["prepare"]
@@ -215,11 +217,84 @@ def test_a_configuration_error_is_retried_when_only_operational_settings_change(
     assert begun(world.settle()) == ["sft"]
 
 
-def test_a_retry_annotation_revives_a_failed_stage() -> None:
-    world = World(a_job().build()).up_to("sft")
-    world.fails("sft", 64)
-    world.edit(a_job().with_annotation("rlhf.dev/retry", "please"))
+def failed_for_good(stage: str = "sft", **retry: int) -> World:
+    """Its first attempt is final, or has spent the budget that `retry` sets."""
+    world = World(a_job().with_spec(f"stages.{stage}.retry", retry).build()).up_to(stage)
+    return world.fails(stage, 75 if retry else 64)
+
+
+@pytest.mark.parametrize("retry", [{}, {"maxFaults": 0}], ids=["final", "budget spent"])
+def test_a_person_s_retry_revives_a_failed_stage(retry: dict[str, int]) -> None:
+    world = failed_for_good(**retry)
+    assert world.condition("Stalled")[0] == "True"
+    world.edit(a_job().with_spec("stages.sft.retry", retry).with_annotation(RETRY_SFT, "1"))
+    before = world.stage("sft").hash
     assert begun(world.settle()) == ["sft"]
+    sft = world.stage("sft")
+    assert (sft.attempt, sft.faults, sft.hash) == (2, 0, before)
+    assert world.condition("Reconciling")[0] == "True"
+
+
+@pytest.mark.parametrize("value", ["0", "2", "", "1 ", "please"])
+def test_a_retry_that_answers_another_attempt_does_nothing(value: str) -> None:
+    world = failed_for_good()
+    world.edit(a_job().with_annotation(RETRY_SFT, value))
+    assert world.after(days=1).settle() == []
+
+
+def test_a_retry_answers_one_failure_only() -> None:
+    world = failed_for_good()
+    world.edit(a_job().with_annotation(RETRY_SFT, "1")).settle()
+    world.fails("sft", 64)
+    assert world.stage("sft").phase == "Failed"
+    assert world.after(days=1).settle() == []
+
+
+def test_a_retry_has_a_fresh_budget_of_faults_and_divergences() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 66).after(seconds=10).settle()
+    world.fails("sft", 66)
+    world.edit(a_job().with_annotation(RETRY_SFT, "2")).settle()
+    world.fails("sft", 66)
+    assert (world.stage("sft").reason, world.stage("sft").faults) == ("BackingOff", 1)
+
+
+def test_a_retry_ends_the_pause_after_a_fault() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 75)
+    assert world.settle() == []
+    world.edit(a_job().with_annotation(RETRY_SFT, "1"))
+    assert begun(world.settle()) == ["sft"]
+
+
+def test_a_retry_leaves_other_stages_alone() -> None:
+    world = World(a_job().build()).up_to("reward", "dpo")
+    world.fails("reward", 64)
+    world.edit(a_job().with_annotation("rlhf.dev/retry-reward", "1"))
+    assert begun(world.settle()) == ["reward"]
+    assert world.stage("dpo").attempt == 1
+
+
+def test_a_retry_of_prepare_lets_what_it_held_back_go_on() -> None:
+    world = World(a_job().build())
+    world.settle()
+    world.fails("prepare", 64)
+    assert world.condition("Stalled") == ("True", "ConfigurationError")
+    world.edit(a_job().with_annotation("rlhf.dev/retry-prepare", "1")).finish()
+    assert world.stage("prepare").attempt == 2
+
+
+def test_a_retry_waits_while_the_job_is_suspended() -> None:
+    world = failed_for_good()
+    suspended = a_job().with_annotation(RETRY_SFT, "1").with_spec("suspend", True)
+    assert begun(world.edit(suspended).settle()) == []
+    assert begun(world.edit(a_job().with_annotation(RETRY_SFT, "1")).settle()) == ["sft"]
+
+
+def test_a_retry_does_not_repeat_what_succeeded() -> None:
+    world = World(a_job().build()).finish()
+    world.edit(a_job().with_annotation(RETRY_SFT, "1"))
+    assert world.settle() == []
 
 
 def test_divergence_is_tried_once_more_and_then_final() -> None:

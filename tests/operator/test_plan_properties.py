@@ -34,7 +34,7 @@ EDITS: dict[str, Callable[[], JobBuilder]] = {
     "suspended": lambda: a_job().with_spec("suspend", True),
     "no dpo": lambda: a_job().without("dpo"),
     "no sft": lambda: a_job().without("sft"),
-    "retry": lambda: a_job().with_annotation("rlhf.dev/retry", "please"),
+    "retry": lambda: a_job().with_annotation("rlhf.dev/retry-sft", "1"),
     "gate": lambda: a_job().with_spec("stages.reward.gate", {"approval": True}),
     "expiry": lambda: a_job().with_spec("ttlSecondsAfterFinished", 60),
     "expiry at once": lambda: a_job().with_spec("ttlSecondsAfterFinished", 0),
@@ -179,6 +179,8 @@ class Checked(World):
         elif event == "approve":
             digest = (self.job.status and self.stage("reward").hash) or "sha256:"
             self.edit(self.variant().with_annotation("rlhf.dev/approve-reward", digest[7:19]))
+        elif event == "retry":
+            self.asks_again(self.variant())
         elif event == "stale":
             self.looks_back(value)
         elif event == "queue":
@@ -191,6 +193,14 @@ class Checked(World):
             self.gone()
         elif event != "pass" and self.live(stage):
             self._to_pods(event, stage, value)
+
+    def asks_again(self, job: JobBuilder) -> None:
+        """A person wants another try of whatever has failed."""
+        for stage in STAGES if self.job.status else ():
+            status = self.status.prepare if stage == PREPARE else self.status.stages.get(stage)
+            if status:
+                job.with_annotation(f"rlhf.dev/retry-{stage}", str(status.attempt))
+        self.edit(job)
 
     def _queue(self, stage: str) -> None:
         """A queue takes an attempt's devices back, or gives them again."""
@@ -243,8 +253,8 @@ class Checked(World):
 
     def ends_well(self) -> None:
         """Once nothing goes wrong any more, the job ends as if nothing ever had."""
-        self.edit(a_job().with_annotation("rlhf.dev/retry", "at the end"))
         for _ in range(60):
+            self.asks_again(a_job())
             self.gone().after(minutes=10)
             self.rests()
             if self.status.phase == "Succeeded":
@@ -274,6 +284,7 @@ EVENT = st.tuples(
             "crash",
             "edit",
             "approve",
+            "retry",
             "stale",
             "stale",
             "queue",

@@ -14,6 +14,8 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.status import JobStatus, StageStatus
 
 from rlhf_operator.controller import JobKey, reconcile_once
 from rlhf_operator.events import Event
@@ -21,7 +23,7 @@ from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.fingerprints import fingerprints
 from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
 from rlhf_operator.local.store import Store
-from rlhf_operator.names import ANNOTATION_RETRY
+from rlhf_operator.names import ANNOTATION_RETRY_STAGE
 from rlhf_operator.progress import LoopbackServer
 
 INTERVAL: Final = 0.05
@@ -49,7 +51,7 @@ def run(
     server = LoopbackServer()
     try:
         machine = machine or this_machine()
-        fitted = _retried(fit_to_machine(store.job, len(machine.gpus), machine.cpus))
+        fitted = _retried(fit_to_machine(store.job, len(machine.gpus), machine.cpus), store.status)
         seen = fingerprints(store.job.spec, store.volumes, store.directory)
         cluster = LocalCluster(fitted, store, machine, server, seen, on_event)
         with _sigterm_as_interrupt():
@@ -60,11 +62,13 @@ def run(
         store.close()
 
 
-def _retried(job: RLHFJob) -> RLHFJob:
-    """Each run is a person's wish to try again: failed stages get a fresh budget."""
-    now = datetime.now(UTC).isoformat()
+def _retried(job: RLHFJob, status: JobStatus | None) -> RLHFJob:
+    """Each run is a person's wish to try again, however the attempts of the last one ended."""
+    status = status or JobStatus()
+    stages = {PREPARE: status.prepare or StageStatus(), **status.stages}
+    again = {f"{ANNOTATION_RETRY_STAGE}{name}": str(was.attempt) for name, was in stages.items()}
     extra = (job.metadata.model_extra or {}).get("annotations") or {}
-    annotations = {**extra, ANNOTATION_RETRY: now}
+    annotations = {**extra, **again}
     metadata = job.metadata.model_copy(update={"annotations": annotations})
     return job.model_copy(update={"metadata": metadata})
 
