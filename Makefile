@@ -43,9 +43,10 @@ format: $(READY)  ## Rewrite the code in the project's format
 generate: $(READY)  ## Regenerate what is made from the models
 	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
 	$(BIN)/python -m rlhf_cli schema --crd > crds/rlhf.dev_rlhfjobs.yaml
+	$(BIN)/python gitops/argocd/configmap.py > gitops/argocd/argocd-cm.yaml
 
 verify: generate  ## Check that what is generated is up to date
-	git diff --exit-code -- crds
+	git diff --exit-code -- crds gitops
 
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \
