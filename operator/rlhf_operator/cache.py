@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from rlhf_api.job import KIND
 
+from rlhf_operator import kueue
 from rlhf_operator.controller import JobKey
 from rlhf_operator.names import LABEL_JOB
 
@@ -26,6 +27,8 @@ KEPT_SPEC: Final = {
     KIND: None,
 }
 """Fields of `spec` that anything reads; None: all. The rest would be most of the memory."""
+KEPT_STATUS: Final = {"Workload": ("conditions", "admissionChecks")}
+"""Fields of `status` that anything reads, for kinds of which that is not all."""
 DROPPED_METADATA: Final = ("managedFields", "selfLink")
 
 
@@ -137,10 +140,14 @@ class Cache:
 
 
 def job_of(item: Object) -> JobKey | None:
-    """The job that an object is, or that its label names."""
+    """The job that an object is, that its label names, or that Kueue made it for."""
     meta = item["metadata"]
-    labels = meta.get("labels") or {}
-    name = meta["name"] if item["kind"] == KIND else labels.get(LABEL_JOB)
+    if item["kind"] == KIND:
+        name = meta["name"]
+    elif kueue.is_workload(item):
+        name = kueue.rlhfjob_of(item)
+    else:
+        name = (meta.get("labels") or {}).get(LABEL_JOB)
     return JobKey(meta.get("namespace", ""), name) if name else None
 
 
@@ -156,8 +163,9 @@ def slim(item: Object) -> Object:
     fields = KEPT_SPEC.get(kind, ())
     spec = item.get("spec") or {}
     kept["spec"] = spec if fields is None else {k: spec[k] for k in fields if k in spec}
-    if "status" in item:
-        kept["status"] = item["status"]
+    if status := item.get("status"):
+        names = KEPT_STATUS.get(kind)
+        kept["status"] = {k: status[k] for k in names if k in status} if names else status
     return kept
 
 

@@ -22,6 +22,7 @@ from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey, OutOfDate, Refused, status_of
 from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
+from rlhf_operator.kueue import is_workload
 from rlhf_operator.names import (
     LABEL_ATTEMPT,
     LABEL_JOB,
@@ -85,6 +86,7 @@ class KubernetesCluster:
             self._cache.children(key, "Job"),
             self._cache.children(key, "Pod"),
             now,
+            [item for item in self._cache.children(key, "Workload") if is_workload(item)],
         )
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_api.job import RLHFJob
+from rlhf_api.job import RLHFJob, Stages
+from rlhf_api.run import PREPARE
 
 LABEL_JOB: Final = "rlhf.dev/job"
 LABEL_STAGE: Final = "rlhf.dev/stage"
@@ -19,6 +20,7 @@ ANNOTATION_APPROVE: Final = "rlhf.dev/approve-"
 """Followed by a stage's name; the value is the input hash of the result that is approved."""
 
 FIELD_MANAGER: Final = "rlhf-operator"
+STAGES: Final = frozenset({PREPARE, *Stages.model_fields})
 SHORT_HASH: Final = 12
 """Hexadecimal digits of a hash in names and paths: 48 bits, ample for one job's history."""
 
@@ -31,6 +33,14 @@ def short(digest: str) -> str:
 def child_name(job: str, stage: str, attempt: int) -> str:
     """Name of an attempt's Job, Service, ConfigMap and gang object."""
     return f"{job}-{stage}-{attempt}"
+
+
+def child_of(name: str) -> tuple[str, str, int] | None:
+    """The inverse of `child_name`: job, stage and attempt; None for names of another form."""
+    job, *rest = name.rsplit("-", 2)
+    if len(rest) < 2 or rest[0] not in STAGES or not rest[1].isdecimal():
+        return None
+    return job, rest[0], int(rest[1])
 
 
 def pod_host(child: str, index: int) -> str:

@@ -6,10 +6,11 @@ read here were seen on a kubelet and a Job controller of 1.36.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
+from rlhf_operator import kueue
 from rlhf_operator.names import (
     ANNOTATION_HASH,
     ANNOTATION_SETTINGS,
@@ -34,10 +35,16 @@ PHASES: Final[Mapping[str, PodPhase]] = {
 
 
 def attempts(
-    job: str, uid: str, jobs: Iterable[Object], pods: Iterable[Object], now: datetime
+    job: str,
+    uid: str,
+    jobs: Iterable[Object],
+    pods: Iterable[Object],
+    now: datetime,
+    workloads: Sequence[Object] = (),
 ) -> tuple[Attempt, ...]:
     """What is left of each attempt of the RLHFJob with this name and UID.
 
+    `workloads`: Kueue's, which tell why a Job is suspended.
     Objects that only carry our labels, and belong to somebody else, are left out. Pods whose Job
     went before them still count: they may still write.
     """
@@ -48,7 +55,18 @@ def attempts(
         if key and _owner_name(pod) == child_name(job, *key):
             gangs.setdefault(key, []).append(pod)
     keys = sorted({*mine, *gangs})
-    return tuple(_attempt(key, mine.get(key), gangs.get(key, []), now) for key in keys)
+    found = (_attempt(key, mine.get(key), gangs.get(key, []), now) for key in keys)
+    return tuple(_with_words(item, mine, workloads) for item in found)
+
+
+def _with_words(
+    attempt: Attempt, jobs: Mapping[tuple[str, int], Object], workloads: Sequence[Object]
+) -> Attempt:
+    """An attempt that is suspended, with why, as its queue tells it."""
+    if not attempt.is_suspended or not workloads:
+        return attempt
+    uid = jobs[attempt.stage, attempt.number]["metadata"]["uid"]
+    return attempt._replace(queue_message=kueue.words(workloads, uid))
 
 
 def left_over(

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Final
 
+from rlhf_operator import kueue
 from rlhf_operator.admission import Admission
 from rlhf_operator.api import Api, ApiError, Object, Resource, pause_after
 from rlhf_operator.cache import Cache
@@ -22,6 +23,7 @@ from rlhf_operator.controller import JobKey
 from rlhf_operator.discovery import Served, discover, kinds
 from rlhf_operator.handlers import watch_jobs
 from rlhf_operator.leader import Leader
+from rlhf_operator.names import LABEL_JOB
 from rlhf_operator.progress_forward import Leader as Whereabouts
 from rlhf_operator.progress_forward import address_in
 from rlhf_operator.queue import WorkQueue
@@ -87,7 +89,7 @@ class Replica:
     def _start(self, api: Api, cluster: KubernetesCluster) -> None:
         """Everything that needs the API server and the CRD."""
         self._jobs = [Watch(api, self._cache, RLHFJOBS, n, "") for n in self._scopes]
-        self._watch(api, [*CHILDREN, *_gang_resources(cluster.served)])
+        self._watch_served(api, cluster.served)
         self._answer(api, cluster)
         for running in (self._kopf(), self._relist(), self._discover(api, cluster)):
             self._tasks.create_task(running)
@@ -125,11 +127,16 @@ class Replica:
             ages[name] = max(watch.age, ages.get(name, 0.0))
         return ages
 
-    def _watch(self, api: Api, resources: Iterable[Resource]) -> None:
+    def _watch_served(self, api: Api, served: Served) -> None:
+        """Whatever a job may make here, and what Kueue says of it."""
+        self._watch(api, [*CHILDREN, *_gang_resources(served)])
+        self._watch(api, _kueue_workloads(served), kueue.LABEL_OWNER)
+
+    def _watch(self, api: Api, resources: Iterable[Resource], selector: str = LABEL_JOB) -> None:
         known = {watch.resource for watch in self._watches}
         for resource in resources:
             if resource not in known:
-                added = [Watch(api, self._cache, resource, n) for n in self._scopes]
+                added = [Watch(api, self._cache, resource, n, selector) for n in self._scopes]
                 self._watches += added
                 for watch in added:
                     self._tasks.create_task(watch.run())
@@ -176,7 +183,7 @@ class Replica:
             with contextlib.suppress(ApiError):
                 cluster.served = await discover(api)
                 cluster.platform = self._platform(cluster.served)
-                self._watch(api, _gang_resources(cluster.served))
+                self._watch_served(api, cluster.served)
 
     async def _lead(self, cluster: KubernetesCluster) -> None:
         """Passes are made only while this process leads, and on data that is younger than that."""
@@ -208,7 +215,8 @@ class Replica:
             leader.resign()
 
     async def _work(self, cluster: KubernetesCluster) -> None:
-        await refresh_all([*self._watches, *self._jobs])
+        needed = [watch for watch in self._watches if watch.selector == LABEL_JOB]
+        await refresh_all([*needed, *self._jobs])  # what Kueue says is of use, and not needed
         self._is_synced = True
         self._queue.clear()
         for key in self._cache.known():
@@ -239,6 +247,12 @@ class Replica:
         while True:
             await asyncio.sleep(RELIST_EVERY)
             await refresh_all(self._jobs)
+
+
+def _kueue_workloads(served: Served) -> list[Resource]:
+    """The kind in which Kueue tells why a Job waits, in the newest version that is served."""
+    newest = GANGS["kueue"].kinds(Platform(served=kinds(served)))[:1]
+    return [resource for where, resource in served.items() if "/".join(where) in newest]
 
 
 def _gang_resources(served: Served) -> list[Resource]:

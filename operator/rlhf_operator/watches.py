@@ -20,7 +20,7 @@ CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 SERVICES: Final = Resource("v1", "Service", "services")
 CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 CHILDREN: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES, CLAIMS)
-READ_WHOLE: Final = ("RLHFJob", "Job", "Pod")
+READ_WHOLE: Final = ("RLHFJob", "Job", "Pod", "Workload")
 """Kinds of which more counts than that an object is there."""
 
 
@@ -37,10 +37,10 @@ class Watch:
     ) -> None:
         self.resource = resource
         self.namespace = namespace
+        self.selector = selector
         self.heard = time.monotonic()
         self._api = api
         self._cache = cache
-        self._selector = selector
         self._failures = 0
 
     @property
@@ -63,7 +63,7 @@ class Watch:
         items, version = await self._api.list(
             self.resource,
             self.namespace,
-            selector=self._selector,
+            selector=self.selector,
             metadata_only=self.resource.kind not in READ_WHOLE,
         )
         self._cache.replace(self.resource.kind, self.namespace, items, version)
@@ -77,7 +77,7 @@ class Watch:
                 self.resource,
                 self.namespace,
                 version,
-                selector=self._selector,
+                selector=self.selector,
                 metadata_only=self.resource.kind not in READ_WHOLE,
             )
             async for kind, item in events:

@@ -1,0 +1,169 @@
+"""What Kueue says of the Jobs that it holds back reaches the status, in its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from cluster.control_plane import ControlPlane
+from cluster.kubelet import Kubelet, succeed
+from cluster_jobs import Jobs, condition, manifest, wait_until
+from operator_process import OperatorProcess
+from operator_rights import limited
+from rlhf_operator import kueue
+from rlhf_operator.cache import Cache
+from rlhf_operator.controller import JobKey
+from structural import CRDS, problems
+
+Object = dict[str, Any]
+WORKLOADS = "kueue.x-k8s.io/v1beta2/workloads"
+NOW = "2026-01-31T12:00:00Z"
+NO_QUOTA = (
+    "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in "
+    "flavor default, 8 more needed"
+)
+
+
+def told(kind: str, status: str, reason: str, message: str = "") -> Object:
+    base = {"type": kind, "status": status, "reason": reason, "message": message}
+    return base | {"lastTransitionTime": NOW}
+
+
+def check(state: str, message: str = "") -> Object:
+    return {"name": "budget", "state": state, "message": message, "lastTransitionTime": NOW}
+
+
+PENDING = told("QuotaReserved", "False", "Pending", NO_QUOTA)
+RESERVED = told("QuotaReserved", "True", "QuotaReserved", "Quota reserved in ClusterQueue a")
+NO_QUEUE = told("QuotaReserved", "False", "Inadmissible", "LocalQueue research doesn't exist")
+PREEMPTED = told("Evicted", "True", "Preempted", "Preempted to accommodate a workload (UID: 1).")
+RETURNED = told("Evicted", "False", "Requeued", "Backoff finished")
+
+
+def workload(of: Object, *conditions: Object, checks: tuple[Object, ...] = ()) -> Object:
+    """As Kueue makes it for a Job."""
+    meta = of["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "controller": True}
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "Workload",
+        "metadata": {
+            "name": f"job-{meta['name']}-1a2b3",
+            "namespace": meta["namespace"],
+            "labels": {"kueue.x-k8s.io/job-uid": meta["uid"]},
+            "ownerReferences": [{**owner, "name": meta["name"], "uid": meta["uid"]}],
+        },
+        "spec": {"queueName": "research"},
+        "status": {"conditions": list(conditions), "admissionChecks": list(checks)},
+    }
+
+
+def a_child(name: str = "tiny-sft-1") -> Object:
+    return {"metadata": {"name": name, "namespace": "team", "uid": f"uid-of-{name}"}}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "checks", "said"),
+    [
+        ([], [], ""),
+        ([PENDING], [], NO_QUOTA),
+        ([NO_QUEUE], [], "LocalQueue research doesn't exist"),
+        ([PREEMPTED, PENDING], [], f"Preempted to accommodate a workload (UID: 1). {NO_QUOTA}"),
+        ([RETURNED, PENDING], [], NO_QUOTA),
+        ([RESERVED], [check("Pending")], "admission check budget is Pending: "),
+        ([RESERVED], [check("Retry", "over it.")], "admission check budget is Retry: over it"),
+        ([RESERVED], [check("Ready")], ""),
+        ([RESERVED, told("Admitted", "True", "Admitted")], [check("Pending")], ""),
+    ],
+)
+def test_the_words_of_a_workload(conditions: list[Object], checks: list[Object], said: str) -> None:
+    made = workload(a_child(), *conditions, checks=tuple(checks))
+    assert problems(made) == []
+    assert (
+        kueue.words([workload(a_child("other-sft-1"), NO_QUEUE), made], "uid-of-tiny-sft-1") == said
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [
+        ("tiny-sft-1", "tiny"),
+        ("a-b-prepare-12", "a-b"),
+        ("nightly-batch-1", None),
+        ("sft-1", None),
+        ("tiny-sft-x", None),
+        ("tiny", None),
+    ],
+)
+def test_a_workload_belongs_to_the_rlhfjob_whose_attempt_its_job_is(
+    name: str, job: str | None
+) -> None:
+    assert kueue.rlhfjob_of(workload(a_child(name))) == job
+
+
+def test_a_workload_wakes_its_job_and_nobody_else_s_is_kept() -> None:
+    woken: list[JobKey] = []
+    cache = Cache(woken.append)
+    for name in ("tiny-sft-1", "nightly-batch-1"):
+        item = workload(a_child(name), PENDING)
+        item["metadata"] |= {"uid": f"workload-of-{name}", "resourceVersion": "5"}
+        cache.put(item)
+    assert woken == [JobKey("team", "tiny")]
+    assert cache.known() == {JobKey("team", "tiny")}
+
+
+@pytest.fixture
+def queues(installed: ControlPlane) -> Iterator[None]:
+    """An API server that serves Kueue's Workloads; the test does what Kueue does."""
+    crd = yaml.safe_load((CRDS / "kueue.yaml").read_text("utf-8"))
+    where = ("apiextensions.k8s.io/v1/customresourcedefinitions", crd["metadata"]["name"])
+    installed.client.apply(crd)
+    installed.client.wait_for(*where, _is_established)
+    yield
+    installed.client.delete(*where)
+    installed.client.wait_for(*where, lambda found: found is None)
+
+
+def _is_established(crd: Object | None) -> bool:
+    found = ((crd or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
+
+
+def says(jobs: Jobs, text: str) -> Callable[[Object | None], bool]:
+    def is_told(job: Object | None) -> bool:
+        found = ((job or {}).get("status") or {}).get("conditions") or []
+        return any(c["type"] == "Scheduled" and text in c["message"] for c in found)
+
+    return is_told
+
+
+def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(
+    installed: ControlPlane,
+    queues: None,
+    jobs: Jobs,
+    run_operator: Callable[..., OperatorProcess],
+    play: Callable[..., Kubelet],
+) -> None:
+    play(succeed)
+    run_operator(kubeconfig=limited(installed, jobs.namespace))
+    made = manifest(jobs.namespace, stages="sft")
+    made["spec"]["scheduling"] = {"queue": "research", "gang": "kueue"}
+    jobs.create(made)
+    wait_until(lambda: len(jobs.children("batch/v1/jobs")) == 2)
+    (held,) = jobs.client.list("batch/v1/jobs", jobs.namespace, labels="rlhf.dev/stage=sft")
+    assert held["spec"]["suspend"] is True
+    own = workload(held, PENDING)
+    jobs.client.create(own)
+    named = (WORKLOADS, own["metadata"]["name"])
+    jobs.client.patch(*named, {"status": own["status"]}, jobs.namespace, subresource="status")
+    job = jobs.wait(says(jobs, NO_QUOTA))
+    assert condition(job, "Scheduled") == ("False", "QueueAdmission")
+    checked = {"conditions": [RESERVED], "admissionChecks": [check("Pending", "asks for nodes")]}
+    jobs.client.patch(*named, {"status": checked}, jobs.namespace, subresource="status")
+    jobs.wait(says(jobs, "admission check budget is Pending: asks for nodes"))
+    body = {"spec": {"suspend": False}}
+    jobs.client.patch("batch/v1/jobs", held["metadata"]["name"], body, jobs.namespace)
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1}
