@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cluster.binaries import find_binaries
+from cluster.binaries import find_binaries, find_program
 from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNode, FakeNodes
 from cluster.toolchain import NoBinaries
@@ -34,13 +35,24 @@ def control_plane(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
     """etcd, API server, controller manager and scheduler; built first where that was never done."""
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        try:
-            binaries = find_binaries()
-        except NoBinaries as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+    binaries = _built(request, find_binaries)
     with ControlPlane(binaries, tmp_path_factory.mktemp("control-plane")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def program(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Another program of cluster.modules by its name; built first where that was never done."""
+    return lambda name: _built(request, partial(find_program, name))
+
+
+def _built(request: pytest.FixtureRequest, find: Callable[[], Path]) -> Path:
+    """What is found, with the progress of a build shown and its failure told without a trace."""
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        try:
+            return find()
+        except NoBinaries as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.binaries import PACKAGES, TOOLS, find_binaries
+from cluster.binaries import find_all, find_binaries, find_program
+from cluster.modules import KUBERNETES, MODULES
 from cluster.toolchain import NoBinaries, required_version, toolchain
 
 
@@ -42,7 +43,7 @@ echo "$2" >> "$0.built"
 def test_programs_are_taken_from_the_folder_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in PACKAGES:
+    for name in KUBERNETES.packages:
         executable(tmp_path / name)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     assert find_binaries() == tmp_path
@@ -51,7 +52,7 @@ def test_programs_are_taken_from_the_folder_that_is_named(
 def test_a_folder_that_lacks_a_program_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in PACKAGES:
+    for name in KUBERNETES.packages:
         executable(tmp_path / name)
     (tmp_path / "kubectl").unlink()
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
@@ -63,11 +64,36 @@ def test_programs_are_built_once_with_a_line_for_each(fake_go: Path) -> None:
     executable(fake_go, BUILDS)
     lines: list[str] = []
     folder = find_binaries(lines.append)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(PACKAGES)
-    assert [line.split()[0].rstrip(":") for line in lines[1::2]] == list(PACKAGES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(KUBERNETES.packages)
+    assert [line.split()[0].rstrip(":") for line in lines[1::2]] == list(KUBERNETES.packages)
 
     assert find_binaries(pytest.fail) == folder
-    assert len(fake_go.with_suffix(".built").read_text().splitlines()) == len(PACKAGES)
+    assert len(fake_go.with_suffix(".built").read_text().splitlines()) == len(KUBERNETES.packages)
+
+
+def test_every_other_module_is_built_on_demand_or_with_all(fake_go: Path) -> None:
+    executable(fake_go, BUILDS)
+    helm = find_program("helm", lambda line: None)
+    assert fake_go.with_suffix(".built").read_text().split() == [str(helm.with_name(".helm"))]
+
+    lines: list[str] = []
+    find_all(lines.append)
+    said = [line.split()[0] for line in lines if line.endswith("…")]
+    assert said == [name for module in MODULES for name in module.packages if name != "helm"]
+    assert find_program("helm", pytest.fail) == helm
+
+
+def test_a_named_folder_may_have_the_other_programs_as_well(
+    fake_go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(fake_go, BUILDS)
+    for name in (*KUBERNETES.packages, "helm"):
+        executable(tmp_path / "assets" / name)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    assert find_all(lambda line: None) == tmp_path / "assets"
+    assert find_program("helm", pytest.fail) == tmp_path / "assets" / "helm"
+    assert find_program("promtool", pytest.fail).parent.parent.name == "control-plane"
+    assert len(fake_go.with_suffix(".built").read_text().splitlines()) == len(MODULES) - 2
 
 
 def test_a_build_that_fails_leaves_what_was_built_and_says_what_to_do(fake_go: Path) -> None:
@@ -89,7 +115,7 @@ def test_a_build_that_fails_leaves_what_was_built_and_says_what_to_do(fake_go: P
 
 def test_a_second_run_waits_for_the_first_and_builds_nothing(fake_go: Path) -> None:
     executable(fake_go, BUILDS)
-    folder = find_binaries(lambda line: None)
+    folder = find_all(lambda line: None)
     built = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)
     with (folder.parent / "lock").open("w") as lock:
@@ -112,7 +138,7 @@ def test_a_second_run_waits_for_the_first_and_builds_nothing(fake_go: Path) -> N
 def test_an_old_go_is_passed_over_for_one_that_goes_when_it_has_built(
     fake_go: Path, tmp_path: Path
 ) -> None:
-    required, cache = required_version(TOOLS), tmp_path / "cache"
+    required, cache = required_version(KUBERNETES.folder), tmp_path / "cache"
     fetched = executable(cache / "toolchain" / "go" / "bin" / "go", "echo $GOCACHE")
     executable(fake_go, "echo go1.20.3")
     with pytest.raises(NoBinaries), toolchain(required, cache, pytest.fail):
@@ -125,7 +151,7 @@ def test_an_old_go_is_passed_over_for_one_that_goes_when_it_has_built(
 
 def test_a_go_that_is_new_enough_is_used_with_its_own_caches(fake_go: Path, tmp_path: Path) -> None:
     executable(fake_go, "echo go1.26.0")
-    with toolchain(required_version(TOOLS), tmp_path, pytest.fail) as go:
+    with toolchain(required_version(KUBERNETES.folder), tmp_path, pytest.fail) as go:
         assert go == (fake_go, {})
 
 

@@ -16,8 +16,8 @@ import pytest
 import urllib3
 from kubernetes.client import ApiException
 
-from cluster.binaries import KUBERNETES
 from cluster.control_plane import ControlPlane
+from cluster.modules import KUBERNETES
 from cluster.nodes import OUT_OF_SERVICE, FakeNode
 
 MakeNode = Callable[..., FakeNode]
@@ -48,7 +48,7 @@ def condition(seen: dict[str, Any] | None, kind: str) -> dict[str, str]:
 
 
 def test_it_is_the_kubernetes_that_go_mod_pins(control_plane: ControlPlane) -> None:
-    assert control_plane.client.request("GET", "/version")["gitVersion"] == f"v{KUBERNETES}"
+    assert control_plane.client.request("GET", "/version")["gitVersion"] == f"v{KUBERNETES.version}"
 
 
 def test_rbac_refuses_a_service_account_without_rights(

@@ -1,0 +1,84 @@
+"""The Go modules from which the tests' programs are built; their go.mod files pin the versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cluster.toolchain import pinned_version
+
+_HERE: Final = Path(__file__).parent
+
+
+class Module(NamedTuple):
+    """Programs that are built together: `packages` is each one's package, by its name.
+
+    What is in the folder, and how it is linked, makes the key of its programs in the cache.
+    """
+
+    title: str
+    version: str
+    folder: Path
+    packages: dict[str, str]
+    link: str = "-s -w"
+    tags: str = ""
+
+    @property
+    def build(self) -> tuple[str, ...]:
+        """The arguments of `go` that are the same for each of its programs."""
+        flags = ("build", "-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={self.link}")
+        return (*flags, f"-tags={self.tags}") if self.tags else flags
+
+
+def _linked(variables: dict[str, str]) -> str:
+    return "-s -w " + " ".join(f"-X {name}={value}" for name, value in variables.items())
+
+
+def _kubernetes() -> Module:
+    folder = _HERE / "tools"
+    version = pinned_version(folder, "k8s.io/kubernetes")
+    names = {"gitVersion": f"v{version}"} | dict(
+        zip(("gitMajor", "gitMinor"), version.split("."), strict=False)
+    )
+    return Module(
+        "Kubernetes",
+        version,
+        folder,
+        {
+            "etcd": "./etcd",
+            "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+            "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+            "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+            "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+        },
+        _linked({f"k8s.io/component-base/version.{name}": value for name, value in names.items()}),
+    )
+
+
+def _helm() -> Module:
+    folder = _HERE / "go" / "helm"
+    version = pinned_version(folder, "helm.sh/helm/v3")
+    return Module(
+        "Helm",
+        version,
+        folder,
+        {"helm": "helm.sh/helm/v3/cmd/helm"},
+        _linked({"helm.sh/helm/v3/internal/version.version": f"v{version}"}),
+    )
+
+
+def _promtool() -> Module:
+    folder = _HERE / "go" / "promtool"
+    version = pinned_version(folder, "github.com/prometheus/prometheus")
+    package = "github.com/prometheus/prometheus/cmd/promtool"
+    return Module("promtool", version, folder, {"promtool": package}, tags="remove_all_sd")
+
+
+def _gitops_judge() -> Module:
+    folder = _HERE / "go" / "gitops"
+    version = pinned_version(folder, "sigs.k8s.io/cli-utils")
+    return Module("kstatus and Argo CD's Lua", version, folder, {"gitops-judge": "."})
+
+
+KUBERNETES: Final = _kubernetes()
+MODULES: Final = (KUBERNETES, _helm(), _promtool(), _gitops_judge())
