@@ -32,6 +32,11 @@ GROUP_FILL: Final = 0.75
 """A group is closed before its rows fill less than this of its padded rectangle."""
 
 
+SHORT: Final = 256
+"""Rows up to so many tokens: torch's flash kernel for CPUs is slower there than plain products, its
+backward pass in bf16 four times."""
+
+
 class Group(NamedTuple):
     """Neighbouring rows that attention computes as one right-padded rectangle (rows, longest)."""
 
@@ -167,17 +172,44 @@ def causal_attention(
 ) -> Tensor:
     """softmax(q kᵀ·scale) v, causal, each key head shared by H/K query heads: (B, H, T, D)."""
     time = q_BHTD.shape[2]
+    if q_BHTD.device.type == "cpu" and time <= SHORT:
+        return _short_attention(q_BHTD, k_BKTD, v_BKTD, scale, window)
     grouped = q_BHTD.shape[1] != k_BKTD.shape[1]
     if window is None or window >= time:
         return F.scaled_dot_product_attention(
             q_BHTD, k_BKTD, v_BKTD, is_causal=True, scale=scale, enable_gqa=grouped
         )
-    position = torch.arange(time, device=q_BHTD.device)
-    distance_TT = position[:, None] - position[None, :]
-    near_TT = (distance_TT >= 0) & (distance_TT < window)
+    near_TT = _near(time, window, q_BHTD.device)
     return F.scaled_dot_product_attention(
         q_BHTD, k_BKTD, v_BKTD, attn_mask=near_TT, scale=scale, enable_gqa=grouped
     )
+
+
+def _short_attention(
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """`causal_attention` as three plain operations: query heads that share a key head are more
+    rows of one product, and the whole square of scores lies in a cache.
+    """
+    batch, heads, time, width = q_BHTD.shape
+    keys = k_BKTD.shape[1]
+    near_TT = _near(time, window or time, q_BHTD.device)
+    bias_TT = torch.zeros_like(near_TT, dtype=q_BHTD.dtype).masked_fill_(~near_TT, -torch.inf)
+    scores = torch.baddbmm(
+        bias_TT.repeat(heads // keys, 1),
+        q_BHTD.reshape(batch * keys, -1, width),
+        k_BKTD.reshape(batch * keys, time, width).transpose(1, 2),
+        alpha=scale,
+    )
+    out = scores.softmax(-1) @ v_BKTD.reshape(batch * keys, time, width)
+    return out.view(batch, heads, time, width)
+
+
+def _near(time: int, window: int, device: torch.device) -> Tensor:
+    """(T, T): whether the query of the row sees the key of the column."""
+    position = torch.arange(time, device=device)
+    distance_TT = position[:, None] - position[None, :]
+    return (distance_TT >= 0) & (distance_TT < window)
 
 
 def _groups(lengths: Sequence[int], device: torch.device | str) -> tuple[Group, ...]:
