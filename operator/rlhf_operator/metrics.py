@@ -7,7 +7,7 @@ there at each scrape, so a job that goes takes its gauges along.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,21 +16,17 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from rlhf_api.run import PREPARE
-from rlhf_api.status import AttemptEnd, JobPhase, JobStatus, StageStatus
+from rlhf_api.status import AttemptEnd, JobStatus, StageStatus
 
+from rlhf_operator.job_gauges import Object, collect_from
 from rlhf_operator.times import read
-
-Object = Mapping[str, Any]
 
 MOST_WORDS: Final = 64
 """Different values of a label that comes from outside; the rest count as `other`."""
-MOST_JOBS: Final = 2000
-"""Running jobs that have gauges of their own."""
 PASS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 STAGE_BUCKETS: Final = (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800)
 OUTCOMES: Final = ("useful", "repeated", "waiting")
-PHASES: Final[tuple[str, ...]] = get_args(JobPhase)
 
 
 class Metrics:
@@ -147,45 +143,6 @@ class Metrics:
         """GET /metrics, in the format that the client prefers."""
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self.registry), headers={"Content-Type": content_type})
-
-
-def collect_from(manifests: Iterable[Object]) -> Iterator[Metric]:
-    """Gauges of the jobs that are there. Statuses are read as they are, without validation."""
-    phases = dict.fromkeys(PHASES, 0)
-    in_use, running = 0, list[Object]()
-    for manifest in manifests:
-        status = manifest.get("status") or {}
-        phase = status.get("phase")
-        phases[phase if phase in phases else "Pending"] += 1
-        in_use += status.get("gpus") or 0
-        if phase == "Running":
-            running.append(manifest)
-    by_phase = GaugeMetricFamily("rlhf_jobs", "RLHFJobs by phase.", labels=["phase"])
-    for phase, count in phases.items():
-        by_phase.add_metric([phase], count)
-    yield by_phase
-    yield GaugeMetricFamily("rlhf_gpus_in_use", "Devices of the stages under way.", in_use)
-    yield from _of_running(running[:MOST_JOBS])
-
-
-def _of_running(manifests: Iterable[Object]) -> Iterator[Metric]:
-    """What trainers last reported, a series a job; MOST_JOBS bounds their number."""
-    job = ["namespace", "job"]
-    reward = GaugeMetricFamily("rlhf_job_reward", "Newest mean reward.", labels=job)
-    kl = GaugeMetricFamily("rlhf_job_kl", "Newest KL divergence to the reference.", labels=job)
-    progress = GaugeMetricFamily(
-        "rlhf_stage_progress_ratio", "Share of a stage that is done.", labels=[*job, "stage"]
-    )
-    for manifest in manifests:
-        meta, status = manifest["metadata"], manifest["status"]
-        labels = [meta["namespace"], meta["name"]]
-        for family, field in ((reward, "reward"), (kl, "kl")):
-            if status.get(field) is not None:
-                family.add_metric(labels, status[field])
-        for name, stage in (status.get("stages") or {}).items():
-            if stage.get("phase") == "Running" and stage.get("progressPercent") is not None:
-                progress.add_metric([*labels, name], stage["progressPercent"] / 100)
-    yield from (reward, kl, progress)
 
 
 def _of_watches(ages: Mapping[str, float]) -> Iterator[Metric]:

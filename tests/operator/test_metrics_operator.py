@@ -14,8 +14,9 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rlhf_api.status import AttemptEnd, GPUSeconds, JobStatus, StageStatus
-from rlhf_operator import metrics as subject
-from rlhf_operator.metrics import Metrics, collect_from
+from rlhf_operator import job_gauges
+from rlhf_operator.job_gauges import collect_from
+from rlhf_operator.metrics import MOST_WORDS, Metrics
 
 
 def a_manifest(name: str, phase: str | None, **status: Any) -> dict[str, Any]:
@@ -66,10 +67,35 @@ def test_reward_kl_and_progress_are_those_of_running_jobs() -> None:
     assert {key[2] for key in found if key[0].startswith(("rlhf_job_", "rlhf_stage_"))} == {"a"}
 
 
+def test_what_a_running_stage_reports_is_read_by_our_names_and_by_those_of_trl() -> None:
+    ours = {"phase": "Running", "metrics": {"ppo/entropy": 2.5, "train/tokens_per_second": 9e4}}
+    trl = {"phase": "Running", "metrics": {"entropy": 1.5, "completions/mean_length": 80.0}}
+    over = {"phase": "Succeeded", "metrics": {"train/loss": 0.1}}
+    found = samples([a_manifest("a", "Running", stages={"ppo": ours, "dpo": trl, "sft": over})])
+    assert {key[0][11:] + "/" + key[3]: n for key, n in found.items() if len(key) > 3} == {
+        "entropy/ppo": 2.5,
+        "tokens_per_second/ppo": 9e4,
+        "entropy/dpo": 1.5,
+        "response_length/dpo": 80.0,
+    }
+
+
+def test_stages_that_wait_are_counted_by_their_reason() -> None:
+    starved = {"phase": "Pending", "reason": "Unschedulable"}
+    behind = {"phase": "Waiting", "reason": "WaitingForParents"}
+    trains = {"phase": "Running", "reason": "Training"}
+    one = a_manifest("a", "Pending", prepare={"phase": "Succeeded"}, stages={"sft": starved})
+    two = a_manifest("b", "Running", stages={"sft": trains, "reward": starved, "ppo": behind})
+    over = a_manifest("c", "Failed", stages={"ppo": behind})
+    found = samples([one, two, over])
+    waiting = {key[1]: n for key, n in found.items() if key[0] == "rlhf_stages_waiting"}
+    assert waiting == {"Unschedulable": 2, "WaitingForParents": 1}
+
+
 def test_the_number_of_jobs_with_series_of_their_own_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(subject, "MOST_JOBS", 2)
+    monkeypatch.setattr(job_gauges, "MOST_JOBS", 2)
     found = samples([a_manifest(name, "Running", reward=1.0) for name in "abc"])
     assert [key[2] for key in found if key[0] == "rlhf_job_reward"] == ["a", "b"]
     assert found["rlhf_jobs", "Running"] == 3
@@ -139,7 +165,7 @@ def test_labels_from_outside_are_bounded() -> None:
         f for f in metrics.registry.collect() if f.name == "rlhf_operator_reconcile_errors"
     )
     reasons = {sample.labels["reason"] for sample in family.samples}
-    assert len(reasons) == subject.MOST_WORDS + 1
+    assert len(reasons) == MOST_WORDS + 1
     assert value(metrics, "rlhf_operator_reconcile_errors_total", reason="other") == 936
 
 
