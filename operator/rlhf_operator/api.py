@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -20,6 +20,8 @@ from rlhf_operator.times import doubled
 
 Object = dict[str, Any]
 """A Kubernetes object, decoded."""
+Body = Object | Sequence[Object]
+"""What is sent: an object, or the operations of a JSON patch."""
 
 CONNECT_TIMEOUT: Final = 5.0
 REQUEST_TIMEOUT: Final = 30.0
@@ -135,6 +137,15 @@ class Api:
         kind = "application/apply-patch+yaml"
         return await self.request("PATCH", path, query, body, kind, label=resource.plural)
 
+    async def json_patch(
+        self, resource: Resource, namespace: str, name: str, operations: Sequence[Object]
+    ) -> Object:
+        """The object after RFC 6902 operations; 422 where a `test` among them fails."""
+        query = {"fieldManager": FIELD_MANAGER}
+        kind = "application/json-patch+json"
+        path = resource.path(namespace, name)
+        return await self.request("PATCH", path, query, operations, kind, label=resource.plural)
+
     async def delete(
         self, resource: Resource, namespace: str, name: str, uid: str, propagation: str
     ) -> Object:
@@ -223,7 +234,7 @@ class Api:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Body | None = None,
         content_type: str = JSON,
         *,
         accept: str = JSON,
@@ -247,7 +258,7 @@ class Api:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Object | None,
+        body: Body | None,
         content_type: str,
         accept: str,
         limits: aiohttp.ClientTimeout,

@@ -14,6 +14,7 @@ from rlhf_api.job import KIND
 
 from rlhf_operator import kueue
 from rlhf_operator.controller import JobKey
+from rlhf_operator.mending import applied
 from rlhf_operator.names import LABEL_JOB
 
 Object = dict[str, Any]
@@ -26,8 +27,13 @@ KEPT_SPEC: Final = {
     "Job": ("completions", "suspend"),
     KIND: None,
 }
-"""Fields of `spec` that anything reads; None: all. The rest would be most of the memory."""
-KEPT_STATUS: Final = {"Workload": ("conditions", "admissionChecks")}
+"""Fields of `spec` that anything reads; None: all. The rest would be most of the memory.
+Of other kinds: the fields that we made."""
+KEPT_STATUS: Final = {
+    "Workload": ("conditions", "admissionChecks"),
+    "PodGroup": (),
+    "Service": (),
+}
 """Fields of `status` that anything reads, for kinds of which that is not all."""
 DROPPED_METADATA: Final = ("managedFields", "selfLink")
 
@@ -160,13 +166,17 @@ def slim(item: Object) -> Object:
     kind = item["kind"]
     meta = {k: v for k, v in item["metadata"].items() if k not in DROPPED_METADATA}
     kept: Object = {"apiVersion": item["apiVersion"], "kind": kind, "metadata": meta}
-    fields = KEPT_SPEC.get(kind, ())
+    fields = KEPT_SPEC.get(kind, tuple(applied(item)))
     spec = item.get("spec") or {}
-    kept["spec"] = spec if fields is None else {k: spec[k] for k in fields if k in spec}
+    kept["spec"] = spec if fields is None else _only(spec, fields)
     if status := item.get("status"):
         names = KEPT_STATUS.get(kind)
-        kept["status"] = {k: status[k] for k in names if k in status} if names else status
+        kept["status"] = status if names is None else _only(status, names)
     return kept
+
+
+def _only(values: Object, names: Iterable[str]) -> Object:
+    return {name: values[name] for name in names if name in values}
 
 
 def version_of(item: Object) -> int:

@@ -23,22 +23,34 @@ from rlhf_operator.controller import JobKey, OutOfDate, Refused, status_of
 from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.kueue import is_workload
+from rlhf_operator.mending import Mender
 from rlhf_operator.names import (
+    ANNOTATION_GANG,
     LABEL_ATTEMPT,
     LABEL_JOB,
     LABEL_STAGE,
     child_name,
 )
 from rlhf_operator.observed import Attempt, Observed, Progress
-from rlhf_operator.ownership import is_disowned, is_left_over, is_the_same, owner_text, refusal
+from rlhf_operator.ownership import (
+    is_disowned,
+    is_left_over,
+    is_the_same,
+    is_unlabelled,
+    owner_text,
+    refusal,
+)
 from rlhf_operator.render import Platform
-from rlhf_operator.render.gang import gang_choice
+from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 log = logging.getLogger(__name__)
 
 RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
+
+GIVEN_BACK: Final = ("name", "namespace", "ownerReferences", "labels")
+"""Metadata of a child that somebody has taken its owner or a label from."""
 
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
 OnStatus = Callable[[JobStatus, JobStatus], None]
@@ -64,7 +76,10 @@ class KubernetesCluster:
         """
         self.platform = platform
         self.served = served
+        self.unserved = asyncio.Event()
+        """Somebody has met a kind that was served, and is not any more."""
         self._api = api
+        self._mender = Mender(api)
         self._cache = cache
         self._reports = reports
         self._on_status = on_status
@@ -92,24 +107,37 @@ class KubernetesCluster:
         gang = gang_choice(job.spec.scheduling, self.platform)
         return Observed(
             left_over=observe.left_over(job.metadata.name, job.metadata.uid, others, found),
-            attempts=tuple(a._replace(is_whole=self._is_whole(job, a)) for a in found),
+            attempts=tuple(a._replace(is_whole=self._is_whole(job, a, now)) for a in found),
             progress=self._reports(key),
             scheduling=SchedulingStatus(gang=gang.name, reason=gang.why),
         )
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""
-        return observe.next_look(self._cache.children(key, "Pod"), now)
+        pods = observe.next_look(self._cache.children(key, "Pod"), now)
+        others = self._mender.next_look(self._cache.others(key, ("Job", "Pod")), now)
+        return min(filter(None, (pods, others)), default=None)
 
-    def _is_whole(self, job: RLHFJob, attempt: Attempt) -> bool:
-        """Whether nothing is to be made for it; for one that is ending nothing ever is."""
+    def _is_whole(self, job: RLHFJob, attempt: Attempt, now: datetime) -> bool:
+        """Whether nothing is to be made or mended; for one that is ending nothing ever is."""
         if attempt.is_terminating:
             return True
         name = child_name(job.metadata.name, attempt.stage, attempt.number)
-        owned = (i for i in self._own(job, name) if observe.controller_uid(i))
+        owned = [item for item in self._own(job, name) if observe.controller_uid(item)]
+        if any(self._mender.is_due(item, now) for item in owned):
+            return False
         there = {item["kind"] for item in owned}
         needed = {"Job", "ConfigMap"} | ({"Service"} if attempt.stage != PREPARE else set())
-        return needed <= there
+        return needed | self._gang_kind(job, owned) <= there
+
+    def _gang_kind(self, job: RLHFJob, owned: Sequence[Object]) -> set[str]:
+        """The kind of the gang object that an attempt needs; none where its scheduler is not that
+        of today, whose objects its pods would not look at."""
+        marks = (item["metadata"].get("annotations") or {} for item in owned)
+        was = next((mark[ANNOTATION_GANG] for mark in marks if ANNOTATION_GANG in mark), "")
+        if was != gang_choice(job.spec.scheduling, self.platform).name:
+            return set()
+        return {kind.rpartition("/")[2] for kind in made_kinds(was, self.platform)[:1]}
 
     def _own(self, job: RLHFJob, name: str) -> list[Object]:
         """What is there of that name and belongs to this very RLHFJob."""
@@ -146,6 +174,8 @@ class KubernetesCluster:
     async def _create(self, job: RLHFJob, item: Object) -> None:
         known = self._cache.child(_key(job), item["kind"], item["metadata"]["name"])
         if known and is_the_same(known, item) and "deletionTimestamp" not in known["metadata"]:
+            if self._mender.is_due(known, datetime.now(UTC)):
+                self._cache.put(await self._mender.mend(self._resource(item), known))
             return
         resource = self._resource(item)
         try:
@@ -153,6 +183,9 @@ class KubernetesCluster:
         except ApiError as error:
             if error.code == 409 and error.reason == "AlreadyExists":
                 await self._meet(resource, item)
+            elif error.code == 404:  # the kind has gone; where it was the namespace, so has the job
+                self.unserved.set()
+                raise OutOfDate(f"{resource.kind}: {error}") from error
             else:
                 raise refusal(error, item) from error
 
@@ -170,8 +203,8 @@ class KubernetesCluster:
         if "deletionTimestamp" in found["metadata"] or is_left_over(found, wanted):
             said = f"{name} of an earlier RLHFJob of this name is still being deleted."
             raise Refused("Reconciling", "Terminating", said)
-        if is_disowned(found, wanted):
-            meta = {k: wanted["metadata"][k] for k in ("name", "namespace", "ownerReferences")}
+        if is_disowned(found, wanted) or is_unlabelled(found, wanted):
+            meta = {k: wanted["metadata"][k] for k in GIVEN_BACK}
             meta["uid"] = found["metadata"]["uid"]
             body = {k: wanted[k] for k in ("apiVersion", "kind")} | {"metadata": meta}
             self._cache.put(await self._api.apply(resource, body))
@@ -182,6 +215,15 @@ class KubernetesCluster:
                 "delete or rename it, or give this RLHFJob another name."
             )
             raise Refused("Stalled", "NameTaken", said)
+
+    def _is_served(self, item: Object) -> bool:
+        """A gang object goes with its kind; what is known of it is forgotten."""
+        try:
+            self._resource(item)
+        except Refused:
+            self._cache.remove(item)
+            return False
+        return True
 
     def _resource(self, item: Object) -> Resource:
         own = {(r.api_version, r.kind): r for r in CHILDREN}
@@ -205,7 +247,7 @@ class KubernetesCluster:
                 if observe.attempt_of(item) == (stage, attempt):
                     await self._delete(PODS, item, "Background")
         for item in own:
-            if item["kind"] != "Job":
+            if item["kind"] != "Job" and self._is_served(item):
                 await self._delete(self._resource(item), item, "Background")
 
     async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
@@ -217,7 +259,9 @@ class KubernetesCluster:
                 resource, meta["namespace"], meta["name"], meta["uid"], propagation
             )
         except ApiError as error:
-            if error.code not in (404, 409):  # 409: another object of that name by now
+            if error.code == 409:  # another object of that name, or one that is being written
+                raise OutOfDate(str(error)) from error
+            if error.code != 404:
                 raise
             self._cache.remove(item)
             return

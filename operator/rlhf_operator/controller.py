@@ -111,6 +111,24 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     return Pass(status, actions, next_pass(job, observed, status))
 
 
+async def say_broken_off(cluster: Cluster, key: JobKey, error: Exception, now: datetime) -> None:
+    """A condition for a pass that broke off by a mistake of ours; what runs goes on.
+
+    The first mistake is told, once: a text that differs each time would be written each time.
+    """
+    manifest = await cluster.load(key)
+    if manifest is None:
+        return
+    told = [item for item in status_of(manifest).conditions if item.status == "True"]
+    if any(item.reason == "InternalError" for item in told):
+        return
+    said = (
+        "A pass over this job broke off by a mistake in the operator, whose log has more; it is "
+        f"tried again. {type(error).__name__}: {redacted(str(error), 512)}"
+    )
+    await _say(cluster, key, manifest, State("Reconciling", "InternalError", said), now)
+
+
 async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> None:
     """Deletions first, so that what they free is there for what starts."""
     for action in actions:

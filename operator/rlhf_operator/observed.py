@@ -55,7 +55,7 @@ class Attempt(NamedTuple):
     condition: Literal["Complete", "Failed"] | None = None
     reason: str | None = None  # of the Job's condition: DeadlineExceeded, BackoffLimitExceeded, …
     is_terminating: bool = False  # deletion has begun
-    is_whole: bool = True  # Service, ConfigMap and gang object are there, too
+    is_whole: bool = True  # Service, ConfigMap and gang object are there too, as they were made
     is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
     queue_message: str = ""  # why, in the queue's own words; empty where they are not known
 

@@ -19,6 +19,13 @@ def is_disowned(found: Object, wanted: Object) -> bool:
     return is_marked and controller_uid(found) is None and _works_on_the_same(found, wanted)
 
 
+def is_unlabelled(found: Object, wanted: Object) -> bool:
+    """Whether it is ours, and somebody has taken a label away by which we watch it."""
+    is_marked = ANNOTATION_SETTINGS in (wanted["metadata"].get("annotations") or {})
+    asked, there = wanted["metadata"]["labels"], found["metadata"].get("labels") or {}
+    return is_marked and is_the_same(found, wanted) and not asked.items() <= there.items()
+
+
 def _works_on_the_same(found: Object, wanted: Object) -> bool:
     asked = wanted["metadata"].get("annotations") or {}
     there = found["metadata"].get("annotations") or {}

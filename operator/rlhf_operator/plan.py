@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from rlhf_api.status import FinishedRun, JobStatus, StageStatus
 from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
-from rlhf_operator.observed import Observed
+from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
 from rlhf_operator.settle import is_under_way, settled
 from rlhf_operator.storage import moved_storage
@@ -78,7 +78,11 @@ def plan(assessment: Assessment) -> list[Action]:
         wanted = assessment.wanted.get(stage)
         if decision and wanted and decision.verdict == "Begin":
             actions.append(BeginAttempt(stage, status.attempt + 1, *wanted))
-        if decision and wanted and decision.verdict == "Create":
+        if (
+            decision
+            and wanted
+            and (decision.verdict == "Create" or _is_broken(decision, status, observed.of(stage)))
+        ):
             actions.append(CreateChildren(stage, status.attempt, *wanted))
     return actions
 
@@ -100,6 +104,12 @@ def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
         if run and decisions[stage].verdict == "Succeeded":
             runs[stage] = run
     return Assessment(job, observed, now, status, wanted, decisions, runs)
+
+
+def _is_broken(decision: Decision, status: StageStatus, attempts: Sequence[Attempt]) -> bool:
+    """Whether the attempt under way misses a child, or has one that somebody has changed."""
+    newest = next((a for a in attempts if a.number == status.attempt), None)
+    return decision.verdict in ("Pending", "Running") and newest is not None and not newest.is_whole
 
 
 def stage_status(status: JobStatus, stage: str) -> StageStatus:

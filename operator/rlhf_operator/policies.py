@@ -148,7 +148,7 @@ def under_way(context: Context) -> Decision | None:
     attempt = context.current
     if attempt is None and context.status.missing_time:
         return Decision("Pending", "PodsMissing", "Its Job is not to be seen any more.")
-    if attempt is None or not attempt.is_whole:
+    if attempt is None:
         if context.wanted is None:
             return Decision("Waiting", "Preparing", "Models and data are being checked.")
         if lost := _live_pods(context):

@@ -28,7 +28,7 @@ from rlhf_operator.progress_forward import Leader as Whereabouts
 from rlhf_operator.progress_forward import address_in
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform
-from rlhf_operator.render.gang import GANGS
+from rlhf_operator.render.gang import GANGS, made_kinds
 from rlhf_operator.reporting import Reporting
 from rlhf_operator.serving import Probes
 from rlhf_operator.settings import Settings
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 DISCOVER_EVERY: Final = 300.0
 """Seconds between two looks at what is served: a gang scheduler may be installed at any time."""
+DISCOVER_AGAIN: Final = 5.0
+"""Seconds between two looks that somebody asked for, who has met a kind that is not served."""
 RELIST_EVERY: Final = 600.0
 """Seconds between two lists of all RLHFJobs: kopf does not tell what went while it listed anew."""
 REST: Final = 0.1
@@ -179,7 +181,10 @@ class Replica:
 
     async def _discover(self, api: Api, cluster: KubernetesCluster) -> None:
         while True:
-            await asyncio.sleep(DISCOVER_EVERY)
+            await asyncio.sleep(DISCOVER_AGAIN)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(cluster.unserved.wait(), DISCOVER_EVERY)
+            cluster.unserved.clear()
             with contextlib.suppress(ApiError):
                 cluster.served = await discover(api)
                 cluster.platform = self._platform(cluster.served)
@@ -215,8 +220,7 @@ class Replica:
             leader.resign()
 
     async def _work(self, cluster: KubernetesCluster) -> None:
-        needed = [watch for watch in self._watches if watch.selector == LABEL_JOB]
-        await refresh_all([*needed, *self._jobs])  # what Kueue says is of use, and not needed
+        await refresh_all([*self._watches, *self._jobs])
         self._is_synced = True
         self._queue.clear()
         for key in self._cache.known():
@@ -258,7 +262,5 @@ def _kueue_workloads(served: Served) -> list[Resource]:
 def _gang_resources(served: Served) -> list[Resource]:
     """Kinds of gang objects that the operator may make on this cluster."""
     platform = Platform(served=kinds(served))
-    made = {
-        kind for name, gang in GANGS.items() if name != "kueue" for kind in gang.kinds(platform)
-    }
+    made = {kind for name in GANGS for kind in made_kinds(name, platform)}
     return [resource for where, resource in served.items() if "/".join(where) in made]

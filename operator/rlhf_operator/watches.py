@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from rlhf_api.job import KIND
+
 from rlhf_operator.api import Api, ApiError, Resource, pause_after
 from rlhf_operator.cache import Cache
 from rlhf_operator.names import LABEL_JOB
@@ -20,7 +22,7 @@ CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 SERVICES: Final = Resource("v1", "Service", "services")
 CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 CHILDREN: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES, CLAIMS)
-READ_WHOLE: Final = ("RLHFJob", "Job", "Pod", "Workload")
+READ_WHOLE: Final = ("RLHFJob", "Job", "Pod", "Service", "PodGroup", "Workload")
 """Kinds of which more counts than that an object is there."""
 
 
@@ -42,6 +44,12 @@ class Watch:
         self._api = api
         self._cache = cache
         self._failures = 0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether no pass may be made before it has been seen. Kinds of gang schedulers come and
+        go, and an operator may have no right to those of the others."""
+        return self.resource in CHILDREN or self.resource.kind == KIND
 
     @property
     def age(self) -> float:
@@ -107,10 +115,16 @@ async def refresh_all(watches: Sequence[Watch]) -> None:
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
-        errors = [(w, r) for w, r in zip(waiting, results, strict=True) if isinstance(r, ApiError)]
+        pairs = zip(waiting, results, strict=True)
+        errors = [(w, r) for w, r in pairs if isinstance(r, ApiError) and not _may_miss(w, r)]
         waiting = [watch for watch, _ in errors]
         if waiting:
             if failures == 0:
                 log.warning("Listing %s: %s", waiting[0].resource.plural, errors[0][1])
             failures += 1
             await pause_after(failures)
+
+
+def _may_miss(watch: Watch, error: ApiError) -> bool:
+    """Whether there is nothing to see, or nothing that this operator may see."""
+    return error.code in (403, 404) and not watch.is_needed

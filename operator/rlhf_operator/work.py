@@ -10,7 +10,7 @@ from typing import Final
 
 from rlhf_operator.api import ApiError, NotLeading
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once
+from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once, say_broken_off
 from rlhf_operator.metrics import Metrics
 from rlhf_operator.plan import BeginAttempt
 from rlhf_operator.queue import WorkQueue
@@ -62,10 +62,19 @@ async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> st
     except ApiError as error:
         log.warning("%s/%s: %s", *key, error)
         return "ApiError"
-    except Exception:
+    except Exception as error:
         log.exception("%s/%s: the pass broke off; this is a mistake in the operator", *key)
+        await _tell(cluster, key, error, now)
         return "Bug"
     for moment in (done.retry_at, cluster.next_look(key, now)):
         if moment is not None:
             queue.add_after(key, (moment - now).total_seconds())
     return ""
+
+
+async def _tell(cluster: KubernetesCluster, key: JobKey, error: Exception, now: datetime) -> None:
+    """In the job's conditions, so that nobody has to read logs to see that it does not go on."""
+    try:
+        await say_broken_off(cluster, key, error, now)
+    except Exception as second:
+        log.warning("%s/%s: nor could that be told: %s", *key, second)

@@ -5,37 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cluster.control_plane import ControlPlane
 
 RBAC = "rbac.authorization.k8s.io"
-CLAIM = ["get", "list", "watch", "create"]  # deleted with the job, if at all, and not by hand
-CHILD = [*CLAIM, "delete", "patch"]  # patched to get its owner back, where somebody took it away
-RULES: list[dict[str, Any]] = [
-    {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["rlhf.dev"], "resources": ["rlhfjobs/status"], "verbs": ["update"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": CHILD},
-    {"apiGroups": ["scheduling.k8s.io"], "resources": ["podgroups"], "verbs": CHILD},
-    {"apiGroups": [""], "resources": ["configmaps", "services"], "verbs": CHILD},
-    {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": CLAIM},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "delete"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-    {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list", "watch"]},
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update"],
-    },
-]
+CHART = Path(__file__).parents[2] / "charts" / "rlhf-operator"
+GIVEN: dict[str, list[dict[str, Any]]] = yaml.safe_load((CHART / "files/rbac.yaml").read_text())
+"""The rights that the chart gives, by what they are for."""
+RULES = [*GIVEN["jobs"], *GIVEN["gangs"], *GIVEN["lease"]]
 """All that an operator for one namespace needs: nothing that is cluster-wide, no Secrets."""
-
-REVIEWER: list[dict[str, Any]] = [
-    {
-        "apiGroups": ["authentication.k8s.io"],
-        "resources": ["tokenreviews"],
-        "verbs": ["create"],
-    }
-]
-"""What the progress server needs beyond them; TokenReviews belong to no namespace."""
 
 
 def limited(control_plane: ControlPlane, namespace: str) -> Path:
@@ -50,7 +28,7 @@ def limited(control_plane: ControlPlane, namespace: str) -> Path:
 def allow_reviews(control_plane: ControlPlane, namespace: str) -> None:
     """Lets the account of `limited` check the tokens of pods that report."""
     named = {"name": f"operator-{namespace}"}
-    _grant(control_plane, namespace, "ClusterRole", named, REVIEWER)
+    _grant(control_plane, namespace, "ClusterRole", named, GIVEN["progress"])
 
 
 def _grant(

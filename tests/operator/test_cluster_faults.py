@@ -8,9 +8,18 @@ import pytest
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, succeed
 from cluster.nodes import FakeNode
-from cluster_jobs import Jobs, Object, condition, manifest, stage, wait_until
+from cluster_jobs import (
+    Jobs,
+    Object,
+    condition,
+    is_established,
+    manifest,
+    stage,
+    wait_until,
+)
 from operator_process import OperatorProcess
 from operator_rights import limited
+from structural import crds
 
 Run = Callable[..., OperatorProcess]
 
@@ -130,6 +139,24 @@ def test_a_gang_scheduler_that_is_not_there_is_named(jobs: Jobs, run_operator: R
     assert jobs.children("batch/v1/jobs") == []
 
 
+def test_a_gang_scheduler_that_goes_while_the_operator_runs_is_not_waited_for(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    crd = crds()["scheduling.volcano.sh/v1beta1/PodGroup"]
+    where = ("apiextensions.k8s.io/v1/customresourcedefinitions", crd["metadata"]["name"])
+    installed.client.apply(crd)
+    installed.client.wait_for(*where, is_established)
+    play(succeed)
+    operator = run_operator()
+    wait_until(lambda: "This process leads" in operator.log())
+    installed.client.delete(*where)
+    installed.client.wait_for(*where, lambda found: found is None)
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    job = jobs.wait_ready()
+    assert job["status"]["scheduling"]["gang"] == "native"
+    assert jobs.attempts() == {"sft": 1}
+
+
 @pytest.mark.parametrize("kind", ["configmaps", "services"])
 def test_a_child_that_somebody_deletes_before_its_pods_start_is_made_again(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], kind: str
@@ -176,6 +203,49 @@ def test_a_child_whose_owner_is_taken_away_gets_it_back(
 
     wait_until(is_owned)
     assert jobs.attempts() == {"sft": 1}
+
+
+def test_what_pods_depend_on_is_put_back_while_they_run(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    def chosen(pod: Object) -> Script:
+        is_sft = pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
+        return Script(run_s=None) if is_sft else succeed(pod)
+
+    group, name = "scheduling.k8s.io/v1alpha2/podgroups", "tiny-sft-1"
+    play(chosen)
+    run_operator(kubeconfig=limited(installed, jobs.namespace))
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_running("sft")
+    version = jobs.get()["metadata"]["resourceVersion"]
+    selector = jobs.client.get("v1/services", name, jobs.namespace)["spec"]["selector"]
+    wrong = {"spec": {"selector": {"rlhf.dev/stage": "other", "app": "mine"}}}
+    jobs.client.patch("v1/services", name, wrong, jobs.namespace)
+
+    def selects_its_pods() -> bool:
+        service = jobs.client.get("v1/services", name, jobs.namespace)
+        return bool(service["spec"]["selector"] == selector)
+
+    wait_until(selects_its_pods)
+    unseen = {"metadata": {"labels": {"rlhf.dev/job": None}}}
+    jobs.client.patch("v1/configmaps", name, unseen, jobs.namespace)
+    jobs.client.patch(group, name, {"metadata": {"finalizers": None}}, jobs.namespace)
+    before = jobs.client.get(group, name, jobs.namespace)["metadata"]["uid"]
+    jobs.client.delete(group, name, jobs.namespace)
+
+    def is_as_it_was() -> bool:
+        config = jobs.client.get("v1/configmaps", name, jobs.namespace)
+        found = jobs.client.find(group, name, jobs.namespace)
+        return (
+            config["metadata"]["labels"].get("rlhf.dev/job") == "tiny"
+            and found is not None
+            and found["metadata"]["uid"] != before
+        )
+
+    wait_until(is_as_it_was)
+    job = jobs.get()
+    assert job["metadata"]["resourceVersion"] == version  # the status has not moved
+    assert stage(job, "sft")["phase"] == "Running"
 
 
 def test_a_job_that_somebody_deletes_is_a_disruption(

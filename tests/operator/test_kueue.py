@@ -9,7 +9,7 @@ import pytest
 import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, succeed
-from cluster_jobs import Jobs, condition, manifest, wait_until
+from cluster_jobs import Jobs, condition, is_established, manifest, wait_until
 from operator_process import OperatorProcess
 from operator_rights import limited
 from rlhf_operator import kueue
@@ -120,15 +120,10 @@ def queues(installed: ControlPlane) -> Iterator[None]:
     crd = yaml.safe_load((CRDS / "kueue.yaml").read_text("utf-8"))
     where = ("apiextensions.k8s.io/v1/customresourcedefinitions", crd["metadata"]["name"])
     installed.client.apply(crd)
-    installed.client.wait_for(*where, _is_established)
+    installed.client.wait_for(*where, is_established)
     yield
     installed.client.delete(*where)
     installed.client.wait_for(*where, lambda found: found is None)
-
-
-def _is_established(crd: Object | None) -> bool:
-    found = ((crd or {}).get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
 
 
 def says(jobs: Jobs, text: str) -> Callable[[Object | None], bool]:

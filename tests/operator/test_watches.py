@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rlhf_operator import watches
-from rlhf_operator.api import ApiError
+from rlhf_operator.api import ApiError, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey
 from rlhf_operator.watches import PODS, Watch, refresh_all
@@ -114,6 +114,22 @@ def test_no_error_ends_it(code: int) -> None:
 
 def test_everything_is_seen_before_it_is_fresh() -> None:
     script = Script([ApiError(503, "Any", ""), ApiError(0, "Any", ""), ([a_pod(3)], 5)], [])
+    cache = Cache()
+    asyncio.run(refresh_all([Watch(script, cache, PODS, "team")]))  # type: ignore[arg-type]
+    assert names(cache) == {"p"}
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_gang_scheduler_s_kind_that_is_not_to_be_seen_holds_nothing_up(code: int) -> None:
+    gone = Script([ApiError(code, "Any", "")], [])
+    groups = Resource("scheduling.volcano.sh/v1beta1", "PodGroup", "podgroups")
+    asyncio.run(refresh_all([Watch(gone, Cache(), groups, "team")]))  # type: ignore[arg-type]
+    assert gone.lists == []
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_pods_that_are_not_to_be_seen_are_waited_for(code: int) -> None:
+    script = Script([ApiError(code, "Any", ""), ([a_pod(3)], 5)], [])
     cache = Cache()
     asyncio.run(refresh_all([Watch(script, cache, PODS, "team")]))  # type: ignore[arg-type]
     assert names(cache) == {"p"}

@@ -9,11 +9,11 @@ from rlhf_api.run import PREPARE
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 
 from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
-from rlhf_operator.names import attempt_folder
+from rlhf_operator.names import ANNOTATION_GANG, attempt_folder
 from rlhf_operator.render.config import config_map, refs_of
 from rlhf_operator.render.defaults import with_defaults
-from rlhf_operator.render.gang import PodSet, gang_for
-from rlhf_operator.render.metadata import AttemptKey, Object
+from rlhf_operator.render.gang import PodSet, gang_choice, gang_for
+from rlhf_operator.render.metadata import AttemptKey, Object, with_applied
 from rlhf_operator.render.platform import ANY_CLUSTER, Platform
 from rlhf_operator.render.secrets import secrets_of
 from rlhf_operator.render.service import service
@@ -47,6 +47,9 @@ def render(
         gang = gang_for(job.spec.scheduling, platform)
         before += gang.objects(pods)
         gang.mark(pods, job_object)
+        before = [with_applied(item) for item in before]
+        choice = gang_choice(with_all.spec.scheduling, platform)
+        job_object["metadata"]["annotations"][ANNOTATION_GANG] = choice.name
     config = config_map(key, contents.sources)
     return [*checkpoint_claim(with_all), config, *before, job_object]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from rlhf_api.job import KIND, RLHFJob
 
 from rlhf_operator.names import (
+    ANNOTATION_APPLIED,
     ANNOTATION_HASH,
     ANNOTATION_SETTINGS,
     FIELD_MANAGER,
@@ -73,8 +75,19 @@ def metadata(key: AttemptKey) -> Object:
     return own | ({"ownerReferences": owners} if owners else {})
 
 
+def with_applied(item: Object) -> Object:
+    """The object with a copy of its spec, by which an edit of somebody else's is seen."""
+    text = json.dumps(item["spec"], separators=(",", ":"), sort_keys=True)
+    annotations = {**item["metadata"]["annotations"], ANNOTATION_APPLIED: text}
+    return item | {"metadata": item["metadata"] | {"annotations": annotations}}
+
+
 def owner_references(job: RLHFJob) -> list[Object]:
-    """The RLHFJob as controller: its deletion takes the child along. None before it has a UID."""
+    """The RLHFJob as controller: its deletion takes the child along. None before it has a UID.
+
+    Not `blockOwnerDeletion`: where the API server enforces permissions on owner references, as
+    OpenShift's does, that takes the right to set finalizers on RLHFJobs.
+    """
     if not job.metadata.uid:
         return []
     return [
@@ -84,6 +97,5 @@ def owner_references(job: RLHFJob) -> list[Object]:
             "name": job.metadata.name,
             "uid": job.metadata.uid,
             "controller": True,
-            "blockOwnerDeletion": True,
         }
     ]

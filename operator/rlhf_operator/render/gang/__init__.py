@@ -16,7 +16,7 @@ from rlhf_operator.render.gang.scheduler import Gang, PodSet
 from rlhf_operator.render.gang.volcano import VOLCANO
 from rlhf_operator.render.platform import Platform
 
-__all__ = ["GANGS", "Gang", "GangChoice", "PodSet", "gang_choice", "gang_for"]
+__all__ = ["GANGS", "Gang", "GangChoice", "PodSet", "gang_choice", "gang_for", "made_kinds"]
 
 GANGS: Final[dict[str, Gang]] = {
     "none": NONE,
@@ -49,6 +49,12 @@ def gang_choice(scheduling: Scheduling, platform: Platform) -> GangChoice:
             return GangChoice(name, f"The cluster serves {kinds[0]}{_after(passed)}.")
         passed.append(f"{name} has no queue here" if kinds else f"{name} is not served")
     return GangChoice("none", f"No gang scheduler can be used{_after(passed)}.")
+
+
+def made_kinds(name: str, platform: Platform) -> list[str]:
+    """The kinds of objects that we may make for a gang scheduler; the first one is the newest."""
+    gang = GANGS.get(name)
+    return [] if gang is None or gang.makes_its_own else gang.kinds(platform)
 
 
 def _after(passed: list[str]) -> str:

@@ -28,4 +28,10 @@ def _mark(pods: PodSet, job: Object) -> None:
         meta["annotations"][f"{GROUP}/podset-{topology.mode}-topology"] = topology.level
 
 
-KUEUE = Gang(kinds=serves(*KINDS), objects=lambda pods: [], mark=_mark, needs_queue=True)
+KUEUE = Gang(
+    kinds=serves(*KINDS),
+    objects=lambda pods: [],
+    mark=_mark,
+    makes_its_own=True,
+    needs_queue=True,
+)

@@ -30,6 +30,8 @@ class Gang(NamedTuple):
     """What is made beside the Job."""
     mark: Callable[[PodSet, Object], None]
     """Writes into a freshly rendered Job what ties its pods to the gang."""
+    makes_its_own: bool = False
+    """Whether its controller makes the objects of its kinds, and we none."""
     needs_queue: bool = False
     """Whether a job that names no queue would wait for ever."""
 

@@ -1,0 +1,118 @@
+"""Passes that break off: their job says so, is tried again, and holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+import pytest
+from builders import a_job
+from rlhf_api.job import RLHFJob
+from rlhf_api.status import JobStatus
+from rlhf_operator import queue as work_queue
+from rlhf_operator.cluster import KubernetesCluster
+from rlhf_operator.controller import JobKey
+from rlhf_operator.events import Event
+from rlhf_operator.metrics import Metrics
+from rlhf_operator.observed import Observed
+from rlhf_operator.queue import WorkQueue
+from rlhf_operator.render import Platform
+from rlhf_operator.work import work
+
+BAD, GOOD = JobKey("default", "bad"), JobKey("default", "good")
+
+
+class Broken:
+    """Two jobs, of which nobody can look at one."""
+
+    platform = Platform(is_one_machine=True)
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+        self.jobs = {key: a_job().named(key.name).build().to_dict() for key in (BAD, GOOD)}
+        self.writes: list[JobKey] = []
+        self.tries = 0
+
+    async def load(self, key: JobKey) -> dict[str, Any] | None:
+        return self.jobs[key]
+
+    async def observe(self, job: RLHFJob, now: datetime) -> Observed:
+        if job.metadata.name == BAD.name:
+            self.tries += 1
+            if self.error:
+                raise self.error
+        return Observed()
+
+    async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
+        return
+
+    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+        self.writes.append(key)
+        self.jobs[key] = self.jobs[key] | {"status": status.to_dict()}
+
+    async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
+        return
+
+    def next_look(self, key: JobKey, now: datetime) -> None:
+        return
+
+    def condition(self, key: JobKey, kind: str) -> tuple[str, str, str]:
+        found = (self.jobs[key].get("status") or {}).get("conditions") or []
+        told = ((c["status"], c["reason"], c["message"]) for c in found if c["type"] == kind)
+        return next(told, ("", "", ""))
+
+
+def run(cluster: Broken, until: Callable[[], bool]) -> None:
+    async def main() -> None:
+        queue, metrics = WorkQueue(), Metrics()
+        working = asyncio.create_task(work(queue, cast(KubernetesCluster, cluster), metrics, 1))
+        for key in (BAD, GOOD):
+            queue.add(key)
+        async with asyncio.timeout(5):
+            while not until():
+                assert not working.done()
+                await asyncio.sleep(0.01)
+        working.cancel()
+
+    asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_BACKOFF", 0.01)
+
+
+def test_a_mistake_of_ours_is_a_condition_and_other_jobs_go_on() -> None:
+    cluster = Broken(ZeroDivisionError("of nothing " * 500 + "at the end"))
+    run(cluster, lambda: cluster.tries >= 3 and GOOD in cluster.writes)
+    status, reason, message = cluster.condition(BAD, "Reconciling")
+    assert (status, reason) == ("True", "InternalError")
+    assert "a mistake in the operator" in message
+    assert message.endswith("at the end")
+    assert len(message.encode()) <= 1024
+    assert cluster.condition(BAD, "Stalled")[0] == "False"
+    assert cluster.writes.count(BAD) == 1  # what stays as it is is not written again
+    assert cluster.condition(GOOD, "Reconciling")[1] == "Starting"
+
+
+def test_a_mistake_in_other_words_each_time_is_written_once() -> None:
+    class Counting(Exception):
+        def __str__(self) -> str:
+            return f"try {cluster.tries}"
+
+    cluster = Broken(Counting())
+    run(cluster, lambda: cluster.tries >= 3)
+    assert cluster.writes.count(BAD) == 1
+
+
+def test_a_job_goes_on_once_its_passes_do() -> None:
+    cluster = Broken(KeyError("x"))
+
+    def has_recovered() -> bool:
+        if cluster.condition(BAD, "Reconciling")[1] == "InternalError":
+            cluster.error = None
+        return cluster.condition(BAD, "Reconciling")[1] == "Starting"
+
+    run(cluster, has_recovered)
