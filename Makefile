@@ -34,19 +34,21 @@ check: $(READY)  ## Lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=charts/generate $(BIN)/mypy charts/generate
 	$(BIN)/lint-imports
 
 format: $(READY)  ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY)  ## Regenerate what is made from the models
+generate: $(READY)  ## Regenerate what is made from the models and the chart's values
 	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
 	$(BIN)/python -m rlhf_cli schema --crd > crds/rlhf.dev_rlhfjobs.yaml
+	$(BIN)/python charts/generate
 	$(BIN)/python gitops/argocd/configmap.py > gitops/argocd/argocd-cm.yaml
 
 verify: generate  ## Check that what is generated is up to date
-	git diff --exit-code -- crds gitops
+	git diff --exit-code -- crds charts deploy gitops
 
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \

@@ -57,13 +57,19 @@ def _kubernetes() -> Module:
 
 def _helm() -> Module:
     folder = _HERE / "go" / "helm"
-    version = pinned_version(folder, "helm.sh/helm/v3")
+    library = "helm.sh/helm/v3"
+    version = pinned_version(folder, library)
+    minor = pinned_version(folder, "k8s.io/client-go").split(".")[1]
+    variables = {f"{library}/internal/version.version": f"v{version}"}
+    for package in ("chartutil", "lint/rules"):  # the Kubernetes that it takes for the cluster's
+        where = f"{library}/pkg/{package}"
+        variables |= {f"{where}.k8sVersionMajor": "1", f"{where}.k8sVersionMinor": minor}
     return Module(
         "Helm",
         version,
         folder,
         {"helm": "helm.sh/helm/v3/cmd/helm"},
-        _linked({"helm.sh/helm/v3/internal/version.version": f"v{version}"}),
+        _linked(variables),
     )
 
 

@@ -35,7 +35,9 @@ def required_version(module: Path) -> tuple[int, ...]:
 def pinned_version(module: Path, dependency: str) -> str:
     """The version of a module that a go.mod requires, 1.36.3 say."""
     found = re.search(
-        rf"^(?:require |\t){dependency} v(\S+)$", (module / "go.mod").read_text(), re.MULTILINE
+        rf"^(?:require |\t){dependency} v(\S+)(?: // indirect)?$",
+        (module / "go.mod").read_text(),
+        re.MULTILINE,
     )
     assert found, f"{module}/go.mod does not require {dependency}"
     return found[1]

@@ -16,9 +16,6 @@ from cluster.nodes import FakeNodes
 from cluster.programs import free_ports
 from cluster_jobs import Jobs, condition
 from guide_commands import REPOSITORY, Page, Shell
-from operator_rights import REVIEWER, RULES
-from rlhf_operator.render import Platform
-from rlhf_operator.render.gang import GANGS
 
 Object = dict[str, Any]
 PAGE, README = Page("docs/guides/on-a-cluster.md"), Page("README.md")
@@ -185,40 +182,6 @@ def test_the_place_of_the_checkpoints_is_immutable(installed: ControlPlane, name
     words = ("patch", "rlhfjob", NAME, "-n", namespace, "--type=merge", "-p", change)
     with pytest.raises(RuntimeError, match="is immutable"):
         installed.kubectl(*words)
-
-
-def rights(rules: list[Object]) -> set[tuple[str, str, str]]:
-    return {
-        (group, resource, verb)
-        for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
-def granted() -> set[tuple[str, str, str]]:
-    found = yaml.safe_load_all((REPOSITORY / "deploy/rbac.yaml").read_text(encoding="utf-8"))
-    return rights([rule for item in found for rule in item.get("rules", [])])
-
-
-def test_the_operator_has_the_rights_that_it_is_tested_with_and_those_for_gangs() -> None:
-    tested = rights(RULES) | rights(REVIEWER)
-    assert tested <= granted()
-    beyond = {(group, resource) for group, resource, _ in granted() - tested}
-    kinds = {kind for name, gang in GANGS.items() if name != "kueue" for kind in every(gang)}
-    groups = {(kind.split("/")[0], f"{kind.rsplit('/', 1)[1].lower()}s") for kind in kinds}
-    assert beyond == groups - {("scheduling.k8s.io", "podgroups")}
-
-
-def every(gang: Any) -> list[str]:
-    """The kinds of a gang scheduler on a cluster that serves all versions of all."""
-
-    class Everything(frozenset[str]):
-        def __contains__(self, kind: object) -> bool:
-            return True
-
-    return list(gang.kinds(Platform(served=Everything())))
 
 
 def test_links_of_the_guide_lead_somewhere() -> None:

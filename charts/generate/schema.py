@@ -1,0 +1,62 @@
+"""values.schema.json: what Helm checks values against. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from values import UndocumentedValue, Value
+
+Schema = dict[str, Any]
+
+TYPES: Final[dict[str, Schema]] = {
+    "string": {"type": "string"},
+    "boolean": {"type": "boolean"},
+    "integer": {"type": "integer"},
+    "object": {"type": "object"},
+    "map of strings": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+"""By the type's name in values.yaml."""
+GLOBAL: Final[Schema] = {
+    "type": "object",
+    "description": "Values of a chart that has this one as a part; none is read.",
+}
+
+
+def schema_text(values: Sequence[Value]) -> str:
+    """The file."""
+    root = _closed()
+    for value in values:
+        group = root
+        for name in value.path[:-1]:
+            group = group["properties"].setdefault(name, _closed())
+        described = {"description": value.text, "default": value.default}
+        group["properties"][value.path[-1]] = schema_of(value.type) | described
+    root["properties"]["global"] = GLOBAL
+    return (
+        json.dumps({"$schema": "http://json-schema.org/draft-07/schema#"} | root, indent=2) + "\n"
+    )
+
+
+def schema_of(kind: str) -> Schema:
+    """The schema of a type as values.yaml names it. Raises UndocumentedValue for another."""
+    if kind.startswith("list of "):
+        item = kind.removeprefix("list of ")
+        return {
+            "type": "array",
+            "items": schema_of(item.removesuffix("s") if item in PLURALS else item),
+        }
+    if kind.startswith("one of "):
+        return {"type": "string", "enum": kind.removeprefix("one of ").split(", ")}
+    if kind not in TYPES:
+        known = ", ".join([*TYPES, "one of A, B", "list of …s"])
+        raise UndocumentedValue(f"({kind}) is no type of a value; there are: {known}")
+    return TYPES[kind]
+
+
+PLURALS: Final = frozenset(f"{name}s" for name in TYPES)
+
+
+def _closed() -> Schema:
+    return {"type": "object", "additionalProperties": False, "properties": {}}

@@ -1,0 +1,77 @@
+{{/* Names as `helm create` makes them. */}}
+{{- define "rlhf-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "rlhf-operator.fullname" -}}
+{{- $name := include "rlhf-operator.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "rlhf-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "rlhf-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "rlhf-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "rlhf-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "rlhf-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "rlhf-operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name: name the account to use, or set serviceAccount.create" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "rlhf-operator.image" -}}
+{{- with .Values.image }}
+{{- with .registry }}{{ . }}/{{ end }}{{ .repository }}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* DNS name of the Service, which is also in the certificate. */}}
+{{- define "rlhf-operator.host" -}}
+{{ include "rlhf-operator.fullname" . }}.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{- define "rlhf-operator.tlsSecret" -}}
+{{- if .Values.tls.secretName }}
+{{- .Values.tls.secretName }}
+{{- else if .Values.tls.certManager.enabled }}
+{{- include "rlhf-operator.fullname" . }}-tls
+{{- else if .Values.webhook.enabled }}
+{{- fail "webhook.enabled: a webhook needs a certificate; set tls.certManager.enabled, or tls.secretName with tls.caBundle" }}
+{{- else if hasPrefix "https://" .Values.progress.url }}
+{{- fail "progress.url: https needs a certificate; set tls.certManager.enabled or tls.secretName" }}
+{{- end }}
+{{- end }}
+
+{{/* A list of rules of files/rbac.yaml, by its name: (list . "jobs"). */}}
+{{- define "rlhf-operator.rules" -}}
+{{- toYaml (get ((index . 0).Files.Get "files/rbac.yaml" | fromYaml) (index . 1)) }}
+{{- end }}
+
+{{/* What a binding ends with: (list . ROLE-KIND ROLE-NAME). */}}
+{{- define "rlhf-operator.boundTo" -}}
+{{- $top := index . 0 -}}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "rlhf-operator.serviceAccountName" $top }}
+    namespace: {{ $top.Release.Namespace }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ index . 1 }}
+  name: {{ index . 2 }}
+{{- end }}
