@@ -1,25 +1,36 @@
-"""How rlhfctl ends when it cannot do what was asked."""
+"""How rlhfctl ends: the exit codes in one table, and what it cannot do as one exception."""
 
 from __future__ import annotations
 
 from typing import Final
 
 DONE: Final = 0
-USAGE: Final = 64
-"""A wrong flag, a manifest that is refused, a file or a result that is not there."""
 FAILED: Final = 1
-"""A stage failed without saying how."""
+USAGE: Final = 64
+CHECKPOINT: Final = 65
 UNAVAILABLE: Final = 69
-"""There is no cluster, or it does not answer."""
 IO_ERROR: Final = 74
-"""The machine refused to read or write: disk full, no permission."""
 TRANSIENT: Final = 75
-"""What is asked for cannot be done yet; the same command may well succeed later."""
 DENIED: Final = 77
-"""The cluster does not allow it to this user."""
+TIMED_OUT: Final = 124
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
-# Otherwise the exit code is that of the trainer whose stage failed: rlhf_api.run.ExitCode.
+
+EXIT_CODES: Final[dict[int, str]] = {
+    DONE: "done",
+    FAILED: "a stage failed without saying how; a check found something to mend",
+    USAGE: "a wrong flag or manifest, or something that is not there",
+    CHECKPOINT: "a checkpoint is unusable",
+    66: "training diverged",
+    UNAVAILABLE: "no cluster answers",
+    IO_ERROR: "the disk refused",
+    TRANSIENT: "not now, but it may pass: run again",
+    DENIED: "the cluster does not allow it",
+    TIMED_OUT: "what was waited for did not come within --timeout",
+    INTERRUPTED: "stopped by Ctrl-C",
+    TERMINATED: "stopped by SIGTERM",
+}
+"""Beside these: where a stage failed, its trainer's own exit code (rlhf_api.run.ExitCode)."""
 
 
 class Failure(Exception):

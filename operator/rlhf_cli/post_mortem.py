@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -10,11 +9,12 @@ from typing import Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE, ExitCode
 from rlhf_api.status import JobStatus, StageStatus
-from rlhf_operator.inputs import parents
 from rlhf_operator.outcome import REASONS
 
 from rlhf_cli.failures import FAILED
 from rlhf_cli.figures import TITLES
+from rlhf_cli.next_steps import approvals
+from rlhf_cli.program import command, program
 from rlhf_cli.run_folder import RunFolder
 
 LOG_LINES: Final = 15
@@ -38,7 +38,8 @@ def explain(job: RLHFJob, folder: RunFolder) -> tuple[list[str], int]:
     name, stage = failed[0]
     code = exit_code(job, folder, name, stage)
     lines = [
-        f"rlhfctl: {TITLES.get(name, name)} failed: {stage.reason or 'Error'} (exit code {code})"
+        f"{program()}: {TITLES.get(name, name)} failed: "
+        f"{stage.reason or 'Error'} (exit code {code})"
     ]
     lines += [f"  {line}" for line in (stage.message or "").splitlines()]
     lines += _log_lines(folder, job, name, stage)
@@ -79,17 +80,12 @@ def _unfinished(status: JobStatus, stages: dict[str, StageStatus]) -> list[str]:
         for name, stage in stages.items()
         if stage.phase != "Succeeded"
     ]
-    return [f"rlhfctl: the run is not finished: {status.phase}", *waiting]
+    return [f"{program()}: the run is not finished: {status.phase}", *waiting]
 
 
 def _approvals(job: RLHFJob, folder: RunFolder) -> list[str]:
     """How a person lets a run on this machine go on."""
-    status = job.status or JobStatus()
-    waits = [name for name, item in status.stages.items() if item.reason == "AwaitingApproval"]
-    gates = {gate: None for name in waits for gate in parents(job.spec, name).values()}
-    stages = job.spec.stages.present()
     return [
-        f"To approve it here: rlhfctl approve {gate} --dir {shlex.quote(str(folder.path))}"
-        for gate in gates
-        if (asked := stages[gate].gate) and asked.approval
+        f"To approve it here: {command('approve', gate, '--dir', str(folder.path))}"
+        for gate in approvals(job)
     ]

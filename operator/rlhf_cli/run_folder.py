@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,14 +12,18 @@ import yaml
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import TERMINATION_LOG, StageResult
 from rlhf_api.status import CheckpointRef, StageStatus
+from rlhf_operator.events import Event
 from rlhf_operator.names import child_name, claim_name, lineage
 from rlhf_operator.observed import parse_result
+from rlhf_operator.times import written
 
 from rlhf_cli.failures import Failure
+from rlhf_cli.program import program
 
 STATUS_FILE: Final = "status.yaml"
 REPORT_FILE: Final = "report.html"
 VERSIONS_FILE: Final = "versions.json"
+EVENTS_FILE: Final = "events.jsonl"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -45,12 +51,31 @@ class RunFolder:
         except FileNotFoundError:
             raise Failure(
                 f"{self.path} holds no run: there is no {STATUS_FILE} in it",
-                f"give the directory of 'rlhfctl run FILE --dir {self.path}'",
+                f"give the directory of '{program()} run FILE --dir {self.path}'",
             ) from None
         except (yaml.YAMLError, ValueError) as error:
             raise Failure(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
         except OSError as error:
             raise Failure(f"cannot read {file}: {error.strerror}") from None
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain values, as an API server would give it. Raises Failure."""
+        job = self.job()
+        found = job.to_dict()
+        if job.status and job.status.start_time:
+            found["metadata"].setdefault("creationTimestamp", job.status.start_time)
+        return found
+
+    def record_event(self, event: Event) -> None:
+        """Appends it to the events of the run."""
+        line = {
+            "time": written(datetime.now(UTC)),
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message,
+        }
+        with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def volume(self, job: RLHFJob) -> Path:
         """The folder that stands for the job's checkpoint volume."""

@@ -43,7 +43,7 @@ def test_an_approved_run_goes_on_behind_its_gate(
     assert approve(gated) == 0
     said = capsys.readouterr().out
     assert "Approved: ppo may start." in said
-    assert f"rlhfctl run FILE --dir {gated.directory}" in said
+    assert f"rlhfctl resume --dir {gated.directory}" in said
     before = len(gated.stages())
     assert status_of(gated.run(job(gated)))["ppo"] == ("Succeeded", 1)
     assert gated.stages()[before:] == ["ppo"]
@@ -87,7 +87,10 @@ def test_no_run_and_no_job_are_told_apart(
     before = signal.getsignal(signal.SIGTERM)
     assert main(["approve", "reward", "--dir", str(tmp_path)]) == 64
     assert "holds no run" in capsys.readouterr().err
-    for words in (["reward"], ["tiny", "reward", "--dir", str(tmp_path)]):
+    for words, told in (
+        (["reward"], "rlhfctl approve JOB STAGE"),
+        (["tiny", "reward", "--dir", str(tmp_path)], "leave out tiny or --dir"),
+    ):
         assert main(["approve", *words]) == 64
-        assert "rlhfctl approve JOB STAGE" in capsys.readouterr().err
+        assert told in capsys.readouterr().err
     signal.signal(signal.SIGTERM, before)

@@ -14,10 +14,10 @@ import yaml
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import StageResult
 from rlhf_api.status import AttemptEnd, StageStatus
-from rlhf_cli.commands import chat as chat_command
 from rlhf_cli.commands.run import again
 from rlhf_cli.failures import Failure
 from rlhf_cli.main import Terminated, main
+from rlhf_cli.models import base_model, stage_with_model
 from rlhf_cli.run_folder import RunFolder
 from rlhf_operator import local
 from synthetic_run import MANIFEST, write_run
@@ -54,7 +54,7 @@ def run(
     """`rlhfctl run` with the given end in place of the operator."""
 
     def start(outcome: Outcome) -> int:
-        def stand_in(job: RLHFJob, directory: Path, *, on_change: Any) -> RLHFJob:
+        def stand_in(job: RLHFJob, directory: Path, *, on_change: Any, on_event: Any) -> RLHFJob:
             on_change(job)
             return outcome(directory)
 
@@ -178,16 +178,14 @@ def test_the_command_that_goes_on_keeps_every_flag() -> None:
 
 def test_chat_takes_the_newest_policy_unless_a_stage_is_named(tmp_path: Path) -> None:
     job = write_run(tmp_path)
-    folder = RunFolder(tmp_path)
     for stage, name in [(None, "ppo-2b"), ("sft", "sft-0b"), ("dpo", "dpo-3b")]:
-        assert name in str(chat_command.model_path(folder, job, stage))
+        assert name in stage_with_model(job, stage, "here")[1].uri
 
 
 def test_chat_says_which_models_are_there(tmp_path: Path) -> None:
     job = write_run(tmp_path, ppo=FAILED, dpo=StageStatus())
-    folder = RunFolder(tmp_path)
-    assert "sft-0b" in str(chat_command.model_path(folder, job, None))
-    with pytest.raises(Failure, match="no model of the stage ppo; there are: base, sft"):
-        chat_command.model_path(folder, job, "ppo")
+    assert "sft-0b" in stage_with_model(job, None, "here")[1].uri
+    with pytest.raises(Failure, match="no model of the stage ppo; there are: sft"):
+        stage_with_model(job, "ppo", "here")
     with pytest.raises(Failure, match="random weights"):
-        chat_command.model_path(folder, job, "base")
+        base_model(RunFolder(tmp_path), job)

@@ -120,6 +120,7 @@ class Layout:
             "runtime-config": f"scheduling.k8s.io/v1alpha2={_flag(self.gang_scheduling)}",
             "default-not-ready-toleration-seconds": str(EVICTION_GRACE),
             "default-unreachable-toleration-seconds": str(EVICTION_GRACE),
+            "kubelet-preferred-address-types": "InternalIP",
             "profiling": "false",
         }
 

@@ -4,62 +4,44 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus, StageStatus
 from rlhf_operator.inputs import annotation, parents
-from rlhf_operator.local import LocalRunError, annotate
 from rlhf_operator.names import ANNOTATION_APPROVE, short
 
 from rlhf_cli.failures import DONE, FAILED, TRANSIENT, Failure
 from rlhf_cli.figures import figure_text
-from rlhf_cli.run_folder import RunFolder
-
-if TYPE_CHECKING:  # a run on this machine needs no client of Kubernetes
-    from rlhf_cli.cluster import Access
+from rlhf_cli.program import program
+from rlhf_cli.targets.resolve import target_of
+from rlhf_cli.targets.target import parsed
 
 MOST_METRICS = 12
 
 
 def execute(args: argparse.Namespace) -> int:
     """Say what is approved, and approve it."""
-    if (args.job is None) == (args.dir is None):
+    if args.job is None and args.dir is None:
         raise Failure(
-            "name the RLHFJob and the stage: rlhfctl approve JOB STAGE",
-            "or the stage of a run on this machine: rlhfctl approve STAGE --dir DIR",
+            f"name the RLHFJob and the stage: {program()} approve JOB STAGE",
+            f"or the stage of a run on this machine: {program()} approve STAGE --dir DIR",
         )
-    if args.dir is not None:
-        return _in_a_run(RunFolder(args.dir), args.stage)
-    from rlhf_cli.cluster import Access
-
-    return asyncio.run(_on_a_cluster(args.job, args.stage, Access.of(args)))
+    return asyncio.run(_approve(args))
 
 
-def _in_a_run(folder: RunFolder, stage: str) -> int:
-    job = folder.job()
-    again = f"rlhfctl run FILE --dir {shlex.quote(str(folder.path))}"
-    if approval := announced(job, stage, f"train it: {again}"):
-        try:
-            annotate(folder.path, job, *approval)
-        except LocalRunError as error:
-            raise Failure(str(error), exit_code=TRANSIENT) from None
-        tell(job, stage)
-        print(f"To go on: {again}")
-    return DONE
-
-
-async def _on_a_cluster(name: str, stage: str, access: Access) -> int:
-    from rlhf_cli.cluster import connected
-
-    wait = f"kubectl wait --for=condition=ApprovalNeeded rlhfjob/{name} --timeout=1h"
-    async with connected(access) as cluster:
-        job = await cluster.job(name)
-        if approval := announced(job, stage, f"wait for it: {wait}"):
-            await cluster.annotate(job, *approval)
-            tell(job, stage)
+async def _approve(args: argparse.Namespace) -> int:
+    async with target_of(args) as target:
+        job = parsed(await target.job(args.job))
+        name = job.metadata.name
+        if approval := announced(
+            job, args.stage, f"follow it: {target.command('watch', job=name)}"
+        ):
+            key, value = approval
+            await target.annotate(job, {key: value})
+            tell(job, args.stage)
+            if not await target.is_worked_on(job):
+                print(f"To go on: {target.command('resume', job=name)}")
     return DONE
 
 

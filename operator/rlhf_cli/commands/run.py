@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from rlhf_cli.locations import missing_paths, resolved
 from rlhf_cli.main import Terminated
 from rlhf_cli.manifest import STDIN, Refused, locate, read_job
 from rlhf_cli.post_mortem import explain
+from rlhf_cli.program import command, program
 from rlhf_cli.progress.lines import LineProgress
 from rlhf_cli.progress.logs import LogFollower
 from rlhf_cli.progress.summary import console_for, print_summary
@@ -37,13 +37,16 @@ def execute(args: argparse.Namespace) -> int:
     """Run, and say how it went. The exit code is that of the trainer whose stage failed."""
     job = runnable_job(args.file, args.set)
     folder = RunFolder(args.dir or Path("runs") / job.metadata.name)
+    return run_here(job, folder, again(args), args.verbose)
+
+
+def run_here(job: RLHFJob, folder: RunFolder, again: str, is_verbose: bool) -> int:
+    """The same for a job whose paths are absolute. `again`: the command that goes on with it."""
     console = console_for(sys.stderr)
     try:
-        job = _run(job, folder, console, args.verbose)
+        job = _run(job, folder, console, is_verbose)
     except KeyboardInterrupt as interrupt:
-        console.print(
-            f"Stopped. To go on where it stopped: {again(args)}", soft_wrap=True, markup=False
-        )
+        console.print(f"Stopped. To go on where it stopped: {again}", soft_wrap=True, markup=False)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     return _tell(job, folder)
 
@@ -59,11 +62,11 @@ def runnable_job(file: str, overrides: list[str]) -> RLHFJob:
 
 def again(args: argparse.Namespace) -> str:
     """The command that goes on with the same run."""
-    words = ["rlhfctl", "run", args.file]
+    words = ["run", args.file]
     words += ["--dir", str(args.dir)] if args.dir else []
     for override in args.set:
         words += ["--set", override]
-    return shlex.join(words) + (" < MANIFEST" if args.file == STDIN else "")
+    return command(*words) + (" < MANIFEST" if args.file == STDIN else "")
 
 
 def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) -> RLHFJob:
@@ -79,7 +82,7 @@ def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) ->
             stack.enter_context(LogFollower(folder.path / "pods", progress.say))
         progress.show(job)
         try:
-            job = local.run(job, folder.path, on_change=progress.show)
+            job = local.run(job, folder.path, on_change=progress.show, on_event=folder.record_event)
         except local.LocalRunError as error:
             raise Failure(str(error)) from None
         progress.show(job)
@@ -104,10 +107,10 @@ def _tell(job: RLHFJob, folder: RunFolder) -> int:
     try:
         console.print(f"Report: {write_report(folder)}", soft_wrap=True, markup=False)
     except Failure as failure:  # a finished training is not failed by its report
-        print(f"rlhfctl: {failure}", file=sys.stderr)
+        print(f"{program()}: {failure}", file=sys.stderr)
     if job.status and job.status.phase == "Succeeded":
         console.print(
-            f"Talk to the model: rlhfctl chat {shlex.quote(str(folder.path))}",
+            f"Talk to the model: {command('chat', '--dir', str(folder.path))}",
             soft_wrap=True,
             markup=False,
         )

@@ -1,38 +1,29 @@
-"""rlhfctl status: how far a run is, from its status.yaml."""
+"""rlhfctl status: how far a job is, in one table."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import asyncio
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
-
-from rlhf_api.job import RLHFJob
 
 from rlhf_cli.failures import DONE
+from rlhf_cli.output import DOCUMENTS
 from rlhf_cli.progress.summary import console_for, print_summary
-from rlhf_cli.run_folder import RunFolder
-from rlhf_cli.yaml_text import write_document
+from rlhf_cli.targets.resolve import target_of
+from rlhf_cli.targets.target import parsed
 
 
 def execute(args: argparse.Namespace) -> int:
     """Show the status."""
-    SHOW[args.output](RunFolder(args.dir).job())
+    return asyncio.run(_status(args))
+
+
+async def _status(args: argparse.Namespace) -> int:
+    async with target_of(args) as target:
+        item = await target.job(args.job)
+    if args.output in DOCUMENTS:
+        print(DOCUMENTS[args.output](item), end="")
+    else:
+        print_summary(console_for(sys.stdout), parsed(item), datetime.now(UTC))
     return DONE
-
-
-def _text(job: RLHFJob) -> None:
-    print_summary(console_for(sys.stdout), job, datetime.now(UTC))
-
-
-def _json(job: RLHFJob) -> None:
-    print(json.dumps(job.to_dict(), ensure_ascii=False, indent=2))
-
-
-def _yaml(job: RLHFJob) -> None:
-    print(write_document(job.to_dict()), end="")
-
-
-SHOW: Final[dict[str, Callable[[RLHFJob], None]]] = {"text": _text, "json": _json, "yaml": _yaml}

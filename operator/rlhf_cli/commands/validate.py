@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rlhf_cli.failures import DONE, USAGE, Failure
 from rlhf_cli.manifest import Refused, read_job
+from rlhf_cli.program import program
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def _show_text(failures: dict[str, Failure | None]) -> None:
         if failure is None:
             print(f"{name} is valid")
         else:
-            print(f"rlhfctl: {failure}", file=sys.stderr)
+            print(f"{program()}: {failure}", file=sys.stderr)
 
 
 def _show_json(failures: dict[str, Failure | None]) -> None:

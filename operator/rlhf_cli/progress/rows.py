@@ -81,7 +81,7 @@ def _elapsed(stage: StageStatus, now: datetime) -> float | None:
     """Time of the newest attempt, up to now while it runs."""
     if not stage.start_time or stage.phase not in ("Running", "Succeeded", "Failed"):
         return None
-    start = datetime.fromisoformat(stage.start_time)
-    end = datetime.fromisoformat(stage.completion_time) if stage.completion_time else now
-    is_over = stage.phase != "Running"
-    return max(0.0, ((end if is_over else now) - start).total_seconds())
+    start, is_over = datetime.fromisoformat(stage.start_time), stage.phase != "Running"
+    told = stage.completion_time or (stage.ended.time if stage.ended else None)
+    end = datetime.fromisoformat(told) if told and is_over else now
+    return max(0.0, (end - start).total_seconds())

@@ -16,6 +16,7 @@ from rlhf_api.status import JobStatus
 from rlhf_operator.controller import JobKey
 from rlhf_operator.events import Event
 from rlhf_operator.local.addresses import Addresses
+from rlhf_operator.local.interrupted import interrupted
 from rlhf_operator.local.job_controller import pod_of
 from rlhf_operator.local.kubelet import command, environment, no_proxy
 from rlhf_operator.local.machine import Machine
@@ -56,6 +57,7 @@ class LocalCluster:
         self._on_event = on_event
         self._gpus: dict[str, tuple[str, ...]] = {}  # by the name of the pod that has them
         self._pods: dict[str, LocalPod] = {}
+        self._is_interrupted = False
         self._read_pods()
 
     def _read_pods(self) -> None:
@@ -104,7 +106,7 @@ class LocalCluster:
 
     async def write_status(self, key: JobKey, status: JobStatus) -> None:
         """DIR/status.yaml, whole or not at all."""
-        self._store.write(status)
+        self._store.write(interrupted(status) if self._is_interrupted else status)
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """To whoever asked to be told."""
@@ -142,6 +144,7 @@ class LocalCluster:
 
     def suspend(self) -> None:
         """From now on passes count ends, and start nothing."""
+        self._is_interrupted = True
         spec = self.job.spec.model_copy(update={"suspend": True})
         self.job = self.job.model_copy(update={"spec": spec})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +18,14 @@ from rlhf_api.run import MANIFEST
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 
 from rlhf_operator.local.errors import LocalRunError
+from rlhf_operator.local.processes import is_locked
 from rlhf_operator.names import ANNOTATION_APPROVE, claim_name
 from rlhf_operator.render.config import refs_of
 from rlhf_operator.render.volumes import CHECKPOINTS, place
 
 STATUS_FILE: Final = "status.yaml"
 LOCK_FILE: Final = ".lock"
+LOOKS: Final = 5
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -97,9 +100,9 @@ class Store:
         return [self._checkpoints() / path.removeprefix(f"{CHECKPOINTS}/") for path in inside]
 
 
-def annotate(directory: Path, job: RLHFJob, key: str, value: str) -> None:
-    """Sets an annotation of the job of a run, between two runs. Raises LocalRunError."""
-    store = Store(directory, _annotated(job, {key: value}), lambda job: None)
+def annotate(directory: Path, job: RLHFJob, annotations: Mapping[str, str]) -> None:
+    """Sets annotations of the job of a run, between two runs. Raises LocalRunError."""
+    store = Store(directory, _annotated(job, dict(annotations)), lambda job: None)
     try:
         store.write(store.status or JobStatus())
     finally:
@@ -110,17 +113,43 @@ def _locked(directory: Path) -> Any:
     """The open lock file; the system frees it however this process ends."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / LOCK_FILE).open("w")
+        lock = (directory / LOCK_FILE).open("a+")
     except OSError as error:
         raise LocalRunError(f"{directory} cannot be used: {error.strerror}.") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _taken(lock):
         lock.close()
         raise LocalRunError(
             f"Another run is using {directory}: wait for it, stop it, or give another --dir."
-        ) from None
+        )
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
     return lock
+
+
+def _taken(lock: Any) -> bool:
+    """Whether the lock is ours now. Who only looks at it (`is_in_use`) holds it for a moment."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
+
+
+def is_in_use(directory: Path) -> bool:
+    """Whether a living process works on the directory of a run."""
+    return is_locked(directory / LOCK_FILE)
+
+
+def owner_of(directory: Path) -> int | None:
+    """That process; None where nobody does."""
+    if not is_in_use(directory):
+        return None
+    text = (directory / LOCK_FILE).read_text(encoding="ascii", errors="replace")
+    return int(text) if text.isdigit() else None
 
 
 def _previous(path: Path) -> RLHFJob | None:

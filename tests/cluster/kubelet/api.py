@@ -83,6 +83,12 @@ class Api:
             if there is None or there["metadata"]["uid"] != uid:
                 return None
 
+    async def patch_node(self, node: str, port: int) -> None:
+        """Tells where the node's kubelet listens. A node that is gone is nobody's concern."""
+        body = {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}}
+        path = f"/api/v1/nodes/{node}/status"
+        await self._answer("PATCH", path, content=STRATEGIC, data=json.dumps(body))
+
     async def delete_now(self, pod: Object) -> None:
         """The last step of a graceful deletion: the object goes, as far as its finalizers allow."""
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}

@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 
 from cluster.kubelet.api import PODS, Api, Connection, Object, WatchExpired
+from cluster.kubelet.logs import LogServer
 from cluster.kubelet.runtime import Container, Runtime
 from cluster.kubelet.status import EVICTED
 from cluster.kubelet.worker import Worker
@@ -44,6 +45,7 @@ class Kubelet:
         self._contacts: dict[str, asyncio.Event] = {}
         self._unheard: dict[str, dict[str, Callable[[], None]]] = {}
         self._errors: list[BaseException] = []
+        self._known: set[str] = set()  # nodes whose kubelet the API server can ask for logs
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -114,13 +116,21 @@ class Kubelet:
     def _find(self, pod: Object) -> Worker | None:
         return self._workers.get(pod["metadata"]["uid"])
 
+    def _named(self, namespace: str, name: str) -> Worker | None:
+        wanted = (namespace, name)
+        metas = ((worker.pod["metadata"], worker) for worker in self._workers.values())
+        return next((w for meta, w in metas if (meta["namespace"], meta["name"]) == wanted), None)
+
     # What the thread does
 
     async def _open(self, listed: threading.Event) -> None:
         self.api = Api(self._connection)
+        self._logs = LogServer(self._named, self._connection.ca_file)
+        await self._logs.start()
         self._start(self._follow(listed))
 
     async def _close(self) -> None:
+        await self._logs.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -179,8 +189,15 @@ class Kubelet:
             worker.notice(pod)
 
     async def _live(self, uid: str) -> None:
+        await self._announce(self._workers[uid].pod["spec"]["nodeName"])
         await self._workers[uid].live()
         del self._workers[uid]
+
+    async def _announce(self, node: str) -> None:
+        """Where the API server finds this kubelet, once for each node."""
+        if node not in self._known:
+            self._known.add(node)
+            await self.api.patch_node(node, self._logs.port)
 
     def _contact(self, node: str) -> asyncio.Event:
         if node not in self._contacts:

@@ -31,6 +31,7 @@ class Script(NamedTuple):
     term_s: float | None = 0.0  # what it takes to end after SIGTERM; None: it ignores it
     term_code: int = SIGTERM_CODE
     waiting: str = ""  # never starts, for this reason: ImagePullBackOff, …
+    log: str = ""  # written at once
 
 
 Play = Callable[[Object], Script]
@@ -86,8 +87,8 @@ class ScriptedContainer:
         self._finish(SIGKILL_CODE, reason=reason)
 
     def log(self) -> str:
-        """Nothing was written."""
-        return ""
+        """All of it, from the start."""
+        return self._script.log
 
     def close(self) -> None:
         """No timer is left."""

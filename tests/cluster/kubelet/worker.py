@@ -141,6 +141,11 @@ class Worker:
                 self.notice(written)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether its containers will write no more."""
+        return self._is_gone or self.pod["status"].get("phase") in ("Succeeded", "Failed")
+
+    @property
     def _is_deleting(self) -> bool:
         return "deletionTimestamp" in self.pod["metadata"]
 

@@ -1,0 +1,63 @@
+"""rlhfctl's parser, made of its groups of commands."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final, NoReturn, TypeAlias
+
+from rlhf_cli.failures import DONE, EXIT_CODES, USAGE
+from rlhf_cli.program import program
+
+DESCRIPTION: Final = "RLHF from one manifest: check it, run it here or on a cluster, follow it."
+EPILOG: Final = """\
+JOB names an RLHFJob of the namespace; with a slash in it (runs/demo), or with --dir DIR in its
+place, it is the directory of a run on this machine.
+
+exit codes:
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the exit code that means bad usage everywhere else in this project."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how to learn more."""
+        self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+
+class Version(argparse.Action):
+    """Print the installed version; it is looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print and leave."""
+        from importlib.metadata import version
+
+        print(f"{program()} {version('rlhf-operator')}")
+        parser.exit(DONE)
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def build_parser() -> Parser:
+    """All commands and their flags."""
+    from rlhf_cli.arguments import jobs, manifests
+
+    parser = Parser(
+        prog=program(),
+        description=DESCRIPTION,
+        epilog=EPILOG + exit_codes(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+    for group in (manifests, jobs):
+        group.add(commands)
+    return parser
+
+
+def exit_codes() -> str:
+    """The table of exit codes, as --help shows it."""
+    return "".join(f"  {code:<4} {meaning}\n" for code, meaning in EXIT_CODES.items())

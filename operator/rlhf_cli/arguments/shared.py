@@ -1,0 +1,57 @@
+"""Flags that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+
+def on_cluster(command: argparse.ArgumentParser) -> None:
+    """Which cluster, as kubectl is told."""
+    command.add_argument(
+        "-n", "--namespace", metavar="NAME", help="namespace (default: the kubeconfig's)"
+    )
+    command.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
+    command.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig to use")
+
+
+def on_job(command: argparse.ArgumentParser) -> None:
+    """One job: JOB on a cluster, or the run in a directory."""
+    command.add_argument("job", nargs="?", metavar="JOB", help="an RLHFJob, or a run's directory")
+    command.add_argument("--dir", metavar="DIR", help="a run on this machine, in place of JOB")
+    on_cluster(command)
+
+
+def overrides(command: argparse.ArgumentParser) -> None:
+    """--set."""
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="set a field, such as spec.stages.ppo.kl.coef=0.05; may be given again",
+    )
+
+
+def waiting(command: argparse.ArgumentParser, until: str) -> None:
+    """--wait and how long."""
+    command.add_argument("--wait", action="store_true", help=f"return when {until}")
+    timeout(command)
+
+
+def timeout(command: argparse.ArgumentParser) -> None:
+    """How long is waited."""
+    command.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="TIME",
+        help="give up waiting after so long: 90s, 15m, 24h (default: never)",
+    )
+
+
+def seconds(text: str) -> int:
+    """90s, 15m, 24h, 2d, or a number of seconds."""
+    found = re.fullmatch(r"(\d+)([smhd]?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is no time such as 90s, 15m or 24h")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]

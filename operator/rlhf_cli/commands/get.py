@@ -1,0 +1,62 @@
+"""rlhfctl get, and list: jobs as a table, JSON, YAML or names; with -w each change."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.output import DOCUMENTS, heading, name_of, print_objects, row, table
+from rlhf_cli.targets.resolve import target_of
+from rlhf_cli.targets.target import Scope, Target
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the jobs that are asked for."""
+    return asyncio.run(_get(args))
+
+
+async def _get(args: argparse.Namespace) -> int:
+    args.job_is_optional = True
+    scope = Scope(args.selector or "", args.all_namespaces)
+    async with target_of(args) as target:
+        names = [args.job] if args.job else []
+        if names and (scope.selector or scope.everywhere):
+            raise Failure("a name and -l or -A exclude each other: leave one out")
+        if args.watch:
+            await _watch(target, args, scope)
+            return DONE
+        is_list = (not names and args.command == "list") or not (names or args.dir)
+        if names or not is_list:
+            items = [await target.job(args.job)]
+        else:
+            items = await target.jobs(scope)
+        if not items and args.output not in DOCUMENTS:
+            print(f"No RLHFJobs in {_where(target, scope)}.", file=sys.stderr)
+            return DONE
+        print_objects(items, args.output, is_list=is_list, namespaces=scope.everywhere)
+    return DONE
+
+
+def _where(target: Target, scope: Scope) -> str:
+    return "any namespace" if scope.everywhere else target.place
+
+
+async def _watch(target: Target, args: argparse.Namespace, scope: Scope) -> None:
+    """A line for each change; columns keep the width of the widest so far."""
+    wide, namespaces = args.output == "wide", scope.everywhere
+    widths = [len(cell) for cell in heading(wide, namespaces)]
+    is_first = True
+    async for kind, item in target.watch(args.job, scope):
+        if args.output in DOCUMENTS:
+            print_objects([item], args.output, is_list=False, namespaces=False)
+        elif args.output == "name":
+            print(name_of(item))
+        elif kind != "DELETED":
+            lines = [heading(wide, namespaces), row(item, wide, namespaces)]
+            widths = [max(w, len(c)) for w, c in zip(widths, lines[1], strict=True)]
+            shown = table(lines, widths)
+            print("\n".join(shown if is_first else shown[1:]))
+            is_first = False
+        sys.stdout.flush()

@@ -1,0 +1,105 @@
+"""rlhfctl logs: what the pods of a stage write, each in a colour of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Final
+
+from rlhf_api.job import RLHFJob
+
+from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.selection import Wish, check, selected
+from rlhf_cli.targets.resolve import target_of
+from rlhf_cli.targets.target import LogOptions, PodView, Target, all_stages, ending, parsed
+
+COLOURS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+"""Of the terminal, by the pod's index."""
+LOOK_EVERY: Final = 1.0
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print or follow them."""
+    return asyncio.run(_logs(args))
+
+
+async def _logs(args: argparse.Namespace) -> int:
+    wish = Wish(args.stage, args.attempt, args.rank)
+    options = LogOptions(args.follow, args.tail, args.since, args.timestamps)
+    coloured = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    async with target_of(args) as target:
+        job = parsed(await target.job(args.job))
+        check(job, wish)
+        if args.follow:
+            await Following(target, args.job, wish, options, coloured).run()
+            return DONE
+        pods = selected(job, await target.pods(job), wish)
+        if not pods:
+            raise Failure(*_nothing(target, job, wish))
+        for pod in pods:
+            async for line in target.log(pod, options):
+                print(_marked(pod, line, coloured, alone=len(pods) == 1))
+    return DONE
+
+
+class Following:
+    """Follows each pod that fits, and those that come later, until the job has ended."""
+
+    def __init__(
+        self, target: Target, name: str | None, wish: Wish, options: LogOptions, coloured: bool
+    ) -> None:
+        self._target, self._name, self._wish = target, name, wish
+        self._options, self._coloured = options, coloured
+        self._begun: set[tuple[str, int]] = set()  # pods of one name may be made again
+
+    async def run(self) -> None:
+        """Returns when nothing more will come. Raises Failure."""
+        async with asyncio.TaskGroup() as tasks:  # which waits for all of them
+            while True:
+                job = parsed(await self._target.job(self._name))
+                is_over = await self._is_over(job)
+                for pod in await self._new_pods(job):
+                    tasks.create_task(self._follow(pod))
+                if is_over:
+                    return
+                await asyncio.sleep(LOOK_EVERY)
+
+    async def _new_pods(self, job: RLHFJob) -> list[PodView]:
+        found = selected(job, await self._target.pods(job), self._wish)
+        ready = [pod for pod in found if pod.phase not in ("Pending", "Waiting")]
+        fresh = [pod for pod in ready if (pod.name, pod.attempt) not in self._begun]
+        self._begun |= {(pod.name, pod.attempt) for pod in fresh}
+        return fresh
+
+    async def _is_over(self, job: RLHFJob) -> bool:
+        """Whether no pod will fit any more that is not there yet."""
+        if ending(job) or not await self._target.is_worked_on(job):
+            return True
+        stage = self._wish.stage
+        return stage is not None and all_stages(job)[stage].phase in ("Succeeded", "Failed")
+
+    async def _follow(self, pod: PodView) -> None:
+        async for line in self._target.log(pod, self._options):
+            print(_marked(pod, line, self._coloured, alone=False), flush=True)
+
+
+def _marked(pod: PodView, line: str, coloured: bool, *, alone: bool) -> str:
+    """`ppo-0 | line`."""
+    if alone:
+        return line
+    mark = f"{pod.stage}-{pod.completion_index} |"
+    if coloured:
+        mark = f"\x1b[{COLOURS[pod.completion_index % len(COLOURS)]}m{mark}\x1b[0m"
+    return f"{mark} {line}"
+
+
+def _nothing(target: Target, job: RLHFJob, wish: Wish) -> list[str]:
+    """Why there is no log, in lines."""
+    name = job.metadata.name
+    which = f" of stage {wish.stage}" if wish.stage else ""
+    return [
+        f"{name} has no pods{which} whose log could be shown: they have not been made yet, or are "
+        "gone (ttlSecondsAfterFinished, or a deletion)",
+        f"see how it stands: {target.command('describe', job=name)}",
+    ]

@@ -1,0 +1,50 @@
+"""rlhfctl retry: stages that failed for good get another try, with a fresh budget."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+
+from rlhf_api.job import RLHFJob
+
+from rlhf_cli.failures import Failure
+from rlhf_cli.targets.resolve import target_of
+from rlhf_cli.targets.target import Afterwards, all_stages, parsed
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Try again."""
+    return asyncio.run(_retry(args))()
+
+
+async def _retry(args: argparse.Namespace) -> Afterwards:
+    async with target_of(args) as target:
+        job = parsed(await target.job(args.job))
+        return await target.retry(job, to_retry(job, args.stage))
+
+
+def to_retry(job: RLHFJob, asked: Sequence[str]) -> list[str]:
+    """The stages that get another try: those asked for, or all that failed. Raises Failure."""
+    stages, name = all_stages(job), job.metadata.name
+    failed = [stage for stage, item in stages.items() if may_be_retried(item.phase, item.reason)]
+    for stage in asked:
+        if stage not in stages:
+            raise Failure(f"{name} has no stage {stage}; it has {', '.join(stages)}")
+        if stage not in failed:
+            raise Failure(
+                f"{stage} of {name} has not failed: it is {stages[stage].phase}",
+                f"stages that have: {', '.join(failed) or 'none'}",
+            )
+    if not failed:
+        raise Failure(
+            f"no stage of {name} has failed",
+            "to train a stage again, change its settings; to pick up changed data, see the "
+            "annotation rlhf.dev/refresh",
+        )
+    return list(asked) or failed
+
+
+def may_be_retried(phase: str, reason: str | None) -> bool:
+    """Failed for good, or in the pause before the next attempt."""
+    return phase == "Failed" or reason == "BackingOff"

@@ -1,0 +1,45 @@
+"""What a person may do about a job as it stands, as commands to copy. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.status import JobStatus
+from rlhf_operator.inputs import parents
+
+from rlhf_cli.targets.target import Target, all_stages, ending
+
+
+def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]:
+    """Lines; none where there is nothing to do but to wait."""
+    name, status = job.metadata.name, job.status or JobStatus()
+    stages = all_stages(job)
+    failed = [stage for stage, item in stages.items() if item.phase == "Failed"]
+    if ending(job) == "Ready":
+        yield f"look at it:  {target.command('report', job=name)}"
+        yield f"talk to it:  {target.command('chat', job=name)}"
+        return
+    for gate in approvals(job):
+        yield f"approve the result of {gate}:  {target.command('approve', gate, job=name)}"
+    for stage in failed:
+        yield f"see why {stage} failed:  {target.command('logs', '--stage', stage, job=name)}"
+    if failed:
+        yield f"once that is mended:  {target.command('retry', job=name)}"
+    if job.spec.suspend or not (is_alive or failed):
+        yield f"let it go on:  {target.command('resume', job=name)}"
+    elif any(c.type == "Scheduled" and c.status == "False" for c in status.conditions):
+        yield "make room, ask for less, or wait; the condition Scheduled says what is missing"
+
+
+def approvals(job: RLHFJob) -> list[str]:
+    """Stages whose result waits for a person."""
+    status, present = job.status or JobStatus(), job.spec.stages.present()
+    waiting = [name for name, item in status.stages.items() if item.reason == "AwaitingApproval"]
+    gates = {
+        gate: None
+        for name in waiting
+        if name in present
+        for gate in parents(job.spec, name).values()
+    }
+    return [gate for gate in gates if (asked := present[gate].gate) and asked.approval]

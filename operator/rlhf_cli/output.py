@@ -1,0 +1,135 @@
+"""How objects are printed: one place for -o, the same for a cluster and for a directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rlhf_api.crd import COLUMNS
+from rlhf_api.job import GROUP, KIND, VERSION
+
+from rlhf_cli.figures import figure_text
+from rlhf_cli.yaml_text import write_document
+
+Object = dict[str, Any]
+NOTHING: Final = "<none>"
+GAP: Final = "   "
+
+
+def print_objects(items: Sequence[Object], form: str, *, is_list: bool, namespaces: bool) -> None:
+    """`form`: table, wide, json, yaml or name."""
+    if form in DOCUMENTS:
+        whole = _as_list(items) if is_list else items[0]
+        print(DOCUMENTS[form](whole), end="")
+    elif form == "name":
+        for item in items:
+            print(name_of(item))
+    else:
+        for line in table(rows(items, form == "wide", namespaces)):
+            print(line)
+
+
+def name_of(item: Object) -> str:
+    """As kubectl names it: `rlhfjob.rlhf.dev/assistant`."""
+    return f"{KIND.lower()}.{GROUP}/{item['metadata']['name']}"
+
+
+def heading(wide: bool, namespaces: bool) -> list[str]:
+    """The columns of the CustomResourceDefinition."""
+    names = [name.upper() for name, _, _, priority, _ in COLUMNS if wide or not priority]
+    return [*(["NAMESPACE"] if namespaces else []), "NAME", *names]
+
+
+def row(item: Object, wide: bool, namespaces: bool) -> list[str]:
+    """The cells of one job."""
+    meta = item["metadata"]
+    cells = [
+        _cell(_at(item, path), kind)
+        for _, kind, path, priority, _ in COLUMNS
+        if wide or not priority
+    ]
+    return [*([meta.get("namespace", "")] if namespaces else []), meta["name"], *cells]
+
+
+def rows(items: Sequence[Object], wide: bool, namespaces: bool) -> list[list[str]]:
+    """Heading and cells."""
+    return [heading(wide, namespaces), *(row(item, wide, namespaces) for item in items)]
+
+
+def table(cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:
+    """Lines with columns below each other, as kubectl prints them."""
+    least = widths or [0] * len(cells[0])
+    found = [
+        max(low, *map(len, column))
+        for low, column in zip(least, zip(*cells, strict=True), strict=True)
+    ]
+    return [
+        GAP.join(cell.ljust(width) for cell, width in zip(line, found, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def age(time: str | None, now: datetime | None = None) -> str:
+    """Two units at most, as kubectl: 45s, 12m, 5h10m, 3d4h, 90d."""
+    if not time:
+        return NOTHING
+    seconds = int(((now or datetime.now(UTC)) - datetime.fromisoformat(time)).total_seconds())
+    seconds = max(0, seconds)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if seconds < 120:
+        return f"{seconds}s"
+    if minutes < 10:
+        return f"{minutes}m{seconds % 60}s" if seconds % 60 else f"{minutes}m"
+    if hours < 3:
+        return f"{minutes}m"
+    if hours < 48:
+        return f"{hours}h{minutes % 60}m" if hours < 8 and minutes % 60 else f"{hours}h"
+    return f"{days}d{hours % 24}h" if days < 8 and hours % 24 else f"{days}d"
+
+
+def document(item: Object) -> Object:
+    """Without who wrote which field: kubectl hides it, too."""
+    meta = {k: v for k, v in item["metadata"].items() if k != "managedFields"}
+    return {**item, "metadata": meta}
+
+
+def _as_list(items: Sequence[Object]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "List",
+        "metadata": {"resourceVersion": ""},
+        "items": [document(item) for item in items],
+    }
+
+
+def _json(item: Object) -> str:
+    return json.dumps(document(item), ensure_ascii=False, indent=2) + "\n"
+
+
+def _yaml(item: Object) -> str:
+    return write_document(document(item))
+
+
+DOCUMENTS: Final[dict[str, Callable[[Object], str]]] = {"json": _json, "yaml": _yaml}
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+
+def _at(item: Object, path: str) -> Any:
+    """What a simple JSONPath such as `.status.phase` leads to."""
+    found: Any = item
+    for part in re.findall(r"[^.]+", path):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _cell(value: Any, kind: str) -> str:
+    if value is None or value == "":
+        return NOTHING
+    if kind == "date":
+        return age(value)
+    if kind == "number":
+        return figure_text(value)
+    return str(value)

@@ -1,0 +1,62 @@
+"""Deleting an RLHFJob, and on request the claim with its checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhf_api.job import RLHFJob
+from rlhf_operator.api import ApiError, Resource
+from rlhf_operator.cluster import RLHFJOBS
+
+from rlhf_cli.failures import Failure
+from rlhf_cli.targets.refusals import refusal
+from rlhf_cli.waiting import until
+
+if TYPE_CHECKING:
+    from rlhf_cli.targets.cluster import ClusterTarget
+
+CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+
+
+async def delete(
+    target: ClusterTarget, job: RLHFJob, claim: str, with_checkpoints: bool, wait: bool
+) -> list[str]:
+    """What was removed and what was kept. Raises Failure."""
+    name, spec = job.metadata.name, job.spec.checkpoints
+    if with_checkpoints and spec.claim is None:
+        kept = spec.uri or f"the claim {spec.existing_claim}"
+        raise Failure(
+            f"the checkpoints of {name} are in {kept}, which it did not make: delete them there",
+            "leave out --checkpoints to delete the job alone",
+        )
+    # In the foreground, the job is there until its pods are gone: so nothing is left unseen.
+    await _delete(target, RLHFJOBS, name, job.metadata.uid)
+    if wait:
+        await until(lambda: _is_gone(target, job))
+    said = [f"rlhfjob.rlhf.dev/{name} {'deleted' if wait else 'is being deleted'}"]
+    if with_checkpoints:
+        await _delete(target, CLAIMS, claim)
+        return [*said, f"persistentvolumeclaim/{claim} deleted"]
+    if spec.claim and not spec.claim.retain:
+        return [*said, f"Its claim {claim} goes with it: checkpoints.claim.retain is false."]
+    where = spec.uri or f"the claim {claim}"
+    return [*said, f"Its checkpoints stay in {where}."]
+
+
+async def _delete(
+    target: ClusterTarget, resource: Resource, name: str, uid: str | None = None
+) -> None:
+    body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid} if uid else {}}
+    path = resource.path(target.namespace, name)
+    await target.request("DELETE", path, body, what=f"{resource.plural}/{name}")
+
+
+async def _is_gone(target: ClusterTarget, job: RLHFJob) -> bool:
+    try:
+        found = await target.api.get(RLHFJOBS, target.namespace, job.metadata.name)
+    except ApiError as error:
+        if error.code == 404:
+            return not await target.pods(job)
+        what = f"rlhfjobs/{job.metadata.name}"
+        raise refusal(error, "get", what, target.namespace) from None
+    return bool(found["metadata"]["uid"] != job.metadata.uid)

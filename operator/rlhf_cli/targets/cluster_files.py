@@ -1,0 +1,185 @@
+"""Files of a job on a cluster, brought here through the log of a pod that mounts its volume."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import MANIFEST
+from rlhf_api.status import CheckpointRef, StageStatus
+from rlhf_operator.names import LABEL_JOB, lineage
+from rlhf_operator.render.volumes import CHECKPOINTS
+
+from rlhf_cli.failures import CHECKPOINT, DENIED, TRANSIENT, Failure
+from rlhf_cli.progress.history import from_log
+from rlhf_cli.run_folder import STATUS_FILE, RunFolder
+from rlhf_cli.targets.files import Received, verified
+from rlhf_cli.targets.reader_pod import reader_pod
+from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
+from rlhf_cli.yaml_text import write_document
+
+if TYPE_CHECKING:
+    from rlhf_cli.targets.cluster import ClusterTarget
+
+RECORDS: Final = ("metrics.jsonl", "samples.jsonl", "versions.json", "data.json")
+"""What a report is made of, in the folder of an attempt."""
+START_WITHIN: Final = 300.0
+"""Seconds that the reader may take to start: its image may have to be pulled."""
+PATIENCE: Final = 5.0
+LOOK_EVERY: Final = 0.3
+Tell = Callable[[str], None]
+
+
+@asynccontextmanager
+async def records(target: ClusterTarget, job: RLHFJob) -> AsyncIterator[RunFolder]:
+    """A folder as a local run's, with the job's status and what its trainers recorded."""
+    with tempfile.TemporaryDirectory(prefix="rlhfctl-") as directory:
+        folder = RunFolder(directory)
+        text = write_document(job.to_dict())
+        (folder.path / STATUS_FILE).write_text(text, encoding="utf-8")
+        folder.volume(job).mkdir(parents=True)
+        try:
+            await _bring_records(target, job, folder)
+        except Failure as failure:
+            if failure.exit_code not in (DENIED, TRANSIENT):
+                raise
+            _say(f"Without the trainers' own records, as they cannot be read: {failure.lines[0]}")
+            _say("Curves are those of the pods' logs, as far as pods are there.")
+            await _curves_of_logs(target, job, folder)
+        yield folder
+
+
+async def _bring_records(target: ClusterTarget, job: RLHFJob, folder: RunFolder) -> None:
+    lineages = [
+        found for name, stage in all_stages(job).items() if (found := _lineage(job, name, stage))
+    ]
+    if not lineages:
+        return
+    patterns = [f"{path}/attempt-*/{name}" for path in lineages for name in RECORDS]
+    received = Received(folder.volume(job))
+    await _read(target, job, patterns, received)
+
+
+def _lineage(job: RLHFJob, name: str, stage: StageStatus) -> str | None:
+    """The folder of all attempts on a stage's inputs, below the volume."""
+    if stage.checkpoint:
+        return str(Path(stage.checkpoint.uri).parents[1])
+    return lineage(job, name, stage.hash) if stage.hash and name != "prepare" else None
+
+
+async def _curves_of_logs(target: ClusterTarget, job: RLHFJob, folder: RunFolder) -> None:
+    with contextlib.suppress(Failure):
+        for pod in await target.pods(job):
+            stage = all_stages(job).get(pod.stage)
+            place = _lineage(job, pod.stage, stage) if stage else None
+            if place and pod.completion_index == 0:
+                lines = [line async for line in target.log(pod, LogOptions())]
+                _write_curves(folder.volume(job) / place / f"attempt-{pod.attempt}", lines)
+
+
+def _write_curves(attempt: Path, lines: Sequence[str]) -> None:
+    rows: dict[float, dict[str, float]] = {}
+    for metric, points in from_log(lines).items():
+        for step, value in points.items():
+            rows.setdefault(step, {})[metric] = value
+    attempt.mkdir(parents=True, exist_ok=True)
+    with (attempt / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for step, metrics in sorted(rows.items()):
+            file.write(json.dumps({"step": int(step), "metrics": metrics}) + "\n")
+
+
+async def fetch(
+    target: ClusterTarget, job: RLHFJob, checkpoint: CheckpointRef, folder: Path
+) -> None:
+    """All files of a checkpoint, each verified against its manifest. Raises Failure."""
+    received = Received(folder, below=checkpoint.uri, tell=_say)
+    await _read(target, job, [f"{checkpoint.uri}/{MANIFEST}", f"{checkpoint.uri}/**"], received)
+    if not (folder / MANIFEST).exists():
+        raise Failure(f"{checkpoint.uri} is not on the volume any more", exit_code=CHECKPOINT)
+    verified(folder, checkpoint)
+
+
+async def _read(
+    target: ClusterTarget, job: RLHFJob, patterns: Sequence[str], received: Received
+) -> None:
+    """Has a pod write the files that fit, and takes them. Raises Failure."""
+    if uri := job.spec.checkpoints.uri:
+        raise Failure(
+            f"the checkpoints of {job.metadata.name} are in {uri}: copy them with the tool of that "
+            "object store",
+            exit_code=TRANSIENT,
+        )
+    body = await _pod(target, job, [f"{CHECKPOINTS}/{pattern}" for pattern in patterns])
+    path = f"/api/v1/namespaces/{target.namespace}/pods"
+    made = await target.request("POST", path, body, what="pods")
+    name = made["metadata"]["name"]
+    try:
+        await _started(target, name)
+        options = LogOptions(follow=True)
+        view = PodView(name, "", 0, 0, "Running")
+        async for line in target.log(view, options):
+            received.take(line)
+    finally:
+        now: Object = {"gracePeriodSeconds": 0}
+        await asyncio.shield(target.request("DELETE", f"{path}/{name}", now, what=f"pods/{name}"))
+    if not received.is_complete:
+        raise Failure(
+            f"the pod {name} ended before all was read: {received.last or 'it wrote nothing'}",
+            "run again; what is whole is not read twice",
+            exit_code=TRANSIENT,
+        )
+
+
+async def _pod(target: ClusterTarget, job: RLHFJob, patterns: Sequence[str]) -> Object:
+    """With the image of the job's own pods: it is on the nodes already, and has Python."""
+    pods = await target.raw_pods(f"{LABEL_JOB}={job.metadata.name}")
+    images = [pod["spec"]["containers"][0]["image"] for pod in pods]
+    image = next(iter(images), job.spec.image)
+    if image is None:
+        raise Failure(
+            f"no pod of {job.metadata.name} is left that tells the trainer's image",
+            "set spec.image in the manifest",
+        )
+    claim = job.spec.checkpoints.claim
+    is_shared = claim is None or claim.access_mode == "ReadWriteMany"
+    live = [pod["spec"].get("nodeName") for pod in pods if pod["status"].get("phase") == "Running"]
+    node = None if is_shared else next(filter(None, live), None)
+    return reader_pod(job, image, patterns, node)
+
+
+async def _started(target: ClusterTarget, name: str) -> None:
+    """Until its container has run. Raises Failure with the pod's own words."""
+    waited, has_told = 0.0, False
+    while True:
+        pod = await target.raw_pod(name)
+        status = pod.get("status") or {}
+        if status.get("phase") in ("Running", "Succeeded", "Failed"):
+            return
+        why = _why(status)
+        if waited > PATIENCE and not has_told:
+            has_told = True
+            _say(f"Waiting for the pod {name} that reads the volume: {why}")
+        if waited > START_WITHIN:
+            raise Failure(f"the pod {name} does not start: {why}", exit_code=TRANSIENT)
+        await asyncio.sleep(LOOK_EVERY)
+        waited += LOOK_EVERY
+
+
+def _why(status: Object) -> str:
+    states = [item.get("state") or {} for item in status.get("containerStatuses") or []]
+    told = [state["waiting"] for state in states if state.get("waiting")]
+    told += [item for item in status.get("conditions") or [] if item.get("status") == "False"]
+    words = [f"{item.get('reason', '')} {item.get('message', '')}".strip() for item in told]
+    return next(filter(None, words), "it has not been looked at yet")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

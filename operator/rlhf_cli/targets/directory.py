@@ -1,0 +1,192 @@
+"""Runs in directories of this machine (`rlhfctl run --dir DIR`), by the verbs of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.status import CheckpointRef
+from rlhf_operator.local import LocalRunError, annotate
+from rlhf_operator.local.pods import LocalPod
+from rlhf_operator.local.store import is_in_use, owner_of
+
+from rlhf_cli.failures import TRANSIENT, Failure
+from rlhf_cli.program import command
+from rlhf_cli.run_folder import EVENTS_FILE, STATUS_FILE, RunFolder
+from rlhf_cli.targets.directory_delete import delete
+from rlhf_cli.targets.directory_stop import ask_to_stop, stopped
+from rlhf_cli.targets.target import Afterwards, Happening, LogOptions, Object, PodView, Scope
+
+LOOK_EVERY: Final = 0.3
+"""Seconds between two looks at a file."""
+
+
+class Directory:
+    """The Target in a directory: of one run, or of several that stand beside each other."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.folder = RunFolder(self.path)
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    def command(self, verb: str, *words: str, job: str) -> str:
+        return command(verb, *words, "--dir", str(self.path))
+
+    async def jobs(self, scope: Scope) -> list[Object]:
+        if scope.selector:
+            raise Failure("-l selects by labels, which runs on this machine do not have")
+        if not self.path.is_dir():
+            raise Failure(f"there is no directory {self.path}")
+        folders = [self.path, *sorted(path for path in self.path.iterdir() if path.is_dir())]
+        runs = [RunFolder(path) for path in folders if (path / STATUS_FILE).is_file()]
+        return [run.document() for run in runs]
+
+    async def job(self, name: str | None) -> Object:
+        return self.folder.document()
+
+    async def watch(self, name: str | None, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
+        item = self.folder.document()
+        yield "ADDED", item
+        while True:
+            was_worked_on = is_in_use(self.path)  # before the look: the last write is seen
+            newest = self.folder.document()
+            if newest != item:
+                item = newest
+                yield "MODIFIED", item
+            if not was_worked_on:
+                return
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def events(self, job: RLHFJob) -> list[Happening]:
+        try:
+            lines = (self.path / EVENTS_FILE).read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return [Happening(**item) for line in lines if isinstance(item := _decoded(line), dict)]
+
+    async def pods(self, job: RLHFJob) -> list[PodView]:
+        found = []
+        for folder in sorted((self.path / "pods").glob("*")):
+            pod = LocalPod.read(folder)
+            if pod is None or pod.record.uid != job.metadata.uid:
+                continue
+            seen = pod.observed()
+            record, code = pod.record, seen.exit_code
+            reason = seen.reason or (f"Error ({code})" if code else "")
+            found.append(
+                PodView(
+                    folder.name,
+                    record.stage,
+                    record.attempt,
+                    record.completion_index,
+                    seen.phase,
+                    "this machine",
+                    reason,
+                    not pod.is_live and pod.was_started,
+                )
+            )
+        return sorted(found, key=lambda view: (view.stage, view.attempt, view.completion_index))
+
+    async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
+        if options.since or options.timestamps or options.previous:
+            raise Failure("logs on this machine know no times: leave out --since and --timestamps")
+        file = self.path / "pods" / pod.name / "log.txt"
+        skip, rest = _offset(file, options.tail), b""
+        is_over = False
+        while True:
+            if file.exists():
+                with file.open("rb") as stream:
+                    stream.seek(skip)
+                    block = stream.read()
+                skip += len(block)
+                *whole, rest = (rest + block).split(b"\n")
+                for line in whole:
+                    yield line.decode("utf-8", "replace")
+            if is_over or not options.follow:
+                break
+            found = LocalPod.read(file.parent)
+            is_over = found is None or not (found.is_live or not found.was_started)
+            await asyncio.sleep(0 if is_over else LOOK_EVERY)
+        if rest:
+            yield rest.decode("utf-8", "replace")
+
+    async def is_worked_on(self, job: RLHFJob) -> bool:
+        return is_in_use(self.path)
+
+    async def annotate(self, job: RLHFJob, annotations: Mapping[str, str]) -> None:
+        try:
+            annotate(self.path, job, annotations)
+        except LocalRunError as error:
+            raise Failure(str(error), exit_code=TRANSIENT) from None
+
+    async def suspend(self, job: RLHFJob) -> str:
+        again = self.command("resume", job=job.metadata.name)
+        if not is_in_use(self.path):
+            return f"Nothing runs in {self.path}. To go on: {again}"
+        ask_to_stop(self.path)
+        await stopped(self.path)
+        return f"The run in {self.path} has saved and stopped. To go on: {again}"
+
+    async def resume(self, job: RLHFJob) -> Afterwards:
+        return lambda: self._run_again(job)
+
+    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Afterwards:
+        return lambda: self._run_again(job)
+
+    def _run_again(self, job: RLHFJob) -> int:
+        """In the foreground, as `rlhfctl run` does: a run is a process of the user's."""
+        from rlhf_cli.commands.run import run_here
+
+        if owner := owner_of(self.path):
+            raise Failure(
+                f"process {owner} works on {self.path} already: follow it with "
+                f"{self.command('watch', job=job.metadata.name)}",
+                exit_code=TRANSIENT,
+            )
+        spec = job.spec.model_copy(update={"suspend": False})
+        again = self.command("resume", job=job.metadata.name)
+        return run_here(job.model_copy(update={"spec": spec}), self.folder, again, False)
+
+    async def kill(self, job: RLHFJob) -> None:
+        if is_in_use(self.path):
+            ask_to_stop(self.path)
+            await asyncio.sleep(LOOK_EVERY)
+            ask_to_stop(self.path)  # the second time, a run ends its pods at once
+            await stopped(self.path)
+
+    async def delete(self, job: RLHFJob, *, with_checkpoints: bool, wait: bool) -> list[str]:
+        return delete(self.folder, with_checkpoints)
+
+    @asynccontextmanager
+    async def records(self, job: RLHFJob) -> AsyncIterator[RunFolder]:
+        yield self.folder
+
+    async def fetch(self, job: RLHFJob, checkpoint: CheckpointRef, folder: Path) -> None:
+        source = self.folder.checkpoint(job, checkpoint)
+        if not source.is_dir():
+            raise Failure(f"{source} is gone; run the manifest again", exit_code=65)
+        await asyncio.to_thread(shutil.copytree, source, folder, dirs_exist_ok=True)
+
+
+def _decoded(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:  # cut short by a kill
+        return None
+
+
+def _offset(file: Path, tail: int | None) -> int:
+    """Where the last lines of a file begin."""
+    if tail is None or not file.exists():
+        return 0
+    lines = file.read_bytes().splitlines(keepends=True)
+    return sum(len(line) for line in lines[: max(0, len(lines) - tail)])

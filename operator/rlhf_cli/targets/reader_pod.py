@@ -1,0 +1,88 @@
+"""The pod that reads a job's checkpoint volume. Pure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rlhf_api.job import KIND, RLHFJob
+from rlhf_api.run import WORKDIR
+from rlhf_operator.names import claim_name
+from rlhf_operator.render.pod import USER_ID
+from rlhf_operator.render.volumes import CHECKPOINTS
+
+from rlhf_cli.targets import reader
+from rlhf_cli.targets.target import Object
+
+LABEL: Final = "rlhf.dev/reader-of"
+LONGEST: Final = 6 * 3600
+"""Seconds after which the pod ends, whatever becomes of this process."""
+
+
+def reader_pod(job: RLHFJob, image: str, patterns: Sequence[str], node: str | None) -> Object:
+    """It mounts the claim read-only. `node`: where a volume that one node alone mounts is in use.
+
+    The RLHFJob owns it, so that it never outlives it. Its labels are not those of an attempt.
+    """
+    meta, spec = job.metadata, job.spec
+    mount: Object = {"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}", "readOnly": True}
+    if spec.checkpoints.sub_path:
+        mount["subPath"] = spec.checkpoints.sub_path
+    claim = {"claimName": claim_name(job), "readOnly": True}
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "activeDeadlineSeconds": LONGEST,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
+        "containers": [
+            {
+                "name": "reader",
+                "image": image,
+                "workingDir": WORKDIR,
+                "command": [
+                    *("python", "-c", Path(reader.__file__).read_text(encoding="utf-8")),
+                    json.dumps(list(patterns)),
+                ],
+                "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [mount],
+            }
+        ],
+        "volumes": [{"name": CHECKPOINTS, "persistentVolumeClaim": claim}],
+    }
+    if node:
+        pod |= {"affinity": _beside(node), "tolerations": [{"operator": "Exists"}]}
+    owner = {"apiVersion": job.api_version, "kind": KIND, "name": meta.name, "uid": meta.uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{meta.name}-reader-{uuid.uuid4().hex[:6]}",
+            "namespace": meta.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "rlhfctl", LABEL: meta.name},
+            "ownerReferences": [owner],
+        },
+        "spec": pod,
+    }
+
+
+def _beside(node: str) -> Object:
+    here = {"key": "metadata.name", "operator": "In", "values": [node]}
+    terms = [{"matchFields": [here]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    return {"nodeAffinity": required}

@@ -1,0 +1,50 @@
+"""The one place that decides what a command line points at."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rlhf_cli.failures import Failure
+from rlhf_cli.program import program
+from rlhf_cli.targets.target import Target
+
+
+@asynccontextmanager
+async def target_of(args: argparse.Namespace) -> AsyncIterator[Target]:
+    """A directory where --dir names one, or JOB has a slash in it; else a cluster.
+
+    `args.job` is then the name of the job; None for the one job of a directory.
+    """
+    directory = directory_of(args)
+    if directory is not None:
+        from rlhf_cli.targets.directory import Directory
+
+        args.job = None
+        yield Directory(directory)
+        return
+    from rlhf_cli.targets.connection import Access, connected
+
+    if getattr(args, "job", "") is None and not getattr(args, "job_is_optional", False):
+        raise Failure(
+            f"name an RLHFJob: {program()} {args.command} JOB",
+            f"or a run on this machine: {program()} {args.command} --dir DIR",
+        )
+    async with connected(Access.of(args)) as cluster:
+        yield cluster
+
+
+def directory_of(args: argparse.Namespace) -> str | None:
+    """The directory that is meant; None where it is a cluster. Raises Failure."""
+    job = getattr(args, "job", None)
+    if args.dir is not None:
+        if job is not None:
+            raise Failure(
+                f"JOB names one on a cluster, --dir a run on this machine: leave out {job} or --dir"
+            )
+        return str(args.dir)
+    if job is not None and (os.sep in job or job in (".", "..")):
+        return str(job)
+    return None

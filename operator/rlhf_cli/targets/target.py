@@ -1,0 +1,149 @@
+"""What the commands ask of the place where jobs are; a cluster and a directory both answer it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
+from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
+
+from rlhf_cli.failures import Failure
+from rlhf_cli.run_folder import RunFolder
+
+Object = dict[str, Any]
+"""An RLHFJob as it is kept, decoded."""
+Afterwards = Callable[[], int]
+"""What is left to do once the target is closed; returns the exit code."""
+
+
+class Scope(NamedTuple):
+    """Which jobs are listed."""
+
+    selector: str = ""  # labels, as kubectl's -l
+    everywhere: bool = False  # all namespaces
+
+
+class PodView(NamedTuple):
+    """One pod of a job."""
+
+    name: str
+    stage: str
+    attempt: int
+    completion_index: int
+    phase: str
+    node: str = ""
+    reason: str = ""  # why it waits, or how it ended
+    is_over: bool = False
+
+
+class Happening(NamedTuple):
+    """An event; `time` is RFC 3339."""
+
+    time: str
+    type: str
+    reason: str
+    message: str
+    about: str = ""  # the pod, where it is not the job itself
+    times: int = 1
+
+
+class LogOptions(NamedTuple):
+    """Which part of a pod's log."""
+
+    follow: bool = False
+    tail: int | None = None
+    since: int | None = None  # seconds
+    timestamps: bool = False
+    previous: bool = False
+
+
+class Target(Protocol):
+    """Methods raise Failure. A name that is None is allowed where there is only one job."""
+
+    @property
+    def place(self) -> str:
+        """For sentences: `the namespace research`, `runs/demo`."""
+
+    def command(self, verb: str, *words: str, job: str) -> str:
+        """A command of this program on one of these jobs, for the user to copy."""
+
+    async def jobs(self, scope: Scope) -> list[Object]:
+        """All of them, by namespace and name."""
+
+    async def job(self, name: str | None) -> Object:
+        """One of them."""
+
+    def watch(self, name: str | None, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
+        """(ADDED | MODIFIED | DELETED, job): first those that are there, then each change.
+
+        A watch on one job ends after its deletion; on a run here, when nothing works on it.
+        """
+
+    async def events(self, job: RLHFJob) -> list[Happening]:
+        """Oldest first; those of its pods, too."""
+
+    async def pods(self, job: RLHFJob) -> list[PodView]:
+        """By stage, attempt and index."""
+
+    def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
+        """Its lines."""
+
+    async def is_worked_on(self, job: RLHFJob) -> bool:
+        """Whether somebody acts on it: on a cluster always, here while a run uses the directory."""
+
+    async def annotate(self, job: RLHFJob, annotations: Mapping[str, str]) -> None:
+        """Sets annotations of this very job: not of one that was made anew under its name."""
+
+    async def suspend(self, job: RLHFJob) -> str:
+        """Has it stop and save; a sentence that says what was done."""
+
+    async def resume(self, job: RLHFJob) -> Afterwards:
+        """Lets it go on, and says so."""
+
+    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Afterwards:
+        """Gives failed stages another try, and says so."""
+
+    async def kill(self, job: RLHFJob) -> None:
+        """Ends its processes without waiting for them to save."""
+
+    async def delete(self, job: RLHFJob, *, with_checkpoints: bool, wait: bool) -> list[str]:
+        """Removes it; what was removed and what was kept, in sentences."""
+
+    def records(self, job: RLHFJob) -> AbstractAsyncContextManager[RunFolder]:
+        """A folder with what its trainers recorded: metrics, answers, versions."""
+
+    async def fetch(self, job: RLHFJob, checkpoint: CheckpointRef, folder: Path) -> None:
+        """Brings the files of a committed checkpoint to a folder of this machine."""
+
+
+def parsed(item: Object) -> RLHFJob:
+    """The job of an object. Raises Failure where another version has written it."""
+    try:
+        return RLHFJob.parse(item)
+    except ValueError as error:
+        name = (item.get("metadata") or {}).get("name", "")
+        raise Failure(
+            f"this version cannot read the RLHFJob {name}: {str(error).splitlines()[0]}",
+            "use the rlhfctl of the operator's version",
+        ) from None
+
+
+def all_stages(job: RLHFJob) -> dict[str, StageStatus]:
+    """The status of `prepare` and of each stage, in the order in which they run."""
+    status = job.status or JobStatus()
+    found = {PREPARE: status.prepare or StageStatus()}
+    names = job.spec.stages.present()
+    return found | {name: status.stages.get(name, StageStatus()) for name in names}
+
+
+def ending(job: RLHFJob) -> str | None:
+    """Ready or Stalled, where that holds for what the spec says now; None while it goes on."""
+    status = job.status or JobStatus()
+    if status.observed_generation != job.metadata.generation:
+        return None
+    found = [c.type for c in status.conditions if c.status == "True"]
+    return next((kind for kind in ("Ready", "Stalled") if kind in found), None)
