@@ -17,7 +17,10 @@ from values import UndocumentedValue, read_values
 
 REPOSITORY: Final = Path(__file__).parents[2]
 CHART: Final = REPOSITORY / "charts" / "rlhf-operator"
-COPIES: Final = {"crds/rlhf.dev_rlhfjobs.yaml": "files/rlhf.dev_rlhfjobs.yaml"}
+COPIES: Final = {
+    "crds/rlhf.dev_rlhfjobs.yaml": "files/rlhf.dev_rlhfjobs.yaml",
+    "dashboards/rlhf.json": "files/rlhf.json",
+}
 """A chart can only read what is inside of it."""
 
 

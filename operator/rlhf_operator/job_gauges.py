@@ -81,6 +81,9 @@ def _of_running(manifests: Iterable[Object]) -> Iterator[Metric]:
     progress = GaugeMetricFamily(
         "rlhf_stage_progress_ratio", "Share of a stage that is done.", labels=OF_STAGE
     )
+    alarms = GaugeMetricFamily(
+        "rlhf_stage_alarm", "1 while an alarm holds.", labels=[*OF_STAGE, "alarm"]
+    )
     reported = {
         name: GaugeMetricFamily(name, text, labels=OF_STAGE) for name, (text, _) in REPORTED.items()
     }
@@ -95,9 +98,11 @@ def _of_running(manifests: Iterable[Object]) -> Iterator[Metric]:
                 continue
             if stage.get("progressPercent") is not None:
                 progress.add_metric([*labels, name], stage["progressPercent"] / 100)
+            for alarm in stage.get("alarms") or []:
+                alarms.add_metric([*labels, name, alarm], 1)
             for gauge, value in _reported(stage.get("metrics") or {}):
                 reported[gauge].add_metric([*labels, name], value)
-    yield from (reward, kl, progress, *reported.values())
+    yield from (reward, kl, progress, alarms, *reported.values())
 
 
 def _reported(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:

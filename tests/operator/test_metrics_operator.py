@@ -92,6 +92,17 @@ def test_stages_that_wait_are_counted_by_their_reason() -> None:
     assert waiting == {"Unschedulable": 2, "WaitingForParents": 1}
 
 
+def test_alarms_of_running_stages_have_a_series_each() -> None:
+    far = {"phase": "Running", "alarms": ["KLNearLimit", "KLOffTarget"]}
+    over = {"phase": "Failed", "alarms": ["KLNearLimit"]}
+    found = samples([a_manifest("a", "Running", stages={"ppo": far, "dpo": over})])
+    raised = {key[1:]: n for key, n in found.items() if key[0] == "rlhf_stage_alarm"}
+    assert raised == {
+        ("default", "a", "ppo", "KLNearLimit"): 1,
+        ("default", "a", "ppo", "KLOffTarget"): 1,
+    }
+
+
 def test_the_number_of_jobs_with_series_of_their_own_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
