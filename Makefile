@@ -35,6 +35,7 @@ check: $(READY)  ## Lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=charts/generate $(BIN)/mypy charts/generate
+	MYPYPATH=dashboards/generate $(BIN)/mypy dashboards/generate
 	$(BIN)/lint-imports
 
 format: $(READY)  ## Rewrite the code in the project's format
@@ -44,11 +45,12 @@ format: $(READY)  ## Rewrite the code in the project's format
 generate: $(READY)  ## Regenerate what is made from the models and the chart's values
 	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
 	$(BIN)/python -m rlhf_cli schema --crd > crds/rlhf.dev_rlhfjobs.yaml
+	$(BIN)/python dashboards/generate > dashboards/rlhf.json
 	$(BIN)/python charts/generate
 	$(BIN)/python gitops/argocd/configmap.py > gitops/argocd/argocd-cm.yaml
 
 verify: generate  ## Check that what is generated is up to date
-	git diff --exit-code -- crds charts deploy gitops
+	git diff --exit-code -- crds charts dashboards deploy gitops
 
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \
