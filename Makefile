@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy ninja py-cpuinfo psutil hatchling editables
 	# DeepSpeed's build looks at the torch that is there, so it cannot be built in isolation from it.
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt deepspeed
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[operator,report,trainer,dev]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[operator,report,trainer,trackers,dev]'
 	@touch $@
 
 demo: $(READY)  ## Train the quickstart job on this machine: SFT, reward model, PPO, DPO

@@ -1,4 +1,4 @@
-"""What a run reports while it runs: metrics.jsonl, TensorBoard, progress POSTs, lines in the log.
+"""What a run reports while it runs: metrics.jsonl, TensorBoard, trackers, progress, log lines.
 
 The POSTs speak the protocol of transformers' KubeflowCallback (transformers/integrations/
 integration_utils.py), so an operator that serves it shows any Hugging Face image's progress.
@@ -24,6 +24,7 @@ from typing import Any, Final
 from rlhf_api.run import SAVED_STEP, StageRun
 
 from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.trackers import Report, finite, start_trackers
 
 POST_INTERVAL: Final = 5.0
 TOKEN_LIFETIME: Final = 300.0
@@ -48,6 +49,7 @@ class Telemetry:
     ) -> None:
         import os
 
+        given = os.environ if environment is None else environment
         self._is_main, self._stage = ranks.is_main, run.stage
         self.newest: dict[str, float] = {}
         self._saved: dict[str, float] = {}
@@ -60,9 +62,8 @@ class Telemetry:
         self._file = (directory / "metrics.jsonl").open("a", encoding="utf-8")
         self._tensorboard_directory = directory / "tensorboard"
         self._writer: Any = None
-        self._poster = ProgressPoster.from_environment(
-            os.environ if environment is None else environment
-        )
+        self._poster = ProgressPoster.from_environment(given)
+        self._trackers, self._is_done = start_trackers(run, given), False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics of a step. Values that are not finite are written as null."""
@@ -75,6 +76,8 @@ class Telemetry:
         self._file.write(line + "\n")
         self._file.flush()
         self._write_events(step, metrics, now)
+        for tracker in self._trackers:
+            tracker.offer(Report(step, now, finite(metrics)))
 
     def saved(self, step: int) -> None:
         """Have the next report name the step of the newest committed training state."""
@@ -86,6 +89,7 @@ class Telemetry:
             return
         if self._first_done < 0:  # a resumed run starts in the middle
             self._first_done, self._started = done, time.monotonic()
+        self._is_done = done >= total
         eta = self._eta(done, total)
         if self._poster is not None:
             self._poster.offer(done, total, eta, {**self.newest, **self._saved})
@@ -101,6 +105,8 @@ class Telemetry:
             self._writer.close()
         if self._poster is not None:
             self._poster.close()
+        for tracker in self._trackers:
+            tracker.close(self._is_done)
 
     def _eta(self, done: int, total: int) -> float | None:
         steps = done - self._first_done

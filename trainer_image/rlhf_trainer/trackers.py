@@ -1,0 +1,210 @@
+"""Experiment trackers, by their own libraries and their usual environment variables.
+
+Each that is installed and configured gets a run of its own for a stage on its inputs; a later
+attempt on the same inputs goes on with it. A tracker works in a thread: one that is slow or cannot
+be reached costs reports, never a step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, Protocol
+
+from rlhf_api.run import StageRun
+
+MOST_WAITING: Final = 1000
+"""Reports that wait for a tracker; further ones are lost."""
+END_SECONDS: Final = 30.0
+"""How long the end of a stage waits for what was not yet sent."""
+Environment = Mapping[str, str]
+log = logging.getLogger(__name__)
+
+
+class Report(NamedTuple):
+    """Metrics of a step, all of them finite; `time`: seconds since 1970."""
+
+    step: int
+    time: float
+    metrics: Mapping[str, float]
+
+
+class Tracker(Protocol):
+    """One run in a tracker. Every method but `is_configured` may block or raise."""
+
+    def __init__(self, run: StageRun, environment: Environment) -> None: ...
+
+    @staticmethod
+    def is_configured(environment: Environment) -> bool: ...
+
+    def log(self, report: Report) -> None: ...
+
+    def end(self, is_done: bool) -> None: ...
+
+
+class MLflow:
+    """A run in the experiment MLFLOW_EXPERIMENT_NAME, else in one that is named after the job."""
+
+    LINEAGE: Final = "rlhf.lineage"
+
+    def __init__(self, run: StageRun, environment: Environment) -> None:
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient()
+        name = environment.get("MLFLOW_EXPERIMENT_NAME", run.job.name)
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self._run_id = self._earlier(experiment, run) or self._begin(experiment, run)
+
+    @staticmethod
+    def is_configured(environment: Environment) -> bool:
+        return bool(environment.get("MLFLOW_TRACKING_URI"))
+
+    def log(self, report: Report) -> None:
+        from mlflow.entities import Metric
+
+        time = int(report.time * 1000)
+        items = [Metric(key, value, time, report.step) for key, value in report.metrics.items()]
+        self._client.log_batch(self._run_id, metrics=items)
+
+    def end(self, is_done: bool) -> None:
+        self._client.set_terminated(self._run_id, "FINISHED" if is_done else "KILLED")
+
+    def _earlier(self, experiment: str, run: StageRun) -> str | None:
+        wanted = f"tags.`{self.LINEAGE}` = '{run.lineage}'"
+        found = self._client.search_runs([experiment], wanted, max_results=1)
+        if not found:
+            return None
+        self._client.update_run(found[0].info.run_id, status="RUNNING")
+        return str(found[0].info.run_id)
+
+    def _begin(self, experiment: str, run: StageRun) -> str:
+        from mlflow.entities import Param
+
+        tags = {self.LINEAGE: run.lineage, "rlhf.job": run.job.name, "rlhf.stage": run.stage}
+        name = f"{run.job.name}-{run.stage}"
+        made = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        params = [Param(key, str(value)) for key, value in settings_of(run).items()]
+        self._client.log_batch(made, params=params[:100])
+        return str(made)
+
+
+class WeightsAndBiases:
+    """A run in the project WANDB_PROJECT (default: rlhf); the job is its group."""
+
+    SETTINGS: Final[dict[str, Any]] = {
+        "console": "off",
+        "silent": True,
+        "disable_git": True,
+        "init_timeout": 20,
+        "finish_timeout": END_SECONDS,
+        "finish_timeout_raises": False,
+        # Its service tries for hours by default, and the process does not end before that.
+        "x_graphql_retry_max": 2,
+        "x_graphql_retry_wait_max_seconds": 2,
+        "x_graphql_timeout_seconds": 5,
+        "x_file_stream_retry_max": 10,
+        "x_file_stream_retry_wait_max_seconds": 10,
+    }
+
+    def __init__(self, run: StageRun, environment: Environment) -> None:
+        import wandb
+
+        is_offline = environment.get("WANDB_MODE", "").lower() == "offline"
+        self._run = wandb.init(
+            project=environment.get("WANDB_PROJECT", "rlhf"),
+            group=run.job.name,
+            name=f"{run.job.name}-{run.stage}",
+            id=hashlib.sha256(run.lineage.encode()).hexdigest()[:16],
+            resume=None if is_offline else "allow",
+            dir=run.output,
+            config=settings_of(run),
+            settings=wandb.Settings(**self.SETTINGS),
+        )
+        self._run.define_metric("*", step_metric="step")  # its own counter cannot go back
+
+    @staticmethod
+    def is_configured(environment: Environment) -> bool:
+        mode = environment.get("WANDB_MODE", "").lower()
+        return mode == "offline" or (mode != "disabled" and bool(environment.get("WANDB_API_KEY")))
+
+    def log(self, report: Report) -> None:
+        self._run.log({**report.metrics, "step": report.step})
+
+    def end(self, is_done: bool) -> None:
+        self._run.finish(exit_code=0 if is_done else 1)
+
+
+TRACKERS: Final[dict[str, type[Tracker]]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
+"""By the module that each needs."""
+
+
+class TrackerThread:
+    """Feeds one tracker; the first error ends it, with one line in the log."""
+
+    def __init__(self, name: str, begin: Callable[[], Tracker]) -> None:
+        self._name, self._begin = name, begin
+        self._waiting: queue.Queue[Report | bool] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, daemon=True, name=name)
+        self._thread.start()
+
+    def offer(self, report: Report) -> None:
+        """Sends it when its turn comes."""
+        with suppress(queue.Full):
+            self._waiting.put_nowait(report)
+
+    def close(self, is_done: bool) -> None:
+        """Ends the run in the tracker, and waits for that for END_SECONDS at most."""
+        with suppress(queue.Full):
+            self._waiting.put_nowait(is_done)
+        self._thread.join(END_SECONDS)
+        if self._thread.is_alive():
+            log.warning("%s has not taken all reports; the stage ends without", self._name)
+
+    def _work(self) -> None:
+        try:
+            tracker = self._begin()
+            while not isinstance(item := self._waiting.get(), bool):
+                tracker.log(item)
+            tracker.end(item)
+        except Exception as error:  # whatever a library or a server may come up with
+            said = str(error).splitlines() or [""]
+            log.warning(
+                "%s gets no more reports: %s: %s", self._name, type(error).__name__, said[0]
+            )
+
+
+def start_trackers(run: StageRun, environment: Environment) -> list[TrackerThread]:
+    """A thread for each tracker that is installed and configured."""
+    return [
+        TrackerThread(name, lambda kind=kind: kind(run, environment))  # type: ignore[misc]
+        for name, kind in TRACKERS.items()
+        if kind.is_configured(environment) and importlib.util.find_spec(name)
+    ]
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that a tracker can draw."""
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
+def settings_of(run: StageRun) -> dict[str, Any]:
+    """The stage's settings by their path, with what else the result depends on."""
+    base = {"hash": run.hash, "seed": run.seed, "model": run.model.source}
+    return base | dict(_flat(run.config.to_dict()))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found += _flat(item, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", item))
+    return found
