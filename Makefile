@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check generate verify format clean constraints
+.PHONY: help demo test check generate verify format docs clean constraints
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ generate: $(READY)  ## Regenerate what is made from the models and the chart's v
 
 verify: generate  ## Check that what is generated is up to date
 	git diff --exit-code -- crds charts dashboards deploy gitops
+
+docs: $(READY)  ## Build the documentation's site into site/
+	$(BIN)/mkdocs build --strict
 
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \
