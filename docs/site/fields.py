@@ -31,10 +31,21 @@ def page() -> str:
 def _section(name: str, kinds: dict[str, Schema]) -> str:
     kind = kinds[name]
     needed = kind.get("required", [])
-    rows = [_row(field, item, field in needed) for field, item in kind["properties"].items()]
+    rows = [
+        _row(field, _described(item, kinds), field in needed)
+        for field, item in kind["properties"].items()
+    ]
     text = kind.get("description", "").splitlines()
     lines = [f"## {name}", "", *(text[:1]), "", "| field | type | default | |", "|---|---|---|---|"]
     return "\n".join([*lines, *rows, ""])
+
+
+def _described(item: Schema, kinds: dict[str, Schema]) -> Schema:
+    """The field, with the text of its kind where it has none of its own."""
+    if "description" in item or "$ref" not in item:
+        return item
+    text = kinds[item["$ref"].rsplit("/", 1)[1]].get("description", "")
+    return item | {"description": text.splitlines()[0] if text else ""}
 
 
 def _row(field: str, item: Schema, is_needed: bool) -> str:

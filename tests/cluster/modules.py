@@ -86,5 +86,11 @@ def _gitops_judge() -> Module:
     return Module("kstatus and Argo CD's Lua", version, folder, {"gitops-judge": "."})
 
 
+def _dashboard_check() -> Module:
+    folder = _HERE / "go" / "grafana"
+    version = pinned_version(folder, "github.com/grafana/grafana-foundation-sdk/go")
+    return Module("Grafana's types", version, folder, {"dashboard-check": "."})
+
+
 KUBERNETES: Final = _kubernetes()
-MODULES: Final = (KUBERNETES, _helm(), _promtool(), _gitops_judge())
+MODULES: Final = (KUBERNETES, _helm(), _promtool(), _gitops_judge(), _dashboard_check())

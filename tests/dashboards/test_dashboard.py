@@ -83,6 +83,22 @@ def test_prometheus_parses_every_query(program: Callable[[str], Path]) -> None:
         assert done.returncode == 0, f"{plain}\n{done.stderr}"
 
 
+def test_grafana_reads_every_field(program: Callable[[str], Path]) -> None:
+    done = checked(program, FILE.read_text("utf-8"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_field_that_grafana_does_not_know_is_found(program: Callable[[str], Path]) -> None:
+    done = checked(program, FILE.read_text("utf-8").replace('"legendFormat"', '"legend"', 1))
+    assert done.returncode == 1
+    assert "legend" in done.stderr
+
+
+def checked(program: Callable[[str], Path], dashboard: str) -> subprocess.CompletedProcess[str]:
+    words = [program("dashboard-check")]
+    return subprocess.run(words, input=dashboard, capture_output=True, text=True, check=False)
+
+
 def test_panels_lie_beside_each_other() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:

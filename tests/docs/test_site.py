@@ -74,6 +74,13 @@ def test_the_site_has_a_table_for_each_kind_of_object(kind: str, site: Path) -> 
     assert f'id="{kind.lower()}"' in (site / "reference/fields/index.html").read_text("utf-8")
 
 
+def test_every_field_of_the_reference_is_described(site: Path) -> None:
+    text = (site / "reference/fields/index.html").read_text("utf-8")
+    rows = [row.split("</td>") for row in text.split("<tr>") if "</td>" in row]
+    assert len(rows) > 200
+    assert [field for field, _, _, description, *_ in rows if description.strip() == "<td>"] == []
+
+
 def blocks(page: str, language: str) -> list[str]:
     """Fenced blocks of a page without a title, indented ones too."""
     text = (DOCS / page).read_text("utf-8")
