@@ -6,9 +6,21 @@ import subprocess
 import sys
 
 import pytest
+from builders import World, begun
 from judging import ARGOCD_CM, REPOSITORY, Object, Verdict, judge
-from rlhf_operator.names import ANNOTATION_APPROVE
-from states import OBJECTS, STATES, made, recorded, text
+from rlhf_api.job import RLHFJob
+from rlhf_operator.names import ANNOTATION_APPROVE, ANNOTATION_RETRY_STAGE
+from states import (
+    OBJECTS,
+    STATES,
+    approval_needed,
+    branch_failed,
+    made,
+    recorded,
+    running,
+    text,
+    written,
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +94,38 @@ def test_approve_leaves_a_result_alone_that_its_metric_holds_back() -> None:
 
 
 def test_retry_names_the_attempts_that_failed() -> None:
-    assert changed("retry", "branch-failed") == {"rlhf.dev/retry-dpo": "1"}
-    assert changed("retry", "prepare-failed") == {"rlhf.dev/retry-prepare": "1"}
+    assert changed("retry", "branch-failed") == {f"{ANNOTATION_RETRY_STAGE}dpo": "1"}
+    assert changed("retry", "prepare-failed") == {f"{ANNOTATION_RETRY_STAGE}prepare": "1"}
+
+
+def acted(action: str, world: World) -> World:
+    """The world once the API server has what an action made of the job."""
+    made = judge({"job": written(world)}, action)["job"].scripts[action]
+    plain = {name: made[name] for name in ("apiVersion", "kind", "metadata", "spec")}
+    status = world.job.status
+    world.job = RLHFJob.parse(plain).model_copy(update={"status": status})
+    return world
+
+
+def test_the_operator_does_what_suspend_and_resume_ask_for() -> None:
+    world = acted("suspend", running())
+    world.settle()
+    world.gone().settle()
+    assert world.status.phase == "Suspended"
+    assert begun(acted("resume", world).settle()) == ["ppo", "dpo"]
+
+
+def test_the_operator_does_what_approve_asks_for() -> None:
+    world = approval_needed()
+    assert begun(world.settle()) == []
+    assert begun(acted("approve", world).settle()) == ["ppo"]
+
+
+def test_the_operator_does_what_retry_asks_for_and_leaves_the_other_branch_alone() -> None:
+    world = branch_failed()
+    assert begun(world.settle()) == []
+    assert begun(acted("retry", world).settle()) == ["dpo"]
+    assert world.stage("ppo").attempt == 1
 
 
 def test_the_patch_is_made_from_the_lua_files() -> None:
