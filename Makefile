@@ -36,6 +36,8 @@ check: $(READY)  ## Lint, types, import rules
 	$(BIN)/mypy
 	MYPYPATH=charts/generate $(BIN)/mypy charts/generate
 	MYPYPATH=dashboards/generate $(BIN)/mypy dashboards/generate
+	MYPYPATH=docs/site $(BIN)/mypy docs/site
+	$(BIN)/mypy gitops/argocd/configmap.py
 	$(BIN)/lint-imports
 
 format: $(READY)  ## Rewrite the code in the project's format

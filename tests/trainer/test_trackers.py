@@ -147,3 +147,23 @@ def test_a_tracker_that_breaks_says_so_once_and_is_left(
     report(in_pod.stage_run("sft", SFT), {"MLFLOW_TRACKING_URI": NOBODY}, range(1, 9), total=8)
     said = [record.getMessage() for record in caplog.records if "mlflow" in record.getMessage()]
     assert said == ["mlflow gets no more reports: RuntimeError: no step 1"]
+
+
+def test_the_end_of_an_attempt_waits_for_all_trackers_together(
+    in_pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(trackers.MLflow):
+        def __init__(self, *_: object) -> None:
+            time.sleep(60)
+
+        @staticmethod
+        def is_configured(environment: trackers.Environment) -> bool:
+            return True
+
+    monkeypatch.setattr(trackers, "TRACKERS", {"mlflow": Slow, "wandb": Slow})
+    monkeypatch.setattr(trackers, "END_SECONDS", 2.0)
+    monkeypatch.setattr(trackers, "STOP_SECONDS", 0.5)
+    for total, limit in ((3, 2.0), (4, 0.5)):
+        begun = time.monotonic()
+        report(in_pod.stage_run("sft", SFT), {}, range(1, 4), total)
+        assert limit <= time.monotonic() - begun < limit + 1

@@ -24,7 +24,7 @@ from typing import Any, Final
 from rlhf_api.run import SAVED_STEP, StageRun
 
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.trackers import Report, finite, start_trackers
+from rlhf_trainer.trackers import Report, end_trackers, finite, start_trackers
 
 POST_INTERVAL: Final = 5.0
 TOKEN_LIFETIME: Final = 300.0
@@ -105,8 +105,7 @@ class Telemetry:
             self._writer.close()
         if self._poster is not None:
             self._poster.close()
-        for tracker in self._trackers:
-            tracker.close(self._is_done)
+        end_trackers(self._trackers, self._is_done)
 
     def _eta(self, done: int, total: int) -> float | None:
         steps = done - self._first_done

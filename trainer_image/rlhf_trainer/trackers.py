@@ -13,7 +13,8 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,7 +23,9 @@ from rlhf_api.run import StageRun
 MOST_WAITING: Final = 1000
 """Reports that wait for a tracker; further ones are lost."""
 END_SECONDS: Final = 30.0
-"""How long the end of a stage waits for what was not yet sent."""
+"""How long the end of a stage waits for what was not yet sent, by all trackers together."""
+STOP_SECONDS: Final = 5.0
+"""The same for an attempt that was told to end, whose pod will be killed."""
 Environment = Mapping[str, str]
 log = logging.getLogger(__name__)
 
@@ -69,8 +72,10 @@ class MLflow:
     def log(self, report: Report) -> None:
         from mlflow.entities import Metric
 
-        time = int(report.time * 1000)
-        items = [Metric(key, value, time, report.step) for key, value in report.metrics.items()]
+        milliseconds = int(report.time * 1000)
+        items = [
+            Metric(key, value, milliseconds, report.step) for key, value in report.metrics.items()
+        ]
         self._client.log_batch(self._run_id, metrics=items)
 
     def end(self, is_done: bool) -> None:
@@ -159,11 +164,14 @@ class TrackerThread:
         with suppress(queue.Full):
             self._waiting.put_nowait(report)
 
-    def close(self, is_done: bool) -> None:
-        """Ends the run in the tracker, and waits for that for END_SECONDS at most."""
+    def end(self, is_done: bool) -> None:
+        """Ends the run in the tracker, after what waits; does not wait for it."""
         with suppress(queue.Full):
             self._waiting.put_nowait(is_done)
-        self._thread.join(END_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        """Until the tracker has taken all, or for so long."""
+        self._thread.join(max(seconds, 0.0))
         if self._thread.is_alive():
             log.warning("%s has not taken all reports; the stage ends without", self._name)
 
@@ -187,6 +195,15 @@ def start_trackers(run: StageRun, environment: Environment) -> list[TrackerThrea
         for name, kind in TRACKERS.items()
         if kind.is_configured(environment) and importlib.util.find_spec(name)
     ]
+
+
+def end_trackers(trackers: Sequence[TrackerThread], is_done: bool) -> None:
+    """Ends all runs; waits END_SECONDS for a stage that is done, else STOP_SECONDS, at most."""
+    deadline = time.monotonic() + (END_SECONDS if is_done else STOP_SECONDS)
+    for tracker in trackers:
+        tracker.end(is_done)
+    for tracker in trackers:
+        tracker.wait(deadline - time.monotonic())
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
