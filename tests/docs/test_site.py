@@ -127,6 +127,17 @@ def test_the_commands_of_a_page_do_what_they_say(page: str, shell: Shell) -> Non
             shell.run(command)
 
 
+def test_commands_that_need_gpus_have_verbs_and_flags_that_are_there() -> None:
+    text = "".join((DOCS / page).read_text("utf-8") for page in PAGES)
+    marked = re.findall(r'^```console title="needs GPUs"\n(.*?)^```', text, re.M | re.S)
+    commands = [line.split() for body in marked for line in body.splitlines()]
+    assert commands
+    for _, verb, *words in commands:
+        asked = [sys.executable, "-m", "rlhf_cli", verb, "--help"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        assert [word for word in words if word.startswith("-") and word not in told] == []
+
+
 def test_the_commands_of_the_conditions_page_are_those_of_the_guide() -> None:
     guide = {
         line for body in blocks("guides/on-a-cluster.md", "console") for line in body.splitlines()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cluster.control_plane import ControlPlane
 from rlhf_api.job import RLHFJob
 from rlhf_api.validation import parse_job
 from rlhf_operator.render import Platform, preview
@@ -52,6 +53,14 @@ def test_an_example_runs_on_a_cluster_and_asks_for_its_devices(name: str) -> Non
     count, device = DEVICES[name]
     assert max(devices(job, device) for job in jobs_of(name)) == count
     assert devices(jobs_of(name)[0], device) == 0  # prepare
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_api_server_takes_an_example(
+    name: str, installed: ControlPlane, module_namespace: str
+) -> None:
+    words = ("apply", "--server-side", "--dry-run=server", "-n", module_namespace)
+    installed.kubectl(*words, "-f", str(EXAMPLES / f"{name}.yaml"))
 
 
 def test_a_stage_with_its_own_trainer_runs_its_command() -> None:
