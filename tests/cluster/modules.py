@@ -83,7 +83,8 @@ def _promtool() -> Module:
 def _gitops_judge() -> Module:
     folder = _HERE / "go" / "gitops"
     version = pinned_version(folder, "sigs.k8s.io/cli-utils")
-    return Module("kstatus and Argo CD's Lua", version, folder, {"gitops-judge": "."})
+    packages = {"gitops-judge": ".", "flux-check": "./flux"}
+    return Module("kstatus, Flux's types and Argo CD's Lua", version, folder, packages)
 
 
 def _dashboard_check() -> Module:

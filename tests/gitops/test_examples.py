@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,22 @@ def test_flux_runs_one_pipeline_after_the_other() -> None:
         assert spec.get("dependsOn", []) == before
         assert spec["sourceRef"] == {"kind": "GitRepository", "name": source["metadata"]["name"]}
         assert spec["healthChecks"] == [checked(Path(spec["path"]))]
+
+
+def flux_reads(program: Callable[[str], Path], objects: list[Object]) -> str:
+    """What Flux's own types do not take; empty where all is well."""
+    lines = "\n".join(map(json.dumps, objects))
+    words = [program("flux-check")]
+    done = subprocess.run(words, input=lines, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (done.stderr == "")
+    return done.stderr
+
+
+def test_flux_knows_every_field(program: Callable[[str], Path]) -> None:
+    objects = read("flux/pipelines.yaml")
+    assert flux_reads(program, objects) == ""
+    objects[-1]["spec"]["dependOn"] = []
+    assert 'unknown field "dependOn"' in flux_reads(program, objects)
 
 
 def checked(path: Path) -> Object:
