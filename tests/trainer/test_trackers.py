@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,11 +112,23 @@ told.close()
 """
 
 
-def test_trackers_that_cannot_be_reached_stop_nothing(in_pod: Pod, tmp_path: Path) -> None:
+@pytest.fixture(params=["refuses", "says nothing"])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of one that is of no use."""
+    if request.param == "refuses":
+        yield NOBODY
+        return
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+
+def test_trackers_that_cannot_be_reached_stop_nothing(
+    in_pod: Pod, tmp_path: Path, server: str
+) -> None:
     run = in_pod.stage_run("sft", SFT)
     environment = {
-        "MLFLOW_TRACKING_URI": NOBODY,
-        "WANDB_BASE_URL": NOBODY,
+        "MLFLOW_TRACKING_URI": server,
+        "WANDB_BASE_URL": server,
         "WANDB_API_KEY": "0" * 40,
         "HOME": str(tmp_path),
     }

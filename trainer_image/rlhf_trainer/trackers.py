@@ -116,6 +116,9 @@ class WeightsAndBiases:
         "x_graphql_timeout_seconds": 5,
         "x_file_stream_retry_max": 10,
         "x_file_stream_retry_wait_max_seconds": 10,
+        "x_file_stream_timeout_seconds": 10,
+        "x_file_transfer_retry_max": 2,
+        "x_file_transfer_timeout_seconds": 10,
     }
 
     def __init__(self, run: StageRun, environment: Environment) -> None:
