@@ -127,7 +127,7 @@ def _diverged_again(status: StageStatus, outcome: Outcome) -> bool:
 
 
 def _finished(look: Look, status: StageStatus, outcome: Outcome) -> StageStatus:
-    result, now = outcome.result, written(look.now)
+    result, now = outcome.result, _end_time(look)
     metrics = newest_metrics(status.metrics, result.metrics if result else {})
     done: dict[str, Any] = {
         "completion_time": now,
@@ -147,6 +147,13 @@ def _finished(look: Look, status: StageStatus, outcome: Outcome) -> StageStatus:
         older = [item for item in status.finished if item.hash != run.hash]
         done |= {"checkpoint": result.checkpoint, "finished": [run, *older][:MOST_RESULTS]}
     return status.model_copy(update=done)
+
+
+def _end_time(look: Look) -> str:
+    """Now, but after every end that is written down: another replica's clock may be ahead, and
+    by these times the newest output is found."""
+    stages = look.job.status.stages.values() if look.job.status else ()
+    return max([written(look.now), *(s.completion_time for s in stages if s.completion_time)])
 
 
 def newest_metrics(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

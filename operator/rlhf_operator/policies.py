@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from rlhf_api.job import RLHFJob
@@ -274,11 +274,16 @@ def budget_exhausted(context: Context) -> Decision | None:
 
 
 def backing_off(context: Context) -> Decision | None:
-    """A pause that doubles, so that a fault that persists costs little."""
+    """A pause that doubles, so that a fault that persists costs little.
+
+    One that would last longer than any pause was written by a clock that was ahead; it is over.
+    """
     status = context.status
     if not context.is_current or status.retry_time is None:
         return None
-    if context.now >= read(status.retry_time):
+    left = read(status.retry_time) - context.now
+    longest = timedelta(seconds=retry_policy(context.job, context.stage).max_backoff_seconds)
+    if left <= timedelta() or left > longest:
         return None
     why = described(status.ended) if status.ended else ""
     return Decision("Waiting", "BackingOff", f"Next attempt at {status.retry_time}. {why}".strip())

@@ -14,11 +14,12 @@ from cluster.kubelet import Script, succeed
 from cluster.kubelet.script import index_of
 from cluster_jobs import JOBS, manifest
 
-from faults.audit import Audit, Strike, calm
+from faults.audit import Audit
 from faults.invariants import Endless, Run, is_ready, outcome
 from faults.ledger import Ledger, Object
 from faults.nursery import KUBECONFIG, Forked, Nursery
 from faults.proxy import Proxy
+from faults.weather import Disturbance, Weather
 
 JOB: Final = "tiny"
 STAGES: Final = "sft reward ppo"
@@ -31,6 +32,7 @@ DEADLINE: Final = 120.0
 QUIET: Final = 1.5
 """Seconds after Ready in which an operator that is up must not write."""
 
+UNDISTURBED: Final = Disturbance()
 CHILDREN: Final = (
     "v1/pods",
     "v1/configmaps",
@@ -65,35 +67,37 @@ class Campaign:
         self._directory = directory
         self._namespaces: list[str] = []
 
-    async def run_all(self, strikes: Mapping[str, Strike]) -> dict[str, Run | Endless]:
+    async def run_all(self, faults: Mapping[str, Disturbance]) -> dict[str, Run | Endless]:
         """A pipeline for each, several at a time, by name."""
         few = asyncio.Semaphore(AT_A_TIME)
 
-        async def run(strike: Strike) -> Run | Endless:
+        async def run(fault: Disturbance) -> Run | Endless:
             async with few:
                 try:
-                    return await self.run(strike)
+                    return await self.run(fault)
                 except Endless as error:
                     return error
 
-        runs = await asyncio.gather(*map(run, strikes.values()))
-        return dict(zip(strikes, runs, strict=True))
+        runs = await asyncio.gather(*map(run, faults.values()))
+        return dict(zip(faults, runs, strict=True))
 
-    async def run(self, strike: Strike = calm) -> Run:
+    async def run(self, fault: Disturbance = UNDISTURBED) -> Run:
         """One pipeline, from its creation to its end. Raises Endless."""
         namespace = await asyncio.to_thread(self._make_namespace)
-        audit, history = Audit(strike), self._ledger.history(namespace)
+        audit, history = Audit(fault.strike), self._ledger.history(namespace)
+        weather = Weather(fault.turn)
         made = manifest(namespace, JOB, nodes=2, stages=STAGES)
         await asyncio.to_thread(self._client.create, made)
         is_over = False
         while not is_over:
             try:
                 async with asyncio.timeout(DEADLINE):
-                    is_over = await self._live(namespace, audit)
+                    is_over = await self._live(namespace, audit, weather, fault)
             except (TimeoutError, ChildProcessError) as error:
                 raise Endless(f"{error!r}. {self._told(namespace, audit)}") from error
         children = await asyncio.to_thread(self._children, namespace)
-        return Run(namespace, history, audit, outcome(history, children), [])
+        has_struck = bool(audit.struck) or weather.turned.is_set()
+        return Run(namespace, history, audit, outcome(history, children), has_struck, [])
 
     async def delete_all(self, runs: Iterable[Run]) -> None:
         """Deletes the RLHFJobs, while no operator is there, and notes what of their own is left."""
@@ -114,7 +118,9 @@ class Campaign:
         for namespace in self._namespaces:
             self._client.delete("v1/namespaces", namespace)
 
-    async def _live(self, namespace: str, audit: Audit) -> bool:
+    async def _live(
+        self, namespace: str, audit: Audit, weather: Weather, fault: Disturbance
+    ) -> bool:
         """One life of the operator; whether it was there at the end, and saw that all is done.
 
         Raises ChildProcessError where it has ended by itself.
@@ -122,11 +128,12 @@ class Campaign:
         audit.life += 1
         directory = self._directory / f"{namespace}-{audit.life}"
         directory.mkdir()
-        async with Proxy(self._kubeconfig, audit, lambda: operator.kill()) as proxy:
+        async with Proxy(self._kubeconfig, audit, weather, lambda: operator.kill()) as proxy:
             proxy.write_kubeconfig(directory / KUBECONFIG)
             flags = ("--namespace", namespace, "--no-leader-election", "--health-port", "0")
             log = self._log(namespace)
-            operator = self._nursery.start(*flags, directory=directory, log=log)
+            ahead = fault.clock(audit.life)
+            operator = self._nursery.start(*flags, directory=directory, log=log, ahead=ahead)
             ends = [self._is_done(namespace, proxy), proxy.killed.wait(), _has_ended(operator)]
             tasks = [asyncio.ensure_future(end) for end in ends]
             try:

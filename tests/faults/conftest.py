@@ -11,13 +11,14 @@ from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Scripted
 from cluster.nodes import FakeNodes
 
-from faults.audit import Strike, killed_at_every_call, once
+from faults.audit import killed_at_every_call, once
 from faults.campaign import ATTEMPTS, Campaign, play
 from faults.invariants import Expected
 from faults.ledger import Ledger
 from faults.nursery import Nursery
 from faults.plans import every, sample
 from faults.results import UNDISTURBED, Results
+from faults.weather import Disturbance, disturbances
 
 EVERY_CALL = "every call: killed before, then killed after"
 
@@ -54,10 +55,10 @@ async def campaign(
         undisturbed = await campaign.run()
         calls = [call.name for call in undisturbed.audit.calls]
         plans = every(calls) if is_full else sample(calls)
-        strikes: dict[str, Strike] = {str(plan): once(plan) for plan in plans}
+        strikes = {str(plan): Disturbance(once(plan)) for plan in plans}
         if is_full:
-            strikes = {EVERY_CALL: killed_at_every_call, **strikes}
-        runs = await campaign.run_all(strikes)
+            strikes = {EVERY_CALL: Disturbance(killed_at_every_call), **strikes}
+        runs = await campaign.run_all({**disturbances(is_full=is_full), **strikes})
         results = Results({UNDISTURBED: undisturbed, **runs}, Expected(undisturbed.end, ATTEMPTS))
         await campaign.delete_all(results.ended.values())
         campaign.close()

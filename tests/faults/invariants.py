@@ -25,6 +25,8 @@ class Run(NamedTuple):
     audit: Audit
     end: Object
     """`outcome`, when nothing happened any more."""
+    has_struck: bool
+    """Whether what was to be done to the operator was done."""
     left_after_delete: list[str]
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,11 +49,15 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait(30)
 
-    def start(self, *flags: str, directory: Path, log: Path) -> Forked:
-        """An operator with these flags and the kubeconfig in a directory; it adds to the log."""
+    def start(self, *flags: str, directory: Path, log: Path, ahead: float = 0) -> Forked:
+        """An operator with these flags and the kubeconfig in a directory; it adds to the log.
+
+        `ahead`: seconds by which its clock is.
+        """
         assert self._process.stdin
         assert self._process.stdout
-        order = {"flags": flags, "directory": str(directory), "log": str(log)}
+        places = {"directory": str(directory), "log": str(log)}
+        order = {"flags": flags, "ahead": ahead, **places}
         print(json.dumps(order), file=self._process.stdin, flush=True)
         self._started.append(Forked(int(self._process.stdout.readline())))
         return self._started[-1]
@@ -103,7 +108,24 @@ def _operate(order: dict[str, Any]) -> int:
     for standard, file in enumerate((nothing, log, log)):
         os.dup2(file, standard)
     os.chdir(order["directory"])
+    if order["ahead"]:
+        _set_clock(order["ahead"])
     return main(order["flags"])
+
+
+def _set_clock(ahead: float) -> None:
+    """Whatever this process reads from the wall clock is so many seconds ahead."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(seconds=ahead)
+
+    read = time.time
+    time.time = lambda: read() + ahead
+    for name, module in list(sys.modules.items()):
+        if name.startswith("rlhf_operator") and getattr(module, "datetime", None) is datetime:
+            module.__dict__["datetime"] = Clock
 
 
 if __name__ == "__main__":

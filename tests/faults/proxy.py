@@ -20,6 +20,7 @@ from cluster.kubelet.api import Connection
 from yarl import URL
 
 from faults.audit import Audit
+from faults.weather import OLDEST, Weather
 
 REASONS: Final = {
     "409": "Conflict",
@@ -35,12 +36,15 @@ OF_ONE_CONNECTION: Final = ("connection", "content-length", "host", "transfer-en
 class Proxy:
     """Serves one life of an operator; once `kill` was called nothing of it gets through."""
 
-    def __init__(self, kubeconfig: Path, audit: Audit, kill: Callable[[], None]) -> None:
+    def __init__(
+        self, kubeconfig: Path, audit: Audit, weather: Weather, kill: Callable[[], None]
+    ) -> None:
         self.killed = asyncio.Event()
         self.watched = asyncio.Event()
         """Set when a watch of RLHFJobs was asked for: the operator is up."""
         self._to = Connection.from_kubeconfig(kubeconfig)
         self._audit = audit
+        self._weather = weather
         self._kill = kill
         self._turn = asyncio.Lock()
 
@@ -88,6 +92,8 @@ class Proxy:
         body = await request.read()
         if self.killed.is_set():
             return _cut(request)
+        if self._weather.is_out:
+            return refusal(503, REASONS["503"], request)
         if is_counted(request):
             async with self._turn:
                 if self.killed.is_set():
@@ -105,6 +111,7 @@ class Proxy:
             return refusal(int(call.fault), REASONS[call.fault], request)
         answer = await self._forward(request, body)
         self._audit.carried_out(call, answer.status, body)
+        self._weather.notice(call.name)
         if call.fault == "killed after":
             return self._end(request)
         if call.fault == "504 after":
@@ -124,17 +131,37 @@ class Proxy:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if request.path.endswith("/rlhfjobs"):
             self.watched.set()
+        had_turned = self._weather.turned.is_set()
         async with self._send(request, b"") as answer:
             response = web.StreamResponse(status=answer.status, headers=_passed(answer))
             await response.prepare(request)
-            with contextlib.suppress(ConnectionResetError):  # nobody listens any more
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
-                await response.write_eof()
+            passing = asyncio.ensure_future(self._pass_on(answer, response, had_turned))
+            turning = asyncio.ensure_future(self._weather.turned.wait())
+            try:
+                await asyncio.wait({passing, turning}, return_when=asyncio.FIRST_COMPLETED)
+                if had_turned or not self._weather.cuts:
+                    await passing
+                elif not passing.done():
+                    _cut(request)
+            finally:
+                passing.cancel()
+                turning.cancel()
+                await asyncio.gather(passing, turning, return_exceptions=True)
             return response
+
+    async def _pass_on(
+        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, had_turned: bool
+    ) -> None:
+        with contextlib.suppress(ConnectionResetError):  # nobody listens any more
+            async for chunk in answer.content.iter_any():
+                if had_turned or not self._weather.is_silent:
+                    await response.write(chunk)
+            await response.write_eof()
 
     def _send(self, request: web.Request, body: bytes) -> Any:
         url = URL(f"{self._to.server}{request.raw_path}", encoded=True)
+        if request.query.get("watch") and self._weather.sends_back(request.path):
+            url = url.update_query(resourceVersion=OLDEST)
         return self._session.request(
             request.method, url, headers=_passed(request), data=body or None
         )

@@ -34,4 +34,4 @@ class Results(NamedTuple):
 
     def missed(self) -> list[str]:
         """Faults that never struck, as their call was never made."""
-        return [n for n, run in self.ended.items() if n != UNDISTURBED and not run.audit.struck]
+        return [n for n, run in self.ended.items() if n != UNDISTURBED and not run.has_struck]

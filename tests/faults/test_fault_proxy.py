@@ -13,6 +13,7 @@ from cluster.control_plane import ControlPlane
 
 from faults.audit import Audit, Fault, Plan, once
 from faults.proxy import Proxy
+from faults.weather import Turn, Weather
 
 PLAN = "POST configmaps/struck"
 CARRIED_OUT = ("killed after", "504 after", "cut after")
@@ -29,7 +30,7 @@ class Caller:
 
     async def send(self, folder: Path) -> list[int | None]:
         """Codes of: another create, the one that is struck, the same again, a list."""
-        async with Proxy(self._of.kubeconfig, self.audit, self._kill) as proxy:
+        async with Proxy(self._of.kubeconfig, self.audit, Weather(), self._kill) as proxy:
             proxy.write_kubeconfig(folder / "kubeconfig")
             config = json.loads((folder / "kubeconfig").read_text())
             headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
@@ -84,3 +85,39 @@ def test_a_fault_strikes_once_and_where_it_was_planned(
     is_there = control_plane.client.find("v1/configmaps", "struck", namespace) is not None
     assert is_there == (struck.code is not None or 201 in codes[1:])
     assert caller.kills == fault.startswith("killed")
+
+
+async def _asked(proxy: Proxy, folder: Path, path: str) -> tuple[int, str]:
+    """Status of an answer, and how it begins."""
+    proxy.write_kubeconfig(folder / "kubeconfig")
+    config = json.loads((folder / "kubeconfig").read_text())
+    headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
+    server = config["clusters"][0]["cluster"]["server"]
+    async with (
+        aiohttp.ClientSession(server, headers=headers) as session,
+        session.get(path) as response,
+    ):
+        return response.status, (await response.content.readline()).decode()
+
+
+def test_weather_turns_after_its_call_and_the_api_server_itself_says_410(
+    installed: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    path = f"/apis/rlhf.dev/v1alpha1/namespaces/{namespace}/rlhfjobs"
+    version = installed.client.request("GET", path)["metadata"]["resourceVersion"]
+    watch = f"{path}?watch=true&timeoutSeconds=1&resourceVersion={version}"
+
+    async def answers(turn: Turn, *paths: str) -> list[tuple[int, str]]:
+        weather = Weather(turn)
+        async with Proxy(installed.kubeconfig, Audit(), weather, lambda: None) as proxy:
+            weather.notice("another call")
+            before = await _asked(proxy, tmp_path, path)
+            weather.notice(turn.after)
+            return [before, *[await _asked(proxy, tmp_path, each) for each in paths]]
+
+    (calm, _), (_, said), (_, later) = asyncio.run(answers(Turn("cut"), watch, watch))
+    assert calm == 200
+    assert '"code":410' in said
+    assert '"code":410' not in later  # each watch once
+    codes = [code for code, _ in asyncio.run(answers(Turn("503"), path, watch))]
+    assert codes == [200, 503, 503]

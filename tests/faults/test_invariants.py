@@ -37,7 +37,9 @@ class Story:
         self._tell("Pod", "MODIFIED", f"pod-{attempt}", attempt, {"phase": phase})
 
     def end(self) -> Run:
-        return Run("", self.history, Audit(calls=self.calls), outcome(self.history, []), self.left)
+        return Run(
+            "", self.history, Audit(calls=self.calls), outcome(self.history, []), True, self.left
+        )
 
     def _tell(
         self, kind: str, how: str, name: str, attempt: int = 0, status: Object | None = None

@@ -538,9 +538,25 @@ def test_approval_names_the_result_that_was_looked_at() -> None:
 def test_clocks_may_jump_back() -> None:
     world = World(a_job().build()).up_to("sft")
     world.fails("sft", 75)
-    assert world.after(hours=-1).settle() == []
+    assert world.after(minutes=-1).settle() == []
     world.now = NOON
     assert begun(world.after(seconds=10).settle()) == ["sft"]
+
+
+def test_the_newest_output_is_that_of_the_last_stage_whatever_the_clocks_say() -> None:
+    world = World(a_job().only("sft", "dpo").build())
+    world.after(hours=1).up_to("sft").succeeds("sft")
+    world.after(hours=-2).succeeds("dpo")
+    checkpoint = world.stage("dpo").checkpoint
+    assert checkpoint is not None
+    assert world.status.checkpoint == checkpoint.uri
+
+
+def test_nobody_waits_for_a_clock_that_was_an_hour_ahead() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.after(hours=1).fails("sft", 75)
+    assert begun(world.after(hours=-1).settle()) == ["sft"]
+    assert world.stage("sft").faults == 1
 
 
 @pytest.mark.parametrize(
