@@ -40,8 +40,10 @@ from rlhf_operator.ownership import (
     owner_text,
     refusal,
 )
+from rlhf_operator.plan import stage_status
 from rlhf_operator.render import Platform
 from rlhf_operator.render.gang import gang_choice, made_kinds
+from rlhf_operator.settle import is_under_way
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 log = logging.getLogger(__name__)
@@ -93,16 +95,15 @@ class KubernetesCluster:
         return manifest
 
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
-        """From the cache, too."""
+        """From the cache, too; but where a Job has ended and its pods were never seen, they are
+        asked for: the watch of Jobs may be ahead of that of pods, which tell how it ended."""
         key = _key(job)
-        found = observe.attempts(
-            job.metadata.name,
-            job.metadata.uid,
-            self._cache.children(key, "Job"),
-            self._cache.children(key, "Pod"),
-            now,
-            [item for item in self._cache.children(key, "Workload") if is_workload(item)],
-        )
+        found = self._attempts(job, now)
+        if any(self._hides_pods(job, attempt) for attempt in found):
+            selector = f"{LABEL_JOB}={key.name}"
+            for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
+                self._cache.put(item)
+            found = self._attempts(job, now)
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
         return Observed(
@@ -111,6 +112,26 @@ class KubernetesCluster:
             progress=self._reports(key),
             scheduling=SchedulingStatus(gang=gang.name, reason=gang.why),
         )
+
+    def _attempts(self, job: RLHFJob, now: datetime) -> tuple[Attempt, ...]:
+        key = _key(job)
+        return observe.attempts(
+            job.metadata.name,
+            job.metadata.uid,
+            self._cache.children(key, "Job"),
+            self._cache.children(key, "Pod"),
+            now,
+            [item for item in self._cache.children(key, "Workload") if is_workload(item)],
+        )
+
+    def _hides_pods(self, job: RLHFJob, attempt: Attempt) -> bool:
+        """Whether the end of an attempt is about to be counted without all of its pods."""
+        status = stage_status(job.status or JobStatus(), attempt.stage)
+        if attempt.condition is None or attempt.number != status.attempt:
+            return False
+        of = (attempt.stage, attempt.number)
+        seen = [p for p in self._cache.children(_key(job), "Pod") if observe.attempt_of(p) == of]
+        return is_under_way(status) and len(seen) < attempt.size
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""

@@ -1,0 +1,73 @@
+"""The watch of Jobs may be ahead of that of pods: no end is counted without its pods."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from builders import NOON, a_job
+from rlhf_api.status import JobStatus, StageStatus
+from rlhf_operator.api import Api
+from rlhf_operator.cache import Cache
+from rlhf_operator.cluster import KubernetesCluster
+from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
+from rlhf_operator.render import Platform
+
+Object = dict[str, Any]
+JOB = a_job().build()
+
+
+def child(kind: str, name: str, owner: Object, **content: Any) -> Object:
+    labels = {"rlhf.dev/job": "tiny", "rlhf.dev/stage": "sft", "rlhf.dev/attempt": "1"}
+    meta = {"name": name, "namespace": "default", "uid": name, "resourceVersion": "7"}
+    marks = {ANNOTATION_HASH: "sha256:h", ANNOTATION_SETTINGS: "sha256:s"}
+    owners = [{"controller": True, **owner}]
+    extra = {"labels": labels, "annotations": marks, "ownerReferences": owners}
+    return {"apiVersion": "v1", "kind": kind, "metadata": meta | extra, **content}
+
+
+def workload(condition: str) -> Object:
+    owner = {"kind": "RLHFJob", "name": "tiny", "uid": JOB.metadata.uid}
+    status = {"conditions": [{"type": condition, "status": "True"}]}
+    return child("Job", "tiny-sft-1", owner, spec={"completions": 1}, status=status)
+
+
+def pod(phase: str) -> Object:
+    owner = {"kind": "Job", "name": "tiny-sft-1", "uid": "tiny-sft-1"}
+    return child("Pod", "tiny-sft-1-0-abc", owner, status={"phase": phase})
+
+
+class Server:
+    """Has a pod that no watch has told of."""
+
+    def __init__(self, pod: Object) -> None:
+        self.pod, self.asked = pod, 0
+
+    async def list(self, *_: Any, **__: Any) -> tuple[list[Object], int]:
+        self.asked += 1
+        return [self.pod], 9
+
+
+def seen(server: Server, cache: Cache, status: StageStatus) -> tuple[str, ...]:
+    cluster = KubernetesCluster(cast(Api, server), cache, Platform(), {})
+    job = JOB.model_copy(update={"status": JobStatus(stages={"sft": status})})
+    observed = asyncio.run(cluster.observe(job, NOON))
+    return tuple(p.phase for a in observed.attempts for p in a.pods)
+
+
+@pytest.mark.parametrize(("condition", "phase"), [("Complete", "Succeeded"), ("Failed", "Failed")])
+def test_the_pods_of_a_job_that_ended_unseen_are_asked_for_once(condition: str, phase: str) -> None:
+    server, cache = Server(pod(phase)), Cache()
+    cache.put(workload(condition))
+    under_way = StageStatus(attempt=1)
+    assert seen(server, cache, under_way) == (phase,)
+    assert seen(server, cache, under_way) == (phase,)
+    assert server.asked == 1
+
+
+def test_nobody_asks_for_the_pods_of_an_attempt_that_is_not_the_newest() -> None:
+    server, cache = Server(pod("Succeeded")), Cache()
+    cache.put(workload("Complete"))
+    seen(server, cache, StageStatus(attempt=2))
+    assert server.asked == 0
