@@ -10,13 +10,17 @@ from types import FrameType
 from typing import NoReturn
 
 from rlhf_cli.arguments.parser import build_parser
+from rlhf_cli.completing import HIDDEN, complete
 from rlhf_cli.failures import DONE, INTERRUPTED, IO_ERROR, TERMINATED, Failure
 from rlhf_cli.program import program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [HIDDEN]:
+        return complete(words[1:])
+    args = build_parser().parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a manifest may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")

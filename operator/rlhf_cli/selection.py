@@ -40,8 +40,9 @@ def selected(job: RLHFJob, pods: Sequence[PodView], wish: Wish) -> list[PodView]
         names = [name for name, item in stages.items() if item.phase == "Running"]
         if not names:
             begun = {pod.stage for pod in pods}
-            started = {name: stages[name].start_time or "" for name in stages if name in begun}
-            names = [max(started, key=lambda name: started[name])] if started else []
+            # Times are whole seconds: of stages that began within one, the later in the order.
+            started = [(stages[name].start_time or "", n, name) for n, name in enumerate(stages)]
+            names = [name for _, _, name in sorted(started) if name in begun][-1:]
     return [pod for name in names for pod in _of_stage(job, pods, name, wish)]
 
 

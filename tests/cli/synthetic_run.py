@@ -72,9 +72,9 @@ FINAL: dict[str, dict[str, float]] = {
 }
 
 
-def write_run(folder: Path, **changes: StageStatus) -> RLHFJob:
+def write_run(folder: Path, *, job: RLHFJob | None = None, **changes: StageStatus) -> RLHFJob:
     """A finished run in `folder`; `changes` replaces the status of stages by name."""
-    job = parse_job(MANIFEST)
+    job = job or parse_job(MANIFEST)
     stages = {name: _status(job, name, minute) for minute, name in enumerate(FINAL)} | changes
     phase = "Failed" if any(stage.phase == "Failed" for stage in stages.values()) else "Succeeded"
     status = JobStatus(

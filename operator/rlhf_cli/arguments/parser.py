@@ -41,7 +41,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 def build_parser() -> Parser:
     """All commands and their flags."""
-    from rlhf_cli.arguments import jobs, manifests
+    from rlhf_cli.arguments import jobs, manifests, tools
 
     parser = Parser(
         prog=program(),
@@ -53,7 +53,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    for group in (manifests, jobs):
+    for group in (manifests, jobs, tools):
         group.add(commands)
     return parser
 
