@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
 from cluster.nodes import FakeNode
 from cluster_jobs import Jobs, manifest, stage, wait_until
+from operator_rights import GIVEN
 from played import PlayedDeployment
 from reports import path_of, report, scraped, token_of
+from test_chart_rights import rights
 
 CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -29,7 +33,9 @@ class Release:
         self.used: set[tuple[str, str]] = set()
 
     def helm(self, verb: str, *words: str | Path, values: dict[str, Any] | None = None) -> str:
-        return self._helm.run(verb, RELEASE, *words, "--namespace", NAMESPACE, values=values)
+        return self._helm.run(
+            *verb.split(), RELEASE, *words, "--namespace", NAMESPACE, values=values
+        )
 
     def operator(self) -> PlayedDeployment:
         log = self._directory / "operator.log"
@@ -52,6 +58,16 @@ class Release:
         meta |= {"version": version, "appVersion": version}
         (folder / "Chart.yaml").write_text(yaml.safe_dump(meta))
         return folder
+
+
+SELDOM = {
+    ("patch", "jobs"),
+    ("patch", "configmaps"),
+    ("patch", "services"),
+    ("patch", "podgroups"),
+    ("delete", "pods"),
+}
+"""What it does only where somebody has changed its objects; tests/operator has these cases."""
 
 
 class Trainers:
@@ -110,6 +126,7 @@ def test_training_goes_on_through_upgrade_removal_and_a_new_installation(
         assert report(operator.progress_port, path_of(pod), token, 41) == 200
         jobs.wait(lambda job: stage(job, "ppo").get("progressPercent") == 41)
         release.remember(operator)
+        check(release, operator)
 
     values = {"watchNamespaces": [jobs.namespace], "logLevel": "DEBUG"}
     release.helm("upgrade", release.next_version("0.2.0"), values=values)
@@ -134,7 +151,29 @@ def test_training_goes_on_through_upgrade_removal_and_a_new_installation(
             jobs.client.delete("v1/pods", pod["metadata"]["name"], jobs.namespace)
         jobs.wait_ready()
         release.remember(operator)
-    print(sorted(release.used))
+    assert changes(GIVEN) - release.used == SELDOM
+
+
+def check(release: Release, operator: PlayedDeployment) -> None:
+    """`helm test` runs its pod, and the pod's command finds the operator, and notices where not."""
+    assert "Phase:          Succeeded" in release.helm("test")
+    container = yaml.safe_load(release.helm("get hooks"))["spec"]["containers"][0]
+    (address,) = container["env"]
+    assert address["value"] == f"http://{RELEASE}.{NAMESPACE}.svc:8080"
+    words = [sys.executable, *container["command"][1:], *container["args"]]
+    for port, code in ((operator.health_port, 0), (1, 1)):
+        env = {"ADDRESS": f"http://127.0.0.1:{port}"}
+        assert subprocess.run(words, env=env, capture_output=True, check=False).returncode == code
+
+
+def changes(given: dict[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
+    """The changing verbs that the operator's account has, on what this control plane serves."""
+    rules = [*given["jobs"], *given["gangs"], *given["lease"], *given["progress"]]
+    return {
+        (verb, resource.partition("/")[0])
+        for group, resource, verb in rights(rules)
+        if verb in VERBS.values() and (group, resource) != ("scheduling.k8s.io", "workloads")
+    }
 
 
 def running_attempt(jobs: Jobs) -> dict[str, Any]:
