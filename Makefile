@@ -1,6 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Each sets itself up.
 PYTHON ?= python3
 VENV ?= .venv
+# Test files that run at once; more than cores are no gain.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export DS_BUILD_OPS = 0
@@ -28,7 +30,7 @@ demo: $(READY)  ## Train the quickstart job on this machine: SFT, reward model, 
 
 test: $(READY)  ## Run all tests
 	@PYTHONPATH=tests $(BIN)/python -m cluster.binaries > /dev/null  # once; with progress on stderr
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(READY)  ## Lint, types, import rules
 	$(BIN)/ruff check .

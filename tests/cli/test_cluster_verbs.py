@@ -26,6 +26,11 @@ LINES = "".join(
 BROKEN = {"exitCode": 64, "reason": "BadData", "message": "sft.jsonl:17: the answer is empty"}
 
 
+def heeds_ctrl_c() -> None:
+    """Whatever started the tests: a shell's job in the background is born deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Story:
     """`long` trains PPO until it is stopped, `quick` ends well, `broken` has bad data until mended.
 
@@ -57,6 +62,7 @@ class Story:
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "rlhf_cli", *words, *self.place]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        options.setdefault("preexec_fn", heeds_ctrl_c)
         return subprocess.Popen(command, text=True, cwd=self.folder, **pipes, **options)
 
     def run(self, *words: str, code: int = 0) -> str:

@@ -203,6 +203,7 @@ def test_a_lost_node_loses_its_pods_when_out_of_service_and_can_return(
     client = control_plane.client
     client.create(pod("worker"), namespace)
     client.wait_for("v1/pods", "worker", is_bound, namespace)
+    make_node()  # Where all nodes are lost, Kubernetes takes it for a fault of its own and waits.
 
     node.lose()
     client.wait_for(

@@ -170,10 +170,13 @@ def test_a_pods_own_deadline_ends_it(scene: Scene) -> None:
     assert not condition(over, "DisruptionTarget")
 
 
-def test_a_lost_node_says_nothing_until_it_is_back(scene: Scene) -> None:
+def test_a_lost_node_says_nothing_until_it_is_back(
+    scene: Scene, make_node: Callable[..., FakeNode]
+) -> None:
     with scene.plays(Script(run_s=None, term_s=0.1)) as kubelet:
         pods = scene.job("lost")
         pods.wait_one(is_running)
+        make_node()  # Where all nodes are lost, Kubernetes evicts from none.
         kubelet.lose_node(scene.node.name)
         unreachable = pods.wait_one(lambda pod: "deletionTimestamp" in pod["metadata"], timeout=60)
         assert condition(unreachable, "DisruptionTarget")["reason"] == "DeletionByTaintManager"

@@ -21,9 +21,9 @@ async def _cancel(args: argparse.Namespace) -> int:
     async with target_of(args) as target:
         job = parsed(await target.job(args.job))
         name = job.metadata.name
+        said = await target.suspend(job)  # first: else the operator begins another attempt
         if args.now:
             await target.kill(job)
-        said = await target.suspend(job)
         if await target.is_worked_on(job):
             print(said, flush=True)
         await within(args.timeout, pods_ended(target, args.job), "the end of its pods")

@@ -133,7 +133,7 @@ async def _read(
     if not received.is_complete:
         raise Failure(
             f"the pod {name} ended before all was read: {received.last or 'it wrote nothing'}",
-            "run again; what is whole is not read twice",
+            "run again, to another folder (--out)",
             exit_code=TRANSIENT,
         )
 

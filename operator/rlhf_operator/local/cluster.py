@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
@@ -33,6 +33,11 @@ from rlhf_operator.names import (
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.progress import LoopbackServer
 from rlhf_operator.render import Platform
+
+WAITING: Final = {"GOMP_SPINCOUNT": "5000"}
+"""How long threads of one operation spin for one another, in turns of libgomp's loop: some 10 µs.
+Its own milliseconds hold a training back several times over where the machine does other work too.
+"""
 
 
 class LocalCluster:
@@ -179,7 +184,8 @@ class LocalCluster:
             return
         mine = tuple(free[: pod.record.devices])
         self._gpus[pod.directory.name] = mine
-        inherited = {**os.environ, **no_proxy(os.environ), "OMP_NUM_THREADS": str(threads)}
+        inherited = {**WAITING, **os.environ, **no_proxy(os.environ)}
+        inherited["OMP_NUM_THREADS"] = str(threads)
         devices = {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
         pod.start({**inherited, **pod.record.environment, **devices, TAG: pod.record.tag})
 
