@@ -40,6 +40,8 @@ def selected(job: RLHFJob, pods: Sequence[PodView], wish: Wish) -> list[PodView]
         names = [name for name, item in stages.items() if item.phase == "Running"]
         if not names:
             begun = {pod.stage for pod in pods}
+            if stages["prepare"].phase == "Succeeded" and len(begun) > 1:
+                begun.discard("prepare")  # done again before a run that trained nothing new
             # Times are whole seconds: of stages that began within one, the later in the order.
             started = [(stages[name].start_time or "", n, name) for n, name in enumerate(stages)]
             names = [name for _, _, name in sorted(started) if name in begun][-1:]
