@@ -93,7 +93,7 @@ def test_transformers_scores_right_padded_answers_as_we_do(
     """Also where the tokenizer pads with EOS: transformers takes the last token that is no pad.
 
     In float64 but for norms, which round to fp32 inside, and so to 1e-5 of scores of about 1;
-    another token's score would be off by a tenth.
+    another token's score is off by a hundredth and more.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
