@@ -16,7 +16,6 @@ from rlhf_cli.arguments.parser import build_parser
 HIDDEN: Final = "__complete"
 FILES: Final = ":files"
 FILE_FLAGS: Final = ("FILE", "DIR", "FOLDER")
-STAGES: Final = ("prepare", "sft", "reward", "ppo", "dpo")
 PATIENCE: Final = 2.0
 """Seconds that names on a cluster are waited for: a shell hangs meanwhile."""
 
@@ -83,6 +82,8 @@ def _values(action: argparse.Action, before: Sequence[str]) -> list[str]:
     if action.dest == "job":
         return _jobs(before) or [FILES]
     if action.dest == "stage":
+        from rlhf_operator.names import STAGES  # here, so that --help need not load it
+
         return list(STAGES)
     return [FILES] if str(action.metavar) in FILE_FLAGS else []
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import PurePath
 from typing import Final
 
+PACKAGE: Final = "rlhf-operator"
 PLUGIN: Final = "kubectl-rlhf"
 
 
@@ -18,3 +19,13 @@ def program() -> str:
 def command(*words: str) -> str:
     """A command of this program, ready to be copied into a shell."""
     return f"{program()} {shlex.join(words)}"
+
+
+def release() -> str:
+    """The installed version; 0 for a checkout that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return "0"

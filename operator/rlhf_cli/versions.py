@@ -8,8 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from rlhf_cli.program import PACKAGE
+
 PACKAGES: Final = (
-    "rlhf-operator",
+    PACKAGE,
     "torch",
     "transformers",
     "deepspeed",

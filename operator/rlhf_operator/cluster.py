@@ -100,9 +100,7 @@ class KubernetesCluster:
         key = _key(job)
         found = self._attempts(job, now)
         if any(self._hides_pods(job, attempt) for attempt in found):
-            selector = f"{LABEL_JOB}={key.name}"
-            for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
-                self._cache.put(item)
+            await self._ask_for_pods(key)
             found = self._attempts(job, now)
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
@@ -181,9 +179,7 @@ class KubernetesCluster:
         key, labels = _key(job), workload["metadata"]["labels"]
         stage, number = labels[LABEL_STAGE], int(labels[LABEL_ATTEMPT])
         if number > 1:
-            selector = f"{LABEL_JOB}={key.name},{LABEL_STAGE}={stage}"
-            for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
-                self._cache.put(item)
+            await self._ask_for_pods(key, f"{LABEL_STAGE}={stage}")
         is_there = self._cache.child(key, "Job", workload["metadata"]["name"]) is not None
         for item in self._cache.children(key, "Pod"):
             of_stage, of_number = observe.attempt_of(item) or ("", 0)
@@ -191,6 +187,12 @@ class KubernetesCluster:
             is_live = observe.pod(item, datetime.now(UTC)).is_live
             if of_stage == stage and is_live and not is_its_own:
                 raise OutOfDate(f"pod {item['metadata']['name']} still lives")
+
+    async def _ask_for_pods(self, key: JobKey, *of: str) -> None:
+        """Takes in the job's pods as they are on the API server; `of`: further labels of theirs."""
+        selector = ",".join((f"{LABEL_JOB}={key.name}", *of))
+        for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
+            self._cache.put(item)
 
     async def _create(self, job: RLHFJob, item: Object) -> None:
         known = self._cache.child(_key(job), item["kind"], item["metadata"]["name"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from rlhf_api.run import PREPARE
 from rlhf_api.status import AttemptEnd, JobStatus, StageStatus, Timeline
 
 from rlhf_operator.alarms import ALARMS
 from rlhf_operator.outcome import described
+from rlhf_operator.settle import every_stage
 from rlhf_operator.waiting import UNPLACED
 
 Kind = Literal["Normal", "Warning"]
@@ -42,10 +42,9 @@ def events(before: JobStatus | None, after: JobStatus) -> list[Event]:
     """What a write of `after` in place of `before` says; to be emitted once it has succeeded."""
     old = before or JobStatus()
     found: list[Event] = []
-    stages = {PREPARE: after.prepare, **after.stages}
-    for name, status in stages.items():
-        previous = old.prepare if name == PREPARE else old.stages.get(name)
-        found += _of_stage(name, previous or StageStatus(), status or StageStatus())
+    previous = every_stage(old)
+    for name, status in every_stage(after).items():
+        found += _of_stage(name, previous.get(name, StageStatus()), status)
     return found + list(_of_job(old, after))
 
 

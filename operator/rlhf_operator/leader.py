@@ -17,6 +17,7 @@ from rlhf_operator.api import Api, ApiError, Object, Resource
 
 log = logging.getLogger(__name__)
 
+LEASE_NAME: Final = "rlhf-operator"
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
 
@@ -34,7 +35,7 @@ class Leader:
         namespace: str,
         identity: str,
         *,
-        name: str = "rlhf-operator",
+        name: str = LEASE_NAME,
         duration: float = 12.0,
         retry: float = 2.0,
         margin: float = 2.0,

@@ -24,7 +24,8 @@ ANNOTATION_APPROVE: Final = "rlhf.dev/approve-"
 """Followed by a stage's name; the value is the input hash of the result that is approved."""
 
 FIELD_MANAGER: Final = "rlhf-operator"
-STAGES: Final = frozenset({PREPARE, *Stages.model_fields})
+STAGES: Final = (PREPARE, *Stages.model_fields)
+"""All that an attempt may be of, in the order in which they run."""
 SHORT_HASH: Final = 12
 """Hexadecimal digits of a hash in names and paths: 48 bits, ample for one job's history."""
 

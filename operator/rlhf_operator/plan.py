@@ -20,7 +20,7 @@ from rlhf_operator.expiry import expiry
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
-from rlhf_operator.settle import is_under_way, settled
+from rlhf_operator.settle import every_stage, is_under_way, settled
 from rlhf_operator.storage import moved_storage
 
 
@@ -71,8 +71,8 @@ def plan(assessment: Assessment) -> list[Action]:
     if moved_storage(job):
         return []
     actions: list[Action] = []
-    for stage in _all_stages(assessment.status):
-        status, decision = stage_status(assessment.status, stage), assessment.decisions.get(stage)
+    for stage, status in every_stage(assessment.status).items():
+        decision = assessment.decisions.get(stage)
         actions += _deletions(stage, status, decision, observed)
         actions += _expired(job, stage, observed, assessment.now)
         wanted = assessment.wanted.get(stage)
@@ -116,11 +116,6 @@ def stage_status(status: JobStatus, stage: str) -> StageStatus:
     """The status of a stage or of `prepare`."""
     found = status.prepare if stage == PREPARE else status.stages.get(stage)
     return found or StageStatus()
-
-
-def _all_stages(status: JobStatus) -> list[str]:
-    """Those of the spec and those that were removed from it, whose pods must end."""
-    return [PREPARE, *status.stages]
 
 
 def _wanted(

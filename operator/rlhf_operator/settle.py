@@ -25,6 +25,11 @@ def is_under_way(status: StageStatus) -> bool:
     return status.attempt > (status.ended.attempt if status.ended else 0)
 
 
+def every_stage(status: JobStatus) -> dict[str, StageStatus]:
+    """`prepare`, then the stages by name, with those that were removed from the spec since."""
+    return {PREPARE: status.prepare or StageStatus(), **status.stages}
+
+
 def settled(look: Look, observed: Observed) -> JobStatus:
     """The status with every end that can be seen counted, once."""
     job, status = look.job, look.job.status or JobStatus()

@@ -6,7 +6,7 @@ import argparse
 from typing import Final, NoReturn, TypeAlias
 
 from rlhf_cli.failures import DONE, EXIT_CODES, USAGE
-from rlhf_cli.program import program
+from rlhf_cli.program import program, release
 
 DESCRIPTION: Final = "RLHF from one manifest: check it, run it here or on a cluster, follow it."
 EPILOG: Final = """\
@@ -30,9 +30,7 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Print and leave."""
-        from importlib.metadata import version
-
-        print(f"{program()} {version('rlhf-operator')}")
+        print(program(), release())
         parser.exit(DONE)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from rlhf_api.crd import crd
 from rlhf_operator.api import ApiError, Object, Resource
 from rlhf_operator.cluster import RLHFJOBS
-from rlhf_operator.leader import LEASES
+from rlhf_operator.leader import LEASE_NAME, LEASES
 
 from rlhf_cli.doctor.findings import Finding, Look
 from rlhf_cli.output import age
@@ -18,7 +18,6 @@ from rlhf_cli.program import program
 CRDS: Final = Resource(
     "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions"
 )
-LEASE: Final = "rlhf-operator"
 USUAL: Final = ("rlhf-system", "rlhf-operator")
 """Namespaces where the operator is looked for by a user who may not look everywhere."""
 UNSEEN_AFTER: Final = 60.0
@@ -88,7 +87,7 @@ async def lease(look: Look) -> list[Finding]:
             Finding(
                 "error",
                 "Operator",
-                f"no operator holds a lease {LEASE}",
+                f"no operator holds a lease {LEASE_NAME}",
                 "start one: docs/guides/on-a-cluster.md",
             )
         ]
@@ -97,7 +96,7 @@ async def lease(look: Look) -> list[Finding]:
 
 async def _leases(look: Look) -> list[Object]:
     try:
-        return await look.listed(LEASES, fields=f"metadata.name={LEASE}")
+        return await look.listed(LEASES, fields=f"metadata.name={LEASE_NAME}")
     except ApiError as error:
         if error.code != 403:
             raise
@@ -105,7 +104,7 @@ async def _leases(look: Look) -> list[Object]:
     found = []
     for namespace in dict.fromkeys((look.namespace, *USUAL)):
         with contextlib.suppress(ApiError):  # it is not there, or this user may not see it
-            found.append(await look.api.get(LEASES, namespace, LEASE))
+            found.append(await look.api.get(LEASES, namespace, LEASE_NAME))
     if not found:
         raise refused
     return found

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.run import PREPARE
-from rlhf_api.status import JobStatus, StagePhase, StageStatus
+from rlhf_api.status import StagePhase, StageStatus
 
 from rlhf_cli.figures import SHORT_TITLES, duration, key_figures
+from rlhf_cli.targets.target import all_stages
 
 SYMBOLS: Final[dict[StagePhase, str]] = {
     "Pending": "·",
@@ -44,10 +44,7 @@ class StageRow(NamedTuple):
 
 def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
     """Rows in the order in which the stages run; prepare comes first."""
-    status = job.status or JobStatus()
-    stages = {PREPARE: status.prepare or StageStatus()}
-    stages |= {name: status.stages.get(name, StageStatus()) for name in job.spec.stages.present()}
-    rows = [_row(name, stage, now) for name, stage in stages.items()]
+    rows = [_row(name, stage, now) for name, stage in all_stages(job).items()]
     if job.spec.suspend:
         return rows
     # Stopped by a signal: to the plan that looks like a suspension, which the user never asked for.

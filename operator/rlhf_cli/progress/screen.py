@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
@@ -17,7 +15,7 @@ from rlhf_cli.figures import KEY_FIGURES, figure_text
 from rlhf_cli.output import age
 from rlhf_cli.progress.history import SHOWN, History, sparkline
 from rlhf_cli.progress.rows import stage_rows
-from rlhf_cli.progress.terminal import STYLES, stage_table
+from rlhf_cli.progress.terminal import STYLES, LiveView, stage_table
 from rlhf_cli.targets.target import Happening, PodView, all_stages
 
 MOST_EVENTS: Final = 6
@@ -32,37 +30,19 @@ TOLD: Final = (
 """Conditions that say why nothing moves."""
 
 
-class Screen:
-    """Draws what it was told last; the clock moves in between."""
+class Screen(LiveView):
+    """All that is known of a job."""
 
     def __init__(self, console: Console, place: str) -> None:
+        super().__init__(console, overflow="crop")
         self.history = History()
         self.pods: Sequence[PodView] = ()
         self.events: Sequence[Happening] = ()
-        self._console, self._place = console, place
-        self._job: RLHFJob | None = None
-        self._live = Live(
-            console=console,
-            get_renderable=self._render,
-            refresh_per_second=4,
-            vertical_overflow="crop",
-        )
-
-    def __enter__(self) -> Screen:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+        self._place = place
 
     def show(self, job: RLHFJob) -> None:
-        """Takes a new status."""
-        self._job = job
+        """Take a new status."""
+        super().show(job)
         for name, stage in all_stages(job).items():
             if stage.phase == "Running":
                 self.history.note(name, stage.metrics)
@@ -76,7 +56,7 @@ class Screen:
             self.pods,
             self.events,
             self.history,
-            self._console.width,
+            self.console.width,
             datetime.now(UTC),
         )
 

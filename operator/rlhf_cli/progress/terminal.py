@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.live_render import VerticalOverflowMethod
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -23,15 +24,21 @@ WIDE: Final = 80
 """Columns from which there is room for a bar."""
 
 
-class TerminalProgress:
-    """Shows the newest status that it was given; the clock moves in between."""
+class LiveView:
+    """Draws the newest status that it was given, again and again: the clock moves in between."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, overflow: VerticalOverflowMethod = "ellipsis") -> None:
+        """`overflow`: what becomes of lines for which the terminal has no room."""
         self.console = console
         self._job: RLHFJob | None = None
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            vertical_overflow=overflow,
+        )
 
-    def __enter__(self) -> TerminalProgress:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
@@ -46,6 +53,13 @@ class TerminalProgress:
     def show(self, job: RLHFJob) -> None:
         """Take a new status."""
         self._job = job
+
+    def _render(self) -> RenderableType:
+        raise NotImplementedError
+
+
+class TerminalProgress(LiveView):
+    """A line a stage."""
 
     def say(self, text: str) -> None:
         """A line above the stages."""

@@ -29,7 +29,7 @@ async def delete(
             f"the checkpoints of {name} are in {kept}, which it did not make: delete them there",
             "leave out --checkpoints to delete the job alone",
         )
-    # In the foreground, the job is there until its pods are gone: so nothing is left unseen.
+    # Its children do not hold the job back (no blockOwnerDeletion), so pods are waited for as well.
     await _delete(target, RLHFJOBS, name, job.metadata.uid)
     if wait:
         await until(lambda: _is_gone(target, job))

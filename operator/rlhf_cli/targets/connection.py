@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
 from rlhf_cli.failures import Failure
@@ -21,6 +20,7 @@ except ModuleNotFoundError as error:
         "install it with: pip install 'rlhf-operator[operator]'",
     ) from None
 
+from rlhf_cli.program import release
 from rlhf_cli.targets.cluster import ClusterTarget
 from rlhf_cli.targets.refusals import unreachable
 
@@ -55,18 +55,11 @@ async def connected(access: Access) -> AsyncIterator[ClusterTarget]:
         namespace = _of_the_pod(settings)
     else:
         namespace = await _of_the_kubeconfig(access, settings)
-    api = Api(ApiClient(settings), agent=f"rlhfctl/{_version()}")
+    api = Api(ApiClient(settings), agent=f"rlhfctl/{release()}")
     try:
         yield ClusterTarget(api, access.namespace or namespace, access.flags)
     finally:
         await api.close()
-
-
-def _version() -> str:
-    try:
-        return version("rlhf-operator")
-    except PackageNotFoundError:  # run from a checkout
-        return "0"
 
 
 def _has_kubeconfig() -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from rlhf_api.job import KIND, RLHFJob
 from rlhf_api.run import WORKDIR
 from rlhf_operator.names import claim_name
-from rlhf_operator.render.pod import USER_ID
+from rlhf_operator.render.security import container_security, pod_security
 from rlhf_operator.render.volumes import CHECKPOINTS
 
 from rlhf_cli.targets import reader
@@ -36,14 +36,7 @@ def reader_pod(job: RLHFJob, image: str, patterns: Sequence[str], node: str | No
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "activeDeadlineSeconds": LONGEST,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **pod_security(),
         "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
         "containers": [
             {
@@ -55,11 +48,7 @@ def reader_pod(job: RLHFJob, image: str, patterns: Sequence[str], node: str | No
                     json.dumps(list(patterns)),
                 ],
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": container_security(),
                 "volumeMounts": [mount],
             }
         ],

@@ -14,8 +14,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.run import PREPARE
-from rlhf_api.status import JobStatus, StageStatus
+from rlhf_api.status import JobStatus
 
 from rlhf_operator.controller import JobKey, reconcile_once
 from rlhf_operator.events import Event
@@ -25,6 +24,7 @@ from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
 from rlhf_operator.local.store import Store
 from rlhf_operator.names import ANNOTATION_RETRY_STAGE
 from rlhf_operator.progress import LoopbackServer
+from rlhf_operator.settle import every_stage
 
 INTERVAL: Final = 0.05
 """Seconds between two looks at which pods run: cheap, and what makes stages follow at once."""
@@ -64,8 +64,7 @@ def run(
 
 def _retried(job: RLHFJob, status: JobStatus | None) -> RLHFJob:
     """Each run is a person's wish to try again, however the attempts of the last one ended."""
-    status = status or JobStatus()
-    stages = {PREPARE: status.prepare or StageStatus(), **status.stages}
+    stages = every_stage(status or JobStatus())
     again = {f"{ANNOTATION_RETRY_STAGE}{name}": str(was.attempt) for name, was in stages.items()}
     extra = (job.metadata.model_extra or {}).get("annotations") or {}
     annotations = {**extra, **again}

@@ -11,6 +11,7 @@ from rlhf_operator.names import pod_host
 from rlhf_operator.render.environment import environment
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
+from rlhf_operator.render.security import container_security
 from rlhf_operator.render.service import RENDEZVOUS_PORT
 from rlhf_operator.render.volumes import TERMINATION_PATH, Contents, pod_mounts
 
@@ -31,11 +32,7 @@ def container(
         "command": _command(key, resources),
         "env": environment(key, resources, platform),
         "resources": _requests(resources),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePath": TERMINATION_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": pod_mounts(key, contents, platform),

@@ -10,6 +10,7 @@ from rlhf_api.run import PREPARE
 from rlhf_operator.render.container import DEVICES, container
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
+from rlhf_operator.render.security import USER_ID, pod_security
 from rlhf_operator.render.volumes import Contents, pod_volumes
 
 GRACE_SECONDS: Final = 120
@@ -18,29 +19,20 @@ DAY: Final = 86_400
 LONGEST_PREPARE: Final = DAY
 LONGEST_ATTEMPT: Final = 30 * DAY
 """No pod holds devices for longer, whatever becomes of operator and control plane."""
-USER_ID: Final = 1000
-"""The user that the trainer image runs as."""
 
 
 def pod_spec(
     key: AttemptKey, contents: Contents, resources: Resources, platform: Platform
 ) -> Object:
     """The pod's specification, without what a gang scheduler adds."""
+    security = pod_security()
+    security["securityContext"] |= {"fsGroup": USER_ID, "fsGroupChangePolicy": "OnRootMismatch"}
     spec: Object = {
         "restartPolicy": "Never",
         "subdomain": key.name,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "activeDeadlineSeconds": _longest(key),
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **security,
         "containers": [container(key, contents, resources, platform)],
         "volumes": pod_volumes(key, contents, resources.shm_size, platform),
     }

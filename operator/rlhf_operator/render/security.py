@@ -1,0 +1,33 @@
+"""What every pod of ours keeps to: the restricted Pod Security Standard, and no token unasked."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rlhf_operator.render.metadata import Object
+
+USER_ID: Final = 1000
+"""The user that the trainer image runs as."""
+
+
+def pod_security() -> Object:
+    """Fields of a pod's specification."""
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def container_security() -> Object:
+    """The `securityContext` of a container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
