@@ -92,13 +92,21 @@ class ControlPlane:
         return self._group.id
 
     def start(self, name: str) -> None:
-        """Starts a program; etcd and API server can be used when this returns."""
+        """Starts a program; etcd and API server can be used when this returns.
+
+        After an API server that was away the controllers begin anew: their watches would be tried
+        again only after up to a minute (client-go doubles its waits to 30 s, with jitter on top).
+        """
         program = self.programs[name]
         program.start()
         if name == "etcd":
             program.wait_until(lambda: listens(self._layout.ports[0]), READY_TIMEOUT)
         if name == "kube-apiserver":
             program.wait_until(self._is_ready, READY_TIMEOUT)
+            for watcher in ("kube-controller-manager", "kube-scheduler"):
+                if self.programs[watcher].pid:
+                    self.stop(watcher, grace=0)
+                    self.start(watcher)
 
     def stop(self, name: str, *, grace: float = 10) -> None:
         """Ends a program: SIGTERM, and SIGKILL after the grace period (0: at once)."""
