@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rlhf_trainer.sequences import SHORT, causal_attention
+from rlhf_trainer.sequences import SHORT, causal_attention, segments_attention
 from torch import Tensor
 
 
@@ -36,3 +36,24 @@ def test_attention_and_its_gradients_are_the_equations(
         seen.append([out, *torch.autograd.grad(out, leaves, towards)])
     for ours, expected in zip(*seen, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2), (4, 1)])
+def test_one_token_sees_what_the_mask_leaves_of_the_cache(heads: int, keys: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((2, heads, 1, 8), (2, keys, 6, 8), (2, keys, 6, 8))
+    )
+    seen_BC = torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
+    out, _ = segments_attention(torch.nn.Module(), q, k, v, seen_BC[:, None, None], scaling=0.3)
+    for row, first in ((0, 0), (1, 2)):
+        one = (x[row : row + 1] for x in (q, k[:, :, first:], v[:, :, first:]))
+        expected = by_the_equation_of_the_last(*one, 0.3)
+        torch.testing.assert_close(out[row : row + 1].transpose(1, 2), expected)
+
+
+def by_the_equation_of_the_last(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """What a query at the last key's place sees: all of them."""
+    padded = torch.cat([q.new_zeros(*q.shape[:2], k.shape[2] - 1, q.shape[3]), q], dim=2)
+    return by_the_equation(padded, k, v, scale, None)[:, :, -1:]

@@ -9,6 +9,7 @@ Shapes: N response tokens of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from rlhf_trainer.actor_critic import TokenScores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
-from rlhf_trainer.engine import StepStats
+from rlhf_trainer.engine import Engine, StepStats
 from rlhf_trainer.experience import (
     Experience,
     flat_rows,
 )
+from rlhf_trainer.lanes import may_share_cores, side_by_side
 from rlhf_trainer.losses import entropy_loss, kl_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_trainer.pretraining import PretrainingTexts
 from rlhf_trainer.scored_lm import TokenBatch, token_batch
@@ -75,27 +77,58 @@ def update(
     pretraining: PretrainingTexts | None,
     rollout: int,
 ) -> UpdateFigures:
-    """All optimizer steps over one rollout's experience."""
-    trains_actor = rollout >= config.critic_warmup_rollouts
+    """All optimizer steps over one rollout's experience. Actor and critic owe each other nothing in
+    it: all of the actor's steps may come before the critic's, or beside them.
+    """
     for engine in team.engines.values():
         engine.module.train()
+    steps = [
+        list(_micro_batches(session, config, experience, rows))
+        for rows in minibatches(config, session.run.seed, rollout)
+    ]
+    of_actor = partial(_train_actor, config, team, steps, pretraining, rollout)
+    of_critic = partial(_train_critic, config, team, steps)
+    if team.critic is not None and may_share_cores(config, session.ranks):
+        (actor_parts, actor), (critic_parts, critic) = side_by_side(of_actor, of_critic)
+    else:
+        (actor_parts, actor), (critic_parts, critic) = of_actor(), of_critic()
+    return UpdateFigures(_means(session, config, actor_parts + critic_parts), actor, critic)
+
+
+def _train_actor(
+    config: PPOStage,
+    team: Team,
+    steps: Sequence[Sequence[MicroBatch]],
+    pretraining: PretrainingTexts | None,
+    rollout: int,
+) -> tuple[list[Figures], StepStats | None]:
+    trains_policy = rollout >= config.critic_warmup_rollouts
+    shares_trunk = team.has_values and team.critic is None
     parts: list[Figures] = []
-    actor: StepStats | None = None
-    critic: StepStats | None = None
+    if not trains_policy and not shares_trunk:
+        return parts, None
+    stats = None
     first_step = rollout * steps_per_rollout(config)
-    for number, rows in enumerate(minibatches(config, session.run.seed, rollout)):
-        batches = list(_micro_batches(session, config, experience, rows))
-        shares_trunk = team.has_values and team.critic is None
-        if trains_actor or shares_trunk:
-            texts = pretraining.micro_batches(first_step + number) if pretraining else []
-            parts += _actor_gradients(config, team, batches, texts, trains_actor)
-            actor = team.actor.step()
-            if team.average is not None:
-                team.average.update(team.actor.module)
-        if team.critic is not None:
-            parts += _critic_gradients(config, team, batches)
-            critic = team.critic.step()
-    return UpdateFigures(_means(session, config, parts), actor, critic)
+    for number, batches in enumerate(steps):
+        texts = pretraining.micro_batches(first_step + number) if pretraining else []
+        parts += _actor_gradients(config, team, batches, texts, trains_policy)
+        stats = team.actor.step()
+        if team.average is not None:
+            team.average.update(team.actor.module)
+    return parts, stats
+
+
+def _train_critic(
+    config: PPOStage, team: Team, steps: Sequence[Sequence[MicroBatch]]
+) -> tuple[list[Figures], StepStats | None]:
+    parts: list[Figures] = []
+    if team.critic is None:
+        return parts, None
+    stats = None
+    for batches in steps:
+        parts += _critic_gradients(config, team.critic, batches)
+        stats = team.critic.step()
+    return parts, stats
 
 
 def _micro_batches(
@@ -175,13 +208,14 @@ def _actor_loss(
     return loss, figures
 
 
-def _critic_gradients(config: PPOStage, team: Team, batches: Sequence[MicroBatch]) -> list[Figures]:
-    assert team.critic is not None
+def _critic_gradients(
+    config: PPOStage, critic: Engine, batches: Sequence[MicroBatch]
+) -> list[Figures]:
     parts: list[Figures] = []
     for batch in batches:
-        loss, figures = _value_loss(config, batch, team.critic(batch.tokens))
+        loss, figures = _value_loss(config, batch, critic(batch.tokens))
         parts.append(figures)
-        team.critic.backward(loss, last=len(parts) == len(batches))
+        critic.backward(loss, last=len(parts) == len(batches))
     return parts
 
 

@@ -137,9 +137,15 @@ def segments_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface: query (1, H, N, D), key and value (1, K, N, D).
 
-    Returns (1, N, H, D). Without `segments` (generation with a cache) it is transformers' own.
+    Returns (1, N, H, D). Without `segments` (generation with a cache) it is transformers' own, but
+    for one token a row on a CPU, where that would copy all keys and values for each query head.
     """
     if segments is None:
+        if query.device.type == "cpu" and query.shape[2] == 1 and attention_mask is not None:
+            out_BHqD = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+            )
+            return out_BHqD.transpose(1, 2), None
         seen: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
