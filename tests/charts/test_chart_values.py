@@ -1,0 +1,150 @@
+"""Each value of the chart changes what it says it does, and nothing else; others are refused."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from chart import CHART, Helm, Object, Rendered, values_of
+from differences import difference, unexpected
+from rlhf_operator.settings import parse
+from value_cases import CASES, NAMES, WITH_WEBHOOK, Case
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+OF_CASES = [pytest.param(case, id=case.value) for case in CASES]
+WRONG = {"string": 7, "boolean": "yes", "integer": "two", "array": "one", "object": "one"}
+"""For each type of the schema something that is not of it."""
+
+
+def merged(one: Any, other: Any) -> Any:
+    """Values of two files, as Helm merges them."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return other
+    both = {name: merged(one[name], other[name]) for name in one.keys() & other.keys()}
+    return {**one, **other, **both}
+
+
+def settings(case: Case) -> Object:
+    made: Object = merged(dict(case.given), values_of(case.value, case.setting))
+    return made
+
+
+def leaves(schema: Object, path: tuple[str, ...] = ()) -> dict[str, Object]:
+    """Each value that can be set, and its schema."""
+    found: dict[str, Object] = {}
+    for name, item in schema["properties"].items():
+        if "properties" in item:
+            found |= leaves(item, (*path, name))
+        elif name != "global":
+            found[".".join((*path, name))] = item
+    return found
+
+
+@pytest.fixture(scope="module")
+def render(helm: Helm) -> Callable[..., Rendered]:
+    @functools.cache
+    def of(text: str) -> Rendered:
+        return helm.render(json.loads(text))
+
+    return lambda values: of(json.dumps(values))
+
+
+def test_every_value_has_a_case() -> None:
+    assert sorted([*(case.value for case in CASES), *NAMES]) == sorted(leaves(SCHEMA))
+
+
+@pytest.mark.parametrize("case", OF_CASES)
+def test_a_value_changes_what_it_says_and_nothing_else(
+    case: Case, render: Callable[..., Rendered]
+) -> None:
+    found = difference(render(dict(case.given)).objects, render(settings(case)).objects)
+    assert unexpected(found, case.expected) == []
+
+
+@pytest.mark.parametrize("case", OF_CASES)
+def test_lint_is_content_with_each_value(case: Case, helm: Helm) -> None:
+    values = merged({"crds": {"enabled": False}}, settings(case))  # large, and linted above
+    helm.run("lint", "--strict", CHART, values=values)
+
+
+def test_what_is_of_another_type_is_refused_by_name(helm: Helm) -> None:
+    values: Object = {}
+    for name, schema in leaves(SCHEMA).items():
+        values = merged(values, values_of(name, WRONG[schema["type"]]))
+    with pytest.raises(RuntimeError) as refusal:
+        helm.run("lint", "--strict", CHART, values=values)
+    for name in leaves(SCHEMA):
+        assert f"- at '/{name.replace('.', '/')}'" in str(refusal.value)
+
+
+def test_a_name_that_is_no_value_is_refused_wherever_it_stands(helm: Helm) -> None:
+    groups = {name.rpartition(".")[0] for name in leaves(SCHEMA)}
+    values: Object = {}
+    for group in groups:
+        values = merged(values, values_of(f"{group}.colour".removeprefix("."), "red"))
+    with pytest.raises(RuntimeError) as refusal:
+        helm.run("lint", "--strict", CHART, values=values)
+    for group in groups:
+        where = "".join(f"/{name}" for name in group.split(".") if name)
+        assert f"- at '{where}': additional properties 'colour' not allowed" in str(refusal.value)
+
+
+def test_a_full_name_takes_the_place_of_the_release_in_every_name(
+    render: Callable[..., Rendered],
+) -> None:
+    usual, renamed = render({}), render({"fullnameOverride": "aligner"})
+    names = [item["metadata"]["name"] for item in usual.objects]
+    assert [item["metadata"]["name"] for item in renamed.objects] == [
+        name.replace("rlhf-operator", "aligner") for name in names
+    ]
+    assert "--progress-url=http://aligner.rlhf-system.svc:8082" in renamed.args
+    assert renamed.pod["serviceAccountName"] == "aligner"
+
+
+def test_a_name_takes_the_place_of_the_charts_in_names_and_labels(
+    render: Callable[..., Rendered],
+) -> None:
+    renamed = render({"nameOverride": "aligner"})
+    for item in renamed.objects:
+        assert item["metadata"]["name"].startswith("rlhf-operator-aligner")
+    selected = {"app.kubernetes.io/name": "aligner", "app.kubernetes.io/instance": "rlhf-operator"}
+    assert renamed.one("Service")["spec"]["selector"] == selected
+    template = renamed.one("Deployment")["spec"]["template"]
+    assert template["metadata"]["labels"].items() >= selected.items()
+
+
+def test_an_object_of_the_table_is_what_a_field_of_yaml_makes() -> None:
+    before = yaml.safe_load_all("{kind: A, metadata: {name: a}, spec: {x: [1, 2], y: [{z: 1}]}}")
+    after = yaml.safe_load_all("{kind: A, metadata: {name: a}, spec: {x: [2, 3], y: [{z: 2}]}}")
+    found = difference(list(before), list(after))
+    assert found == {"A a spec.x[1]": None, "A a spec.x[3]": True, "A a spec.y.0.z": 2}
+    assert unexpected(found, {"A a spec.x[*]": None, "A a spec.q": 1}) == [
+        "A a spec.x[3] is True",
+        "A a spec.y.0.z is 2",
+        r"A\ a\ spec\.q is as it was",
+    ]
+
+
+def test_the_service_leads_to_the_ports_on_which_the_operator_listens(
+    render: Callable[..., Rendered],
+) -> None:
+    rendered = render(WITH_WEBHOOK)
+    listens = {port["name"]: port["containerPort"] for port in rendered.container["ports"]}
+    settings = parse(rendered.args, {})
+    assert listens == {
+        "metrics": settings.health_port,
+        "progress": settings.progress_port,
+        "webhook": settings.webhook_port,
+    }
+    served = {
+        p["name"]: (p["port"], p["targetPort"]) for p in rendered.one("Service")["spec"]["ports"]
+    }
+    assert served["progress"] == (urlsplit(settings.progress_url or "").port, "progress")
+    (webhook,) = rendered.one("ValidatingWebhookConfiguration")["webhooks"]
+    assert served["webhook"] == (webhook["clientConfig"]["service"]["port"], "webhook")
+    assert served["metrics"] == (8080, "metrics")
