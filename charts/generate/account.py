@@ -20,11 +20,11 @@ HEAD: Final = """\
 """
 
 Object = dict[str, Any]
-Rules = Mapping[str, Sequence[Object]]
+Rules = Mapping[str, Any]
 
 
 def account_text(rules: Rules) -> str:
-    """The file, from the lists of rules of the chart."""
+    """The file, from the chart's rules: lists of them, and below `gangs` one for each scheduler."""
     return HEAD + yaml.safe_dump_all(_objects(rules), sort_keys=False)
 
 
@@ -32,7 +32,8 @@ def _objects(rules: Rules) -> Iterable[Object]:
     yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     account = {"name": NAME, "namespace": NAMESPACE}
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account}
-    yield _role("ClusterRole", {"name": NAME}, [*rules["jobs"], *rules["gangs"]])
+    gangs = [rule for of_one in rules["gangs"].values() for rule in of_one]
+    yield _role("ClusterRole", {"name": NAME}, [*rules["jobs"], *gangs])
     yield from _bound("Role", {"name": f"{NAME}-lease", "namespace": NAMESPACE}, rules["lease"])
     yield from _bound("ClusterRole", {"name": f"{NAME}-progress"}, rules["progress"])
 

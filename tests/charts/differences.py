@@ -13,7 +13,7 @@ ANY: Final = object()
 
 
 def difference(before: Sequence[Object], after: Sequence[Object]) -> dict[str, Any]:
-    """Each field that differs, as `Kind name path.to.field`: its value now, None where it is gone."""
+    """Each field that differs, as `Kind name path.to.field`: its value now; None: it is gone."""
     old, new = _fields(before), _fields(after)
     changed = {path: value for path, value in new.items() if old.get(path, ANY) != value}
     return changed | {path: None for path in old if path not in new}

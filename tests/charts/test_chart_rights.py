@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 from chart import REPOSITORY, Helm, Object
-from operator_rights import GIVEN
+from operator_rights import GIVEN, OF_GANGS
+from rlhf_api.scheduling import Scheduling
 from rlhf_operator.references import CLAIM, FIELDS, QUEUES
 from rlhf_operator.render import Platform
-from rlhf_operator.render.gang import GANGS
+from rlhf_operator.render.gang import GANGS, gang_choice
 
 Right = tuple[str, str, str]
 
@@ -37,13 +39,26 @@ def plural_kinds(gang: Any) -> set[tuple[str, str]]:
     return {(kind.split("/")[0], f"{kind.rsplit('/', 1)[1].lower()}s") for kind in kinds}
 
 
-def test_the_kinds_of_each_gang_scheduler_may_be_made_and_those_of_kueue_be_read() -> None:
-    made = set().union(*(plural_kinds(gang) for name, gang in GANGS.items() if name != "kueue"))
-    given = rights(GIVEN["gangs"])
-    changed = {(group, resource) for group, resource, verb in given if verb == "create"}
-    assert changed == made
-    only_read = {(group, resource) for group, resource, _ in given} - changed
-    assert only_read == {("kueue.x-k8s.io", "workloads")}
+@pytest.mark.parametrize("name", GANGS)
+def test_the_kinds_of_a_gang_scheduler_may_be_made_and_those_of_kueue_be_read(name: str) -> None:
+    given = rights(OF_GANGS[name])
+    assert {right[:2] for right in given} == plural_kinds(GANGS[name])
+    made = {right[:2] for right in given if right[2] == "create"}
+    assert made == (set() if name == "kueue" else plural_kinds(GANGS[name]))
+
+
+@pytest.mark.parametrize("names", [["none"], ["kueue", "native"], ["volcano"]])
+def test_gang_schedulers_that_are_not_used_give_no_rights(names: list[str], helm: Helm) -> None:
+    rendered = helm.render({"jobDefaults": {"gangSchedulers": names}})
+    of_gangs = [rule for name in names for rule in OF_GANGS[name]]
+    given = [*GIVEN["jobs"], *of_gangs, *GIVEN["progress"]]
+    assert rendered.one("ClusterRole", "rlhf-operator")["rules"] == given
+
+
+def test_gang_none_in_the_order_is_where_auto_ends() -> None:
+    platform = Platform(served=Everything(), gang_order=("kueue", "none", "native"))
+    choice = gang_choice(Scheduling(), platform)
+    assert choice == ("none", "No gang scheduler can be used; kueue has no queue here.")
 
 
 def test_the_webhook_may_look_at_all_that_a_job_can_name() -> None:
@@ -74,7 +89,7 @@ def test_served_namespaces_get_a_role_each_and_the_cluster_no_more_than_token_re
     }
     for role in rendered.of("Role"):
         if role["metadata"]["namespace"] != "rlhf-system":
-            assert role["rules"] == [*GIVEN["jobs"], *GIVEN["gangs"]]
+            assert rights(role["rules"]) == rights([*GIVEN["jobs"], *GIVEN["gangs"]])
     assert rendered.one("ClusterRole", "rlhf-operator")["rules"] == GIVEN["progress"]
     for binding in [*rendered.of("RoleBinding"), *rendered.of("ClusterRoleBinding")]:
         (subject,) = binding["subjects"]
@@ -84,7 +99,7 @@ def test_served_namespaces_get_a_role_each_and_the_cluster_no_more_than_token_re
 def test_an_operator_for_all_namespaces_has_one_cluster_role(helm: Helm) -> None:
     rendered = helm.render()
     given = [*GIVEN["jobs"], *GIVEN["gangs"], *GIVEN["progress"]]
-    assert rendered.one("ClusterRole", "rlhf-operator")["rules"] == given
+    assert rights(rendered.one("ClusterRole", "rlhf-operator")["rules"]) == rights(given)
     assert [role["metadata"]["name"] for role in rendered.of("Role")] == ["rlhf-operator-lease"]
 
 

@@ -148,7 +148,11 @@ JOBS: Final = [
         },
     ),
     Case("jobDefaults.image", "r.example/t:1", flag("--default-image=r.example/t:1")),
-    Case("jobDefaults.gangSchedulers", ["kueue", "native"], flag("--gang-order=kueue,native")),
+    Case(
+        "jobDefaults.gangSchedulers",
+        ["kueue", "native"],
+        flag("--gang-order=kueue,native") | {"ClusterRole rlhf-operator rules*": ANY},
+    ),
     Case("jobDefaults.queue", "research", flag("--default-queue=research")),
     Case("jobDefaults.storageClass", "nfs", flag("--default-storage-class=nfs")),
     Case(

@@ -10,8 +10,14 @@ from cluster.control_plane import ControlPlane
 
 RBAC = "rbac.authorization.k8s.io"
 CHART = Path(__file__).parents[2] / "charts" / "rlhf-operator"
-GIVEN: dict[str, list[dict[str, Any]]] = yaml.safe_load((CHART / "files/rbac.yaml").read_text())
-"""The rights that the chart gives, by what they are for."""
+_WRITTEN: dict[str, Any] = yaml.safe_load((CHART / "files/rbac.yaml").read_text())
+OF_GANGS: dict[str, list[dict[str, Any]]] = _WRITTEN["gangs"]
+"""The rights that the chart gives for each gang scheduler."""
+GIVEN: dict[str, list[dict[str, Any]]] = {
+    **_WRITTEN,
+    "gangs": [rule for rules in OF_GANGS.values() for rule in rules],
+}
+"""All the rights that it gives, by what they are for."""
 RULES = [*GIVEN["jobs"], *GIVEN["gangs"], *GIVEN["lease"]]
 """All that an operator for one namespace needs: nothing that is cluster-wide, no Secrets."""
 

@@ -63,6 +63,34 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml (get ((index . 0).Files.Get "files/rbac.yaml" | fromYaml) (index . 1)) }}
 {{- end }}
 
+{{/* What the operator may do in each namespace that it serves. */}}
+{{- define "rlhf-operator.rulesInNamespaces" -}}
+{{- $given := .Files.Get "files/rbac.yaml" | fromYaml }}
+{{- $rules := $given.jobs }}
+{{- range default (keys $given.gangs | sortAlpha) .Values.jobDefaults.gangSchedulers }}
+{{- $rules = concat $rules (get $given.gangs .) }}
+{{- end }}
+{{- if .Values.webhook.enabled }}
+{{- $rules = concat $rules $given.webhookInNamespaces }}
+{{- end }}
+{{- toYaml $rules }}
+{{- end }}
+
+{{/* What it may do in the whole cluster, whichever namespaces it serves; empty: nothing. */}}
+{{- define "rlhf-operator.rulesInCluster" -}}
+{{- $given := .Files.Get "files/rbac.yaml" | fromYaml }}
+{{- $rules := list }}
+{{- if .Values.progress.enabled }}
+{{- $rules = concat $rules $given.progress }}
+{{- end }}
+{{- if .Values.webhook.enabled }}
+{{- $rules = concat $rules $given.webhookInCluster }}
+{{- end }}
+{{- with $rules }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* What a binding ends with: (list . ROLE-KIND ROLE-NAME). */}}
 {{- define "rlhf-operator.boundTo" -}}
 {{- $top := index . 0 -}}

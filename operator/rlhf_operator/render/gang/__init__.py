@@ -43,6 +43,8 @@ def gang_choice(scheduling: Scheduling, platform: Platform) -> GangChoice:
     queue = scheduling.queue or platform.defaults.queue
     passed: list[str] = []
     for name in platform.gang_order:
+        if name == "none":
+            break
         gang = GANGS[name]
         kinds = gang.kinds(platform)
         if kinds and (queue or not gang.needs_queue):
