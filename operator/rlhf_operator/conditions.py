@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 from rlhf_api.status import Condition
 
 from rlhf_operator.messages import redacted
+from rlhf_operator.pausing import Pause
 from rlhf_operator.policies import Decision
 from rlhf_operator.waiting import UNPLACED
 
@@ -40,12 +41,12 @@ class Said(NamedTuple):
     message: str
 
 
-def job_state(decisions: Mapping[str, Decision], *, is_suspended: bool, is_stuck: bool) -> State:
+def job_state(decisions: Mapping[str, Decision], *, pause: Pause | None, is_stuck: bool) -> State:
     """Which of the four holds for a job whose stages stand so."""
     if all(decision.verdict == "Succeeded" for decision in decisions.values()):
         return State("Ready", "Succeeded", "Every stage has succeeded.")
-    if is_suspended:
-        return State("Suspended", "Suspended", "spec.suspend is true; checkpoints are kept.")
+    if pause:
+        return State("Suspended", *pause)
     return _cause(decisions) if is_stuck else _doing(decisions)
 
 

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from rlhf_api.status import AttemptEnd, JobStatus, StageStatus, Timeline
 
+from rlhf_operator import pausing
 from rlhf_operator.alarms import ALARMS
 from rlhf_operator.outcome import described
 from rlhf_operator.settle import every_stage
@@ -19,7 +20,7 @@ TERMINAL: Final = {"Ready": "Succeeded", "Stalled": "Failed", "Suspended": "Susp
 TOLD_BY_OTHERS: Final = (
     "Preparing",
     "WaitingForParents",
-    "Suspended",
+    *pausing.REASONS,
     "Terminating",
     "StageRemoved",
 )

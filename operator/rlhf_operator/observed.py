@@ -116,6 +116,7 @@ class Observed(NamedTuple):
     fingerprints: Mapping[str, str] = {}  # by source URI; local files only
     scheduling: SchedulingStatus | None = None  # the gang scheduler of its pods
     left_over: tuple[tuple[str, int], ...] = ()  # attempts without Job and pods: a Service, …
+    is_interrupted: bool = False  # whoever runs its pods on this machine was told to stop
 
     def of(self, stage: str) -> tuple[Attempt, ...]:
         """A stage's attempts that have left something, oldest first."""

@@ -19,6 +19,7 @@ from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
 from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.pausing import pause_of
 from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
 from rlhf_operator.settle import every_stage, is_under_way, settled
 from rlhf_operator.storage import moved_storage
@@ -159,6 +160,7 @@ def _context(
         parents={name: decisions[name] for name in needed},
         parent_runs={name: runs[name] for name in needed if name in runs},
         prepare=decisions[PREPARE] if of_stage else None,
+        pause=pause_of(job, observed),
         now=now,
     )
 

@@ -16,6 +16,7 @@ from rlhf_operator.inputs import Wanted, annotation
 from rlhf_operator.names import ANNOTATION_APPROVE, short
 from rlhf_operator.observed import Attempt
 from rlhf_operator.outcome import described
+from rlhf_operator.pausing import Pause
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.times import read
 from rlhf_operator.waiting import waiting
@@ -53,6 +54,7 @@ class Context(NamedTuple):
     parents: Mapping[str, Decision]  # by stage; those whose output it takes
     parent_runs: Mapping[str, FinishedRun]
     prepare: Decision | None  # None: this is prepare
+    pause: Pause | None  # of the whole job
     now: datetime
 
     @property
@@ -114,13 +116,12 @@ def result_is_there(context: Context) -> Decision | None:
     return Decision("Succeeded", "Succeeded")
 
 
-def suspended(context: Context) -> Decision | None:
+def paused(context: Context) -> Decision | None:
     """Children end gracefully, and nothing new starts."""
-    if not context.job.spec.suspend:
+    if context.pause is None:
         return None
-    if is_under_way(context.status):
-        return Decision("Stop", "Suspended", "spec.suspend is true; checkpoints are kept.")
-    return Decision("Waiting", "Suspended", "spec.suspend is true.")
+    verdict: Verdict = "Stop" if is_under_way(context.status) else "Waiting"
+    return Decision(verdict, *context.pause)
 
 
 def out_of_date(context: Context) -> Decision | None:
@@ -291,7 +292,7 @@ def backing_off(context: Context) -> Decision | None:
 
 POLICIES: Final[tuple[Policy, ...]] = (
     result_is_there,
-    suspended,
+    paused,
     out_of_date,
     under_way,
     sources_unprepared,

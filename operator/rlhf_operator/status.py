@@ -10,11 +10,13 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import FinishedRun, JobPhase, JobStatus, StagePhase, StageStatus
 
+from rlhf_operator import pausing
 from rlhf_operator.columns import columns
 from rlhf_operator.conditions import State, conditions, job_state, with_conditions
 from rlhf_operator.ends import Look, retry_is_asked, stopped
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
+from rlhf_operator.pausing import pause_of
 from rlhf_operator.plan import Action, Assessment, BeginAttempt, stage_status
 from rlhf_operator.policies import Decision, Verdict
 from rlhf_operator.settle import is_under_way
@@ -52,9 +54,8 @@ def next_status(assessment: Assessment, actions: Sequence[Action]) -> JobStatus:
     }
     phase = job_phase(job, assessment, stages)
     before = assessment.status
-    state = job_state(
-        assessment.decisions, is_suspended=job.spec.suspend, is_stuck=is_stuck(assessment)
-    )
+    pause = pause_of(job, assessment.observed)
+    state = job_state(assessment.decisions, pause=pause, is_stuck=is_stuck(assessment))
     return before.model_copy(
         update={
             "observed_generation": job.metadata.generation,
@@ -103,7 +104,7 @@ def _stage(
         status = stopped(look, stage, status, decision.reason)
     elif run := assessment.runs.get(stage):
         status = _with_result(status, run)
-    phase = _suspended(decision) or PHASES[decision.verdict]
+    phase = _paused(decision) or PHASES[decision.verdict]
     done = decision.verdict == "Succeeded"
     return status.model_copy(
         update={
@@ -120,8 +121,8 @@ def _removed(status: StageStatus) -> Decision:
     return Decision(verdict, "StageRemoved", "The stage is not in the spec any more.")
 
 
-def _suspended(decision: Decision) -> StagePhase | None:
-    return "Suspended" if decision.reason == "Suspended" else None
+def _paused(decision: Decision) -> StagePhase | None:
+    return "Suspended" if decision.reason in pausing.REASONS else None
 
 
 def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatus:
@@ -186,7 +187,7 @@ def job_phase(job: RLHFJob, assessment: Assessment, stages: Mapping[str, StageSt
     verdicts = {decision.verdict for decision in assessment.decisions.values()}
     if verdicts == {"Succeeded"}:
         return "Succeeded"
-    if job.spec.suspend:
+    if pause_of(job, assessment.observed):
         return "Suspended"
     if is_stuck(assessment):
         return "Failed"

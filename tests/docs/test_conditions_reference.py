@@ -15,7 +15,7 @@ from rlhf_operator.waiting import UNPLACED
 PACKAGE = Path(rlhf_operator.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs/reference/conditions.md"
 GIVEN = re.compile(
-    r"\b(?:Decision|Wait|Said|State|Event|Outcome|Refused)\(\s*(?:\"\w+\",\s*)?\"(\w+)\""
+    r"\b(?:Decision|Pause|Wait|Said|State|Event|Outcome|Refused)\(\s*(?:\"\w+\",\s*)?\"(\w+)\""
 )
 NOT_REASONS = {"Normal", "Warning", "Failed", "Fault", "Disruption", "Pending", "Stalled"} | {
     "Reconciling", "True", "False", "Done",
@@ -34,4 +34,4 @@ def test_every_reason_and_event_is_explained(word: str) -> None:
 
 
 def test_the_search_finds_reasons() -> None:
-    assert {"Unschedulable", "GangAdmitted", "NoResult", "NameTaken"} <= given()
+    assert {"Unschedulable", "GangAdmitted", "Interrupted", "NoResult", "NameTaken"} <= given()

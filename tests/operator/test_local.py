@@ -22,6 +22,8 @@ from rlhf_api.job import RLHFJob
 from rlhf_operator import local
 from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.machine import Machine
+from rlhf_operator.local.pods import LocalPod
+from rlhf_operator.local.processes import is_locked
 from rlhf_operator.local.store import Store
 from rlhf_operator.names import claim_name, job_folder
 from rlhf_operator.observed import Attempt
@@ -262,6 +264,9 @@ def test_a_terminated_run_lets_its_pods_save_and_goes_on_later(bench: Bench) -> 
     assert status["stages"]["sft"]["ended"]["kind"] == "Disruption"
     assert status["stages"]["sft"]["ended"]["exitCode"] == 143
     assert status["phase"] == "Suspended"
+    assert status["stages"]["sft"]["reason"] == "Interrupted"
+    (suspended,) = [item for item in status["conditions"] if item["type"] == "Suspended"]
+    assert (suspended["status"], suspended["reason"]) == ("True", "Interrupted")
     job = bench.run()
     assert status_of(job)["sft"] == ("Succeeded", 2)
     assert bench.stages().count("prepare") == 1
@@ -307,6 +312,26 @@ def test_a_killed_supervisor_leaves_nothing_behind(bench: Bench) -> None:
     assert not alive(child)
     written = RLHFJob.parse(yaml.safe_load((bench.directory / "status.yaml").read_text()))
     assert status_of(written)["sft"] == ("Succeeded", 2)
+
+
+def test_a_look_at_a_pod_whose_supervisor_was_killed_changes_nothing(bench: Bench) -> None:
+    bench.behave({"sft/1": {"sleep": 60, "child": True}})
+    process = in_background(bench)
+    bench.wait(bench.behaviour.with_suffix(".child").exists)
+    child = int(bench.behaviour.with_suffix(".child").read_text())
+    folder = bench.directory / "pods" / "tiny-sft-1-0"
+    supervisor = json.loads((folder / "process.json").read_text())["pid"]
+    process.send_signal(signal.SIGSTOP)
+    os.kill(supervisor, signal.SIGKILL)
+    process.kill()
+    process.wait(30)
+    bench.wait(lambda: not is_locked(folder / "pod.lock"))
+    pod = LocalPod.read(folder)
+    assert pod
+    assert pod.observed().phase == "Running"
+    assert alive(child)
+    assert status_of(bench.run())["sft"] == ("Succeeded", 2)
+    assert not alive(child)
 
 
 def test_a_killed_trainer_is_a_fault(bench: Bench) -> None:

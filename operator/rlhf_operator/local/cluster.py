@@ -16,7 +16,6 @@ from rlhf_api.status import JobStatus
 from rlhf_operator.controller import JobKey
 from rlhf_operator.events import Event
 from rlhf_operator.local.addresses import Addresses
-from rlhf_operator.local.interrupted import interrupted
 from rlhf_operator.local.job_controller import pod_of
 from rlhf_operator.local.kubelet import command, environment, no_proxy
 from rlhf_operator.local.machine import Machine
@@ -89,6 +88,7 @@ class LocalCluster:
             attempts=tuple(_attempt(pods) for pods in gangs.values()),
             progress=self._server.reports(),
             fingerprints=self._fingerprints,
+            is_interrupted=self._is_interrupted,
         )
 
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
@@ -111,7 +111,7 @@ class LocalCluster:
 
     async def write_status(self, key: JobKey, status: JobStatus) -> None:
         """DIR/status.yaml, whole or not at all."""
-        self._store.write(interrupted(status) if self._is_interrupted else status)
+        self._store.write(status)
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """To whoever asked to be told."""
@@ -123,6 +123,7 @@ class LocalCluster:
 
     def step(self) -> None:
         """Ends broken gangs and deleted pods, collects what ended, starts what waits."""
+        self.end_orphans()
         self._end_unwanted()
         for name, pod in list(self._pods.items()):
             if pod.phase in ("Succeeded", "Failed"):
@@ -139,6 +140,11 @@ class LocalCluster:
         """Whether a process of any pod may still run."""
         return bool(self._live())
 
+    def end_orphans(self) -> None:
+        """Kills processes whose supervisor was killed: nobody else would end them."""
+        for pod in self._pods.values():
+            pod.end_orphans()
+
     def has_work(self) -> bool:
         """Whether a pod runs, or waits to."""
         return any(pod.is_live or _may_start(pod) for pod in self._pods.values())
@@ -147,11 +153,9 @@ class LocalCluster:
         """How many pods that this run started are running."""
         return sum(pod.is_supervised for pod in self._pods.values())
 
-    def suspend(self) -> None:
+    def interrupt(self) -> None:
         """From now on passes count ends, and start nothing."""
         self._is_interrupted = True
-        spec = self.job.spec.model_copy(update={"suspend": True})
-        self.job = self.job.model_copy(update={"spec": spec})
 
     def disrupt(self) -> None:
         """Tells every pod that its owner goes."""

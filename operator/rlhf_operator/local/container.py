@@ -41,7 +41,10 @@ class Container:
 
     @property
     def state(self) -> Literal["waiting", "starting", "running", "ended"]:
-        """Running until nobody of it can write any more; ended without `exit`: it was lost."""
+        """Running until nobody of it can write any more; ended without `exit`: it was lost.
+
+        A look changes nothing, whoever takes it.
+        """
         is_held = is_locked(self.directory / "pod.lock")
         if self.exit is not None and not is_held:
             return "ended"
@@ -51,7 +54,7 @@ class Container:
             return "starting"
         if not self.was_started:
             return "waiting"
-        return "running" if self._kill_leftovers() else "ended"
+        return "running" if tagged(self.tag) else "ended"
 
     @property
     def exit(self) -> dict[str, Any] | None:
@@ -74,12 +77,13 @@ class Container:
         """Whether the supervisor that this process started runs."""
         return self.supervisor is not None and self.supervisor.poll() is None
 
-    def _kill_leftovers(self) -> bool:
-        """Kills what outlived a killed supervisor; whether there was something."""
-        left = tagged(self.tag)
-        for pid in left:
-            send(pid, signal.SIGKILL)
-        return bool(left)
+    def end_orphans(self) -> None:
+        """Kills what has outlived a killed supervisor. Only its owner may: others just look."""
+        if self.is_supervised or not self.was_started or self.exit is not None:
+            return
+        if not is_locked(self.directory / "pod.lock"):
+            for pid in tagged(self.tag):
+                send(pid, signal.SIGKILL)
 
     def ask_to_end(self, grace: float) -> None:
         """SIGTERM; the supervisor kills after so many seconds. Asking again can only shorten it."""

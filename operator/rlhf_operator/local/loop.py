@@ -103,7 +103,7 @@ def _wait_for_an_end(cluster: LocalCluster) -> None:
 
 def _stop(cluster: LocalCluster) -> None:
     """Ends the pods, and writes down how they ended. A second interrupt kills them."""
-    cluster.suspend()
+    cluster.interrupt()
     try:
         _wait_for_pods(cluster)
     except KeyboardInterrupt:
@@ -115,6 +115,7 @@ def _stop(cluster: LocalCluster) -> None:
 def _wait_for_pods(cluster: LocalCluster) -> None:
     cluster.disrupt()
     while cluster.is_live():
+        cluster.end_orphans()
         time.sleep(INTERVAL)
 
 

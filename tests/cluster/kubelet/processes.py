@@ -100,6 +100,7 @@ class ProcessContainer:
     async def wait(self) -> Exit:
         """How it ended, once none of its processes is left."""
         while self._container.state != "ended":
+            self._container.end_orphans()
             if self._grace is not None:
                 self._container.ask_to_end(self._grace)
             await asyncio.sleep(POLL)
@@ -121,6 +122,7 @@ class ProcessContainer:
         self._container.kill()
         self._container.disrupt()
         while self._container.state != "ended":
+            self._container.end_orphans()
             time.sleep(POLL)
 
     def log(self) -> str:
