@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_trainer.ranks import cpu_threads
+from rlhf_trainer.run_stage import run_stage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,8 +34,6 @@ def main(arguments: Sequence[str]) -> int:
     """Start the ranks of this pod and wait; the exit code is that of the first one that failed."""
     options = parser().parse_args(arguments)
     if options.nnodes * options.nproc_per_node == 1:
-        from rlhf_trainer.__main__ import run_stage
-
         return run_stage(options.stage_file)
     return _run_agent(options)
 

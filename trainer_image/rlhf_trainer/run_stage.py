@@ -1,0 +1,126 @@
+"""One rank's run of a stage, from the stage file to the termination message."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import ValidationError
+from rlhf_api.run import (
+    PREPARE,
+    TERMINATION_LIMIT,
+    TERMINATION_LOG,
+    StageResult,
+    StageRun,
+)
+
+from rlhf_trainer.errors import ConfigurationError, TrainerError, Transient
+
+MESSAGE_LENGTH: Final = 1024
+LOST_PEER_SIGNS: Final = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "Broken pipe",
+)
+log = logging.getLogger("rlhf_trainer")
+
+
+def run_stage(stage_file: str) -> int:
+    """Run what the stage file describes and leave the termination message. Never raises."""
+    try:
+        result = _stage(read_stage_file(Path(stage_file)))
+    except TrainerError as error:
+        result = failure(error)
+    except Exception as error:
+        result = _unexpected(error)
+    if os.environ.get("RANK", "0") == "0" or result.exit_code not in (0, 143):
+        write_termination_message(result)
+    if result.exit_code != 0:
+        log.error("%s: %s", result.reason, result.message)
+    return result.exit_code
+
+
+def read_stage_file(path: Path) -> StageRun:
+    """The stage file, or ConfigurationError with what is wrong in it."""
+    try:
+        return StageRun.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{path}: {where}: {first['msg']}") from None
+
+
+def _stage(run: StageRun) -> StageResult:
+    if run.stage == PREPARE:
+        from rlhf_trainer.prepare import prepare
+
+        return prepare(run)
+    return _train(run)
+
+
+def _train(run: StageRun) -> StageResult:
+    from rlhf_trainer import stages
+    from rlhf_trainer.guards import with_one_rollback
+    from rlhf_trainer.session import Session, seed_everything
+
+    session = Session.open(run)
+    train = stages.load(run.stage)
+
+    def attempt() -> StageResult:
+        seed_everything(run.seed)
+        return train(session)
+
+    try:
+        return with_one_rollback(attempt)
+    finally:
+        session.close()
+
+
+def failure(error: TrainerError) -> StageResult:
+    """The result of a run that ended as people can understand."""
+    return StageResult(
+        exit_code=int(error.exit_code),
+        reason=error.reason,
+        message=str(error)[:MESSAGE_LENGTH],
+        step=error.step,
+    )
+
+
+def _unexpected(error: Exception) -> StageResult:
+    """Ours to explain, so the log gets the whole traceback; a lost peer or memory is no bug."""
+    if _is_lost_peer(error):
+        return failure(Transient(f"another rank was lost: {str(error).splitlines()[0]}"))
+    traceback.print_exc()
+    message = f"{type(error).__name__}: {error}"[:MESSAGE_LENGTH]
+    return StageResult(exit_code=1, reason=type(error).__name__, message=message)
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """gloo and NCCL say it in words alone."""
+    if "torch" not in sys.modules:
+        return False
+    from torch.distributed import DistError
+
+    text = str(error)
+    return isinstance(error, DistError) or any(sign in text for sign in LOST_PEER_SIGNS)
+
+
+def write_termination_message(result: StageResult) -> None:
+    """Where the kubelet reads it; metrics give way where it would be too long."""
+    text = result.model_dump_json(by_alias=True, exclude_none=True)
+    if len(text.encode()) > TERMINATION_LIMIT:
+        short = result.model_copy(update={"metrics": {}, "sources": {}})
+        text = short.model_dump_json(by_alias=True, exclude_none=True)
+    path = Path(TERMINATION_LOG)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
