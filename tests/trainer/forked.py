@@ -14,6 +14,8 @@ from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from rlhf_trainer.quiet import silence_libraries
+
 PRELOADED = [
     "deepspeed",
     "peft",
@@ -26,6 +28,7 @@ PRELOADED = [
 
 @cache
 def _context() -> ForkServerContext:
+    silence_libraries()  # libraries read its variables as they load, and the server loads them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
