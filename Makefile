@@ -6,12 +6,18 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export DS_BUILD_OPS = 0
+# Names of the images, and what they stand on; empty: as the Dockerfiles and the version say.
+BASE ?=
+OPERATOR_BASE ?= $(BASE)
+TRAINER_BASE ?= $(BASE)
+OPERATOR_IMAGE ?=
+TRAINER_IMAGE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check generate verify format docs clean constraints
+.PHONY: help demo test check generate verify format docs clean constraints images images-test
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -58,6 +64,10 @@ verify: generate  ## Check that what is generated is up to date
 
 docs: $(READY)  ## Build the documentation's site into site/
 	$(BIN)/mkdocs build --strict
+
+images:  ## Build the operator's and the trainer's image, with docker or buildah (docs/guides/images.md)
+	IMAGE=$(OPERATOR_IMAGE) BASE=$(OPERATOR_BASE) images/build.sh operator
+	IMAGE=$(TRAINER_IMAGE) BASE=$(TRAINER_BASE) images/build.sh trainer
 
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \
