@@ -246,5 +246,5 @@ def _refuse_unless(overlong: Overlong, length: int, max_length: int) -> None:
     if overlong == "refuse":
         raise RowProblem(
             f"{length} tokens, and {max_length} are allowed (raise maxLength or maxPromptLength, "
-            "or set `overlong: truncate`)"
+            "or set `overlong: truncate` under `data`)"
         )
