@@ -51,4 +51,6 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    """Once: who asks again, as with suspend in two terminals, does not want less to be saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated

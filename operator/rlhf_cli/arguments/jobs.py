@@ -100,6 +100,11 @@ def _change(commands: Commands) -> None:
     delete.add_argument(
         "--checkpoints", action="store_true", help="delete the claim with its checkpoints, too"
     )
+    delete.add_argument(
+        "--force",
+        action="store_true",
+        help="without letting the trainers save; ends a run on this machine that goes on",
+    )
     delete.add_argument("-y", "--yes", action="store_true", help="do not ask")
     delete.add_argument(
         "--no-wait", action="store_true", help="do not wait until its pods are gone"

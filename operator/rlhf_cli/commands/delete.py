@@ -22,7 +22,7 @@ async def _delete(args: argparse.Namespace) -> int:
         if args.checkpoints and not args.yes:
             _ask(f"Delete {job.metadata.name} and all of its checkpoints?")
         for line in await target.delete(
-            job, with_checkpoints=args.checkpoints, wait=not args.no_wait
+            job, with_checkpoints=args.checkpoints, wait=not args.no_wait, force=args.force
         ):
             print(line)
     return DONE

@@ -36,7 +36,8 @@ async def _events(args: argparse.Namespace) -> int:
                     f"No events of {job.metadata.name}: a cluster keeps them for an hour.",
                     file=sys.stderr,
                 )
-            _print(found, args.output, with_heading=not seen)
+            if found:
+                _print(found, args.output, with_heading=not seen)
             seen |= set(found)
             if is_last:
                 return DONE

@@ -163,10 +163,13 @@ class ClusterTarget:
                 path = PODS.path(self.namespace, pod.name)
                 await self.request("DELETE", path, body=body, what=f"pods/{pod.name}")
 
-    async def delete(self, job: RLHFJob, *, with_checkpoints: bool, wait: bool) -> list[str]:
+    async def delete(
+        self, job: RLHFJob, *, with_checkpoints: bool, wait: bool, force: bool
+    ) -> list[str]:
         from rlhf_cli.targets.cluster_delete import delete
 
-        return await delete(self, job, claim_name(job), with_checkpoints, wait)
+        options = {"with_checkpoints": with_checkpoints, "wait": wait, "force": force}
+        return await delete(self, job, claim_name(job), **options)
 
     def records(self, job: RLHFJob) -> AbstractAsyncContextManager[RunFolder]:
         from rlhf_cli.targets.cluster_files import records

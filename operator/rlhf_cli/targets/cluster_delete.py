@@ -8,8 +8,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_operator.api import ApiError, Resource
 from rlhf_operator.cluster import RLHFJOBS
 
-from rlhf_cli.failures import Failure
-from rlhf_cli.targets.refusals import refusal
+from rlhf_cli.targets.refusals import refusal, refuse_storage_of_others
 from rlhf_cli.waiting import until
 
 if TYPE_CHECKING:
@@ -19,18 +18,22 @@ CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 
 
 async def delete(
-    target: ClusterTarget, job: RLHFJob, claim: str, with_checkpoints: bool, wait: bool
+    target: ClusterTarget,
+    job: RLHFJob,
+    claim: str,
+    *,
+    with_checkpoints: bool,
+    wait: bool,
+    force: bool,
 ) -> list[str]:
     """What was removed and what was kept. Raises Failure."""
     name, spec = job.metadata.name, job.spec.checkpoints
-    if with_checkpoints and spec.claim is None:
-        kept = spec.uri or f"the claim {spec.existing_claim}"
-        raise Failure(
-            f"the checkpoints of {name} are in {kept}, which it did not make: delete them there",
-            "leave out --checkpoints to delete the job alone",
-        )
+    if with_checkpoints:
+        refuse_storage_of_others(job)
     # Its children do not hold the job back (no blockOwnerDeletion), so pods are waited for as well.
     await _delete(target, RLHFJOBS, name, job.metadata.uid)
+    if force:
+        await target.kill(job)
     if wait:
         await until(lambda: _is_gone(target, job))
     said = [f"rlhfjob.rlhf.dev/{name} {'deleted' if wait else 'is being deleted'}"]

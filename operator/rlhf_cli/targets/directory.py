@@ -75,16 +75,13 @@ class Directory:
 
     async def pods(self, job: RLHFJob) -> list[PodView]:
         found = []
-        for folder in sorted((self.path / "pods").glob("*")):
-            pod = LocalPod.read(folder)
-            if pod is None or pod.record.uid != job.metadata.uid:
-                continue
+        for pod in self._pods(job):
             seen = pod.observed()
             record, code = pod.record, seen.exit_code
             reason = seen.reason or (f"Error ({code})" if code else "")
             found.append(
                 PodView(
-                    folder.name,
+                    seen.name,
                     record.stage,
                     record.attempt,
                     record.completion_index,
@@ -95,6 +92,10 @@ class Directory:
                 )
             )
         return sorted(found, key=lambda view: (view.stage, view.attempt, view.completion_index))
+
+    def _pods(self, job: RLHFJob) -> list[LocalPod]:
+        found = map(LocalPod.read, sorted((self.path / "pods").glob("*")))
+        return [pod for pod in found if pod and pod.record.uid == job.metadata.uid]
 
     async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
         if options.since or options.timestamps or options.previous:
@@ -114,10 +115,15 @@ class Directory:
             if is_over or not options.follow:
                 break
             found = LocalPod.read(file.parent)
-            is_over = found is None or not (found.is_live or not found.was_started)
+            is_over = found is None or self._is_over(found)
             await asyncio.sleep(0 if is_over else LOOK_EVERY)
         if rest:
             yield rest.decode("utf-8", "replace")
+
+    def _is_over(self, pod: LocalPod) -> bool:
+        """Whether nothing more will come of it that belongs to the run."""
+        has_ended = pod.was_started and not pod.is_live
+        return has_ended or (pod.is_orphaned and not is_in_use(self.path))
 
     async def is_worked_on(self, job: RLHFJob) -> bool:
         return is_in_use(self.path)
@@ -133,8 +139,7 @@ class Directory:
         if not is_in_use(self.path):
             return f"Nothing runs in {self.path}. To go on: {again}"
         ask_to_stop(self.path)
-        await stopped(self.path)
-        return f"The run in {self.path} has saved and stopped. To go on: {again}"
+        return f"The run in {self.path} saves its state, then stops. To go on: {again}"
 
     async def resume(self, job: RLHFJob) -> Afterwards:
         return lambda: self._run_again(job)
@@ -159,12 +164,17 @@ class Directory:
     async def kill(self, job: RLHFJob) -> None:
         if is_in_use(self.path):
             ask_to_stop(self.path)
-            await asyncio.sleep(LOOK_EVERY)
-            ask_to_stop(self.path)  # the second time, a run ends its pods at once
-            await stopped(self.path)
+            for pod in self._pods(job):
+                if pod.is_live:
+                    pod.kill()
 
-    async def delete(self, job: RLHFJob, *, with_checkpoints: bool, wait: bool) -> list[str]:
-        return delete(self.folder, with_checkpoints)
+    async def delete(
+        self, job: RLHFJob, *, with_checkpoints: bool, wait: bool, force: bool
+    ) -> list[str]:
+        if force:
+            await self.kill(job)
+            await stopped(self.path)
+        return delete(self.folder, job, with_checkpoints)
 
     @asynccontextmanager
     async def records(self, job: RLHFJob) -> AsyncIterator[RunFolder]:

@@ -4,32 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from pathlib import Path
 from typing import Final
 
+from rlhf_api.job import RLHFJob
 from rlhf_operator.local.store import LOCK_FILE, is_in_use, owner_of
+from rlhf_operator.names import claim_name
 
 from rlhf_cli.failures import TRANSIENT, Failure
+from rlhf_cli.program import command
 from rlhf_cli.run_folder import EVENTS_FILE, REPORT_FILE, STATUS_FILE, VERSIONS_FILE, RunFolder
+from rlhf_cli.targets.refusals import refuse_storage_of_others
 
 FILES: Final = (REPORT_FILE, VERSIONS_FILE, EVENTS_FILE, STATUS_FILE, LOCK_FILE)
 
 
-def delete(folder: RunFolder, with_checkpoints: bool) -> list[str]:
-    """What was removed and what was kept. Raises Failure."""
-    path = folder.path
-    folder.document()  # there is a run, and not just any directory
+def delete(folder: RunFolder, job: RLHFJob, with_checkpoints: bool) -> list[str]:
+    """What was removed and what was kept. Raises Failure.
+
+    Volumes that stand for other claims hold somebody's data, and stay.
+    """
+    path, place = folder.path, ["--dir", str(folder.path)]
     if is_in_use(path):
         raise Failure(
-            f"process {owner_of(path)} works on {path}: end it first with cancel --dir {path}",
+            f"process {owner_of(path)} works on {path}",
+            f"stop it first, so that it saves: {command('cancel', *place)}",
+            f"or end it as it is: {command('delete', *place, '--force')}",
             exit_code=TRANSIENT,
         )
-    shutil.rmtree(path / "pods", ignore_errors=True)
+    checkpoints = path / "volumes" / claim_name(job)
     if with_checkpoints:
-        shutil.rmtree(path / "volumes")
+        refuse_storage_of_others(job)
+        _remove(checkpoints)
+    _remove(path / "pods")
     for name in FILES:
         (path / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # what is not a run's stays, and so does its directory
-        path.rmdir()
-    if with_checkpoints or not (path / "volumes").exists():
-        return [f"The run in {path} is deleted, with its checkpoints."]
-    return [f"The run in {path} is deleted.", f"Its checkpoints stay in {path / 'volumes'}."]
+    others = [item for item in sorted((path / "volumes").glob("*")) if item != checkpoints]
+    for left in (path / "volumes", path):  # what is not a run's stays, and so does its directory
+        with contextlib.suppress(OSError):
+            left.rmdir()
+    told = [f"The run in {path} is deleted{', with its checkpoints' * with_checkpoints}."]
+    told += [f"Its checkpoints stay in {checkpoints}."] if checkpoints.is_dir() else []
+    return told + [f"{item} stays: it is not the run's own." for item in others]
+
+
+def _remove(tree: Path) -> None:
+    """A tree, but nothing that links lead to. Raises Failure."""
+    if tree.is_symlink():
+        raise Failure(
+            f"{tree} is a link: what it leads to is not deleted",
+            f"remove {tree.resolve()} yourself, and the link, then run again",
+        )
+    if tree.exists():
+        shutil.rmtree(tree)

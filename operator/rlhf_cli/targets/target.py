@@ -110,8 +110,13 @@ class Target(Protocol):
     async def kill(self, job: RLHFJob) -> None:
         """Ends its processes without waiting for them to save."""
 
-    async def delete(self, job: RLHFJob, *, with_checkpoints: bool, wait: bool) -> list[str]:
-        """Removes it; what was removed and what was kept, in sentences."""
+    async def delete(
+        self, job: RLHFJob, *, with_checkpoints: bool, wait: bool, force: bool
+    ) -> list[str]:
+        """Removes it; what was removed and what was kept, in sentences.
+
+        `force`: its processes end at once, and a run here may be one that goes on.
+        """
 
     def records(self, job: RLHFJob) -> AbstractAsyncContextManager[RunFolder]:
         """A folder with what its trainers recorded: metrics, answers, versions."""

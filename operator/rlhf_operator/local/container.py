@@ -77,11 +77,16 @@ class Container:
         """Whether the supervisor that this process started runs."""
         return self.supervisor is not None and self.supervisor.poll() is None
 
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether its supervisor was killed, and so nobody will tell how it ends."""
+        if self.is_supervised or not self.was_started or self.exit is not None:
+            return False
+        return not is_locked(self.directory / "pod.lock")
+
     def end_orphans(self) -> None:
         """Kills what has outlived a killed supervisor. Only its owner may: others just look."""
-        if self.is_supervised or not self.was_started or self.exit is not None:
-            return
-        if not is_locked(self.directory / "pod.lock"):
+        if self.is_orphaned:
             for pid in tagged(self.tag):
                 send(pid, signal.SIGKILL)
 
