@@ -18,6 +18,7 @@ from kubernetes.client import ApiException
 from cluster.client import Client
 from cluster.layout import Layout
 from cluster.programs import Group, Program, free_ports, listens
+from cluster.request_log import Request, read_requests
 
 READY_TIMEOUT: Final = 60.0
 KUBECTL_TIMEOUT: Final = 120.0
@@ -150,6 +151,10 @@ class ControlPlane:
         _write_private(path, json.dumps(self._layout.kubeconfig_with(made["status"]["token"])))
         return path
 
+    def requests_of(self, service_account: str, namespace: str) -> list[Request]:
+        """All that an account has asked the API server for so far."""
+        return read_requests(self._layout.audit_log, service_account, namespace)
+
     def client_for(self, service_account: str, namespace: str) -> Client:
         return Client(self.kubeconfig_for(service_account, namespace))
 
@@ -163,6 +168,7 @@ class ControlPlane:
         _write_private(self._layout.tokens, f'{token},admin,admin,"system:masters"\n')
         _write_private(self.kubeconfig, json.dumps(self._layout.kubeconfig_with(token)))
         self._layout.scheduler_file.write_text(json.dumps(self._layout.scheduler_configuration()))
+        self._layout.audit_policy.write_text(json.dumps(self._layout.auditing()))
 
     def _is_ready(self) -> bool:
         """Whether the API server serves, with all that it makes at its first start."""

@@ -45,6 +45,15 @@ class Layout:
         return self.directory / "etcd"
 
     @property
+    def audit_policy(self) -> Path:
+        return self.directory / "audit-policy.json"
+
+    @property
+    def audit_log(self) -> Path:
+        """A line of JSON for each request of a service account."""
+        return self.directory / "audit.log"
+
+    @property
     def scheduler_file(self) -> Path:
         return self.directory / "scheduler.json"
 
@@ -76,6 +85,16 @@ class Layout:
             "leaderElection": {"leaderElect": False},
             "podInitialBackoffSeconds": 1,
             "podMaxBackoffSeconds": 2,
+        }
+
+    def auditing(self) -> dict[str, Any]:
+        """Who has asked for what; of service accounts alone, as nothing else needs telling."""
+        accounts = {"level": "Metadata", "userGroups": ["system:serviceaccounts"]}
+        return {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [accounts, {"level": "None"}],
         }
 
     def kubeconfig_with(self, token: str) -> dict[str, Any]:
@@ -112,6 +131,8 @@ class Layout:
             "cert-dir": str(self.certificate.parent),
             "token-auth-file": str(self.tokens),
             "authorization-mode": "RBAC",
+            "audit-policy-file": str(self.audit_policy),
+            "audit-log-path": str(self.audit_log),
             "service-account-issuer": ISSUER,
             "service-account-key-file": str(self.key),
             "service-account-signing-key-file": str(self.key),
