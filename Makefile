@@ -56,11 +56,11 @@ generate: $(READY)  ## Regenerate what is made from the models and the chart's v
 	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
 	$(BIN)/python -m rlhf_cli schema --crd > crds/rlhf.dev_rlhfjobs.yaml
 	$(BIN)/python dashboards/generate > dashboards/rlhf.json
-	$(BIN)/python charts/generate
+	HELM=$$(PYTHONPATH=tests $(BIN)/python -m cluster.binaries helm) $(BIN)/python charts/generate
 	$(BIN)/python gitops/argocd/configmap.py > gitops/argocd/argocd-cm.yaml
 
 verify: generate  ## Check that what is generated is up to date
-	git diff --exit-code -- crds charts dashboards deploy gitops
+	git diff --exit-code -- crds charts dashboards deploy gitops kustomize
 
 docs: $(READY)  ## Build the documentation's site into site/
 	$(BIN)/mkdocs build --strict
@@ -68,6 +68,10 @@ docs: $(READY)  ## Build the documentation's site into site/
 images:  ## Build the operator's and the trainer's image, with docker or buildah (docs/guides/images.md)
 	IMAGE=$(OPERATOR_IMAGE) BASE=$(OPERATOR_BASE) images/build.sh operator
 	IMAGE=$(TRAINER_IMAGE) BASE=$(TRAINER_BASE) images/build.sh trainer
+
+images-test: $(READY)  ## As root, after `make images BUILDER=buildah`: run operator and trainer from their images
+	PYTHONPATH=tests/charts:tests/e2e OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) \
+	  $(BIN)/python -m pytest tests/images/built_images.py
 
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \

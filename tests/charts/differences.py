@@ -22,7 +22,7 @@ def difference(before: Sequence[Object], after: Sequence[Object]) -> dict[str, A
 def unexpected(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """What differs otherwise than expected; a `*` in an expected path stands for any text."""
     patterns = {
-        re.compile(".*".join(map(re.escape, path.split("*")))): value
+        re.compile(".*".join(map(re.escape, path.split("*"))), re.S): value
         for path, value in expected.items()
     }
     wrong = [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,9 +16,20 @@ from chart import CHART, REPOSITORY, Helm
 GENERATE = [sys.executable, REPOSITORY / "charts" / "generate"]
 
 
-def test_schema_table_and_copies_are_as_generated() -> None:
-    done = subprocess.run([*GENERATE, "--check"], capture_output=True, text=True)
+def test_schema_table_copies_and_kustomize_are_as_generated(
+    program: Callable[[str], Path],
+) -> None:
+    environment = os.environ | {"HELM": str(program("helm"))}
+    words = [*GENERATE, "--check"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_helm_it_says_what_to_do() -> None:
+    words = [*GENERATE, "--check"]
+    done = subprocess.run(words, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    said = "error: there is no Helm: put it on the PATH, or name it in HELM\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.parametrize(

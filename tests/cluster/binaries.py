@@ -1,7 +1,7 @@
 """The programs that tests run: found in KUBEBUILDER_ASSETS, or built once from Go modules.
 
 `python -m cluster.binaries` (with tests/ on PYTHONPATH) builds all and prints the folder of the
-control plane's.
+control plane's; with names, it prints where these programs are.
 """
 
 from __future__ import annotations
@@ -131,6 +131,6 @@ def _alone(lock: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        print(find_all())
+        print(*map(find_program, sys.argv[1:]) if sys.argv[1:] else [find_all()], sep="\n")
     except NoBinaries as error:
         sys.exit(f"error: {error}")
