@@ -24,8 +24,10 @@ TOKEN_LIMIT: Final = 8192
 """Characters; tokens of service accounts have about a thousand."""
 CACHE_LIMIT: Final = 8192
 """Answers that are remembered."""
+HELD_SECONDS: Final = 600.0
+"""How long a token that is genuine is not asked about again."""
 REFUSAL_SECONDS: Final = 60.0
-"""How long a token that was refused is not asked about again."""
+"""And one that was refused."""
 CONCURRENT_REVIEWS: Final = 8
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 POD_UID: Final = "authentication.kubernetes.io/pod-uid"
@@ -42,13 +44,6 @@ class Identity(NamedTuple):
     uid: str
 
 
-class Claims(NamedTuple):
-    """What a token says of itself; nobody has verified it."""
-
-    identity: Identity
-    expires: float  # unix seconds
-
-
 class Reporter(NamedTuple):
     """The attempt that a pod works on."""
 
@@ -58,8 +53,11 @@ class Reporter(NamedTuple):
     attempt: int
 
 
-def claims_of(token: str) -> Claims | None:
-    """The claims of a token that is bound to a pod and meant for us; None for anything else."""
+def claimed(token: str) -> Identity | None:
+    """The pod that a token for us says it is of; nobody has verified it. None for anything else.
+
+    When it expires is left to the API server, whose clock may be another than ours.
+    """
     if len(token) > TOKEN_LIMIT or not token.isascii() or token.count(".") != 2:
         return None
     try:
@@ -67,10 +65,9 @@ def claims_of(token: str) -> Claims | None:
         bound = payload["kubernetes.io"]
         identity = Identity(bound["namespace"], bound["pod"]["name"], bound["pod"]["uid"])
         is_ours = PROGRESS_AUDIENCE in payload["aud"]
-        expires = float(payload["exp"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return Claims(identity, expires) if is_ours and _are_names(identity) else None
+    return identity if is_ours and _are_names(identity) else None
 
 
 def _decoded(segment: str) -> bytes:
@@ -153,13 +150,13 @@ class Answer(NamedTuple):
     """What a TokenReview said, and how long that holds."""
 
     identity: Identity | None
-    until: float  # unix seconds
+    until: float  # on the verifier's clock
 
 
 class TokenVerifier:
-    """Asks the API server whether a token is genuine, once in the token's life.
+    """Asks the API server whether a token is genuine, and takes its word for a while.
 
-    That is enough although a token dies with its pod: who may report is looked up among the pods
+    That is safe although a token dies with its pod: who may report is looked up among the pods
     that are there at each report.
     """
 
@@ -168,7 +165,8 @@ class TokenVerifier:
         create_review: Callable[[dict[str, Any]], Awaitable[Object]],
         clock: Callable[[], float],
     ) -> None:
-        """`create_review` creates a TokenReview and returns the answer; `clock` is unix time."""
+        """`create_review` creates a TokenReview and returns the answer; `clock`: seconds that only
+        rise."""
         self._create_review, self._clock = create_review, clock
         self._known: OrderedDict[bytes, Answer] = OrderedDict()
         self._reviews = asyncio.Semaphore(CONCURRENT_REVIEWS)
@@ -178,12 +176,12 @@ class TokenVerifier:
         answer = self._known.get(_digest(token))
         return answer if answer and self._clock() < answer.until else None
 
-    async def ask(self, token: str, claims: Claims) -> Answer:
+    async def ask(self, token: str) -> Answer:
         """Has the API server look at the token. Raises what the client raises."""
         async with self._reviews:
             identity = reviewed(await self._create_review(review_body(token)))
-        refusal = self._clock() + REFUSAL_SECONDS
-        answer = Answer(identity, claims.expires if identity else refusal)
+        holds = HELD_SECONDS if identity else REFUSAL_SECONDS
+        answer = Answer(identity, self._clock() + holds)
         self._known[_digest(token)] = answer
         if len(self._known) > CACHE_LIMIT:
             self._known.popitem(last=False)

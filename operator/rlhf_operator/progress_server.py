@@ -18,12 +18,11 @@ from rlhf_operator.observed import Progress
 from rlhf_operator.progress import BODY_LIMIT, parse_report
 from rlhf_operator.progress_auth import (
     Budget,
-    Claims,
     Identity,
     Object,
     Reporter,
     TokenVerifier,
-    claims_of,
+    claimed,
 )
 from rlhf_operator.progress_forward import FORWARDED, Forwarder, Leader
 from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
@@ -52,7 +51,7 @@ class ProgressServer:
         """
         self._works_on, self._take = works_on, take
         self._leader, self._count = leader, count
-        self._verifier = TokenVerifier(create_review, time.time)
+        self._verifier = TokenVerifier(create_review, time.monotonic)
         self._reviews = Budget(rate=0.1, burst=5)  # of a pod's tokens, from one address
         self._reports = Budget(rate=0.5, burst=5)  # of a pod; trainers send one in 5 s
         self._forwarder: Forwarder | None = None
@@ -93,16 +92,16 @@ class ProgressServer:
 
     async def _handle(self, request: web.Request) -> web.Response:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        claims = claims_of(token)
-        if claims is None or claims.expires < time.time():
+        pod = claimed(token)
+        if pod is None:
             raise web.HTTPUnauthorized(text="no valid token of a pod for this server")
         reporter = _reporter(request)
-        if claims.identity.namespace != reporter.namespace:
+        if pod.namespace != reporter.namespace:
             raise web.HTTPForbidden(text="the token is of another namespace")
         leader = self._leader()
         if not leader.is_here:
             return await self._pass_on(request, token, leader)
-        await self._authorize(request, token, claims, reporter)
+        await self._authorize(request, token, pod, reporter)
         report = parse_report(await _body(request))
         if report is None:
             raise web.HTTPBadRequest(text="the body is no trainerStatus")
@@ -111,25 +110,25 @@ class ProgressServer:
         return web.Response()
 
     async def _authorize(
-        self, request: web.Request, token: str, claims: Claims, reporter: Reporter
+        self, request: web.Request, token: str, pod: Identity, reporter: Reporter
     ) -> None:
         """Refuses whoever is not a pod of the attempt, or reports too often."""
-        if not self._works_on(claims.identity, reporter):
+        if not self._works_on(pod, reporter):
             raise web.HTTPForbidden(text="the token is not of a pod of this attempt")
-        if await self._verified(token, claims, request.remote) != claims.identity:
+        if await self._verified(token, pod, request.remote) != pod:
             raise web.HTTPUnauthorized(text="the token is not genuine")
-        if not self._reports.spend(claims.identity.uid, time.monotonic()):
+        if not self._reports.spend(pod.uid, time.monotonic()):
             raise web.HTTPTooManyRequests(text="too many reports of this pod")
 
-    async def _verified(self, token: str, claims: Claims, remote: str | None) -> Identity | None:
+    async def _verified(self, token: str, pod: Identity, remote: str | None) -> Identity | None:
         """The pod that the API server says the token is of."""
         if known := self._verifier.remembered(token):
             return known.identity
-        if not self._reviews.spend((claims.identity.uid, remote), time.monotonic()):
+        if not self._reviews.spend((pod.uid, remote), time.monotonic()):
             raise web.HTTPTooManyRequests(text="too many tokens of this pod")
         try:
             async with asyncio.timeout(REVIEW_SECONDS):
-                return (await self._verifier.ask(token, claims)).identity
+                return (await self._verifier.ask(token)).identity
         except Exception as error:  # whatever the client raises: the next report asks again
             log.warning("the API server reviews no token: %s", error or "time-out")
             raise web.HTTPServiceUnavailable(text="the token could not be reviewed") from None

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from rlhf_api.affinity import Toleration
 
+from rlhf_operator.render.gang import GANGS
 from rlhf_operator.render.platform import ANY_CLUSTER, Defaults
 
 PREFIX: Final = "RLHF_"
@@ -135,7 +136,7 @@ class _Parser:
             webhook_port=given.webhook_port,
             tls_directory=given.tls_directory and Path(given.tls_directory),
             tls_name=given.tls_name,
-            gang_order=tuple(_words(given.gang_order)),
+            gang_order=self._gangs(given.gang_order),
             coscheduling_profile=given.coscheduling_profile,
             defaults=Defaults(
                 image=given.default_image,
@@ -147,6 +148,14 @@ class _Parser:
             workers=given.workers,
             log_level=given.log_level,
         )
+
+    def _gangs(self, text: str) -> tuple[str, ...]:
+        names = _words(text)
+        for name in names:
+            if name not in GANGS:
+                known = ", ".join(GANGS)
+                self._parser.error(f"--gang-order has {name!r}; it lists some of {known}")
+        return tuple(names)
 
     def _labels(self, text: str) -> dict[str, str]:
         pairs = [word.partition("=") for word in _words(text)]
