@@ -52,15 +52,16 @@ format: $(READY)  ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY)  ## Regenerate what is made from the models and the chart's values
+generate: $(READY)  ## Regenerate what is made from models, command line and the chart's values
 	$(BIN)/python -m rlhf_cli schema > crds/rlhfjob.schema.json
 	$(BIN)/python -m rlhf_cli schema --crd > crds/rlhf.dev_rlhfjobs.yaml
 	$(BIN)/python dashboards/generate > dashboards/rlhf.json
 	HELM=$$(PYTHONPATH=tests $(BIN)/python -m cluster.binaries helm) $(BIN)/python charts/generate
 	$(BIN)/python gitops/argocd/configmap.py > gitops/argocd/argocd-cm.yaml
+	$(BIN)/python docs/site/commands.py > docs/reference/cli.md
 
 verify: generate  ## Check that what is generated is up to date
-	git diff --exit-code -- crds charts dashboards deploy gitops kustomize
+	git diff --exit-code -- crds charts dashboards deploy docs/reference gitops kustomize
 
 docs: $(READY)  ## Build the documentation's site into site/
 	$(BIN)/mkdocs build --strict

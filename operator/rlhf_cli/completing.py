@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-from rlhf_cli.arguments.parser import build_parser
+from rlhf_cli.arguments.parser import build_parser, commands_of
 
 HIDDEN: Final = "__complete"
 FILES: Final = ":files"
@@ -35,7 +35,7 @@ def candidates(words: Sequence[str]) -> list[str]:
 
 
 def _next(before: Sequence[str], begun: str) -> list[str]:
-    commands = _commands()
+    commands = commands_of(build_parser())
     if not before:
         return [f"{name}\t{text}" for name, (_, text) in commands.items()]
     if before[0] not in commands:
@@ -106,10 +106,3 @@ async def _names(place: dict[str, str]) -> list[str]:
 
     async with connected(Access(**place)) as target:
         return [item["metadata"]["name"] for item in await target.jobs(Scope())]
-
-
-def _commands() -> dict[str, tuple[argparse.ArgumentParser, str]]:
-    """Parser and help of each command."""
-    (group,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    texts = {item.dest: item.help or "" for item in group._choices_actions}
-    return {name: (parser, texts.get(name, "")) for name, parser in group.choices.items()}

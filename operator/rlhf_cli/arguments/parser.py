@@ -53,7 +53,16 @@ def build_parser() -> Parser:
     )
     for group in (manifests, jobs, tools):
         group.add(commands)
+    for command, text in commands_of(parser).values():
+        command.description = f"{text[0].upper()}{text[1:]}."
     return parser
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, tuple[argparse.ArgumentParser, str]]:
+    """Parser and help of each command, in their order."""
+    (group,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    texts = {item.dest: item.help or "" for item in group._choices_actions}
+    return {name: (command, texts.get(name, "")) for name, command in group.choices.items()}
 
 
 def exit_codes() -> str:

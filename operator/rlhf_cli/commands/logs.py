@@ -55,15 +55,24 @@ class Following:
 
     async def run(self) -> None:
         """Returns when nothing more will come. Raises Failure."""
-        async with asyncio.TaskGroup() as tasks:  # which waits for all of them
-            while True:
-                job = parsed(await self._target.job(self._name))
-                is_over = await self._is_over(job)
-                for pod in await self._new_pods(job):
-                    tasks.create_task(self._follow(pod))
-                if is_over:
-                    return
-                await asyncio.sleep(LOOK_EVERY)
+        try:
+            async with asyncio.TaskGroup() as tasks:  # which waits for all of them
+                await self._follow_all(tasks)
+        except ExceptionGroup as group:
+            failures, others = group.split(Failure)
+            if failures is None or others is not None:
+                raise
+            raise failures.exceptions[0] from None
+
+    async def _follow_all(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            job = parsed(await self._target.job(self._name))
+            is_over = await self._is_over(job)
+            for pod in await self._new_pods(job):
+                tasks.create_task(self._follow(pod))
+            if is_over:
+                return
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _new_pods(self, job: RLHFJob) -> list[PodView]:
         found = selected(job, await self._target.pods(job), self._wish)
