@@ -12,7 +12,9 @@ def main(pyproject: str, *extras: str) -> None:
     optional = project["optional-dependencies"]
     if unknown := [extra for extra in extras if extra not in optional]:
         sys.exit(f"{pyproject} has no extra {', '.join(unknown)}; it has {', '.join(optional)}")
-    print("\n".join([*project["dependencies"], *(one for extra in extras for one in optional[extra])]))
+    print(
+        "\n".join([*project["dependencies"], *(one for extra in extras for one in optional[extra])])
+    )
 
 
 if __name__ == "__main__":
