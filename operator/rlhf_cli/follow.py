@@ -77,8 +77,7 @@ async def _until_the_end(
         show(job)
         if ending(job):
             return job
-    if job is None:
-        raise Failure(f"there is no RLHFJob {name} in {target.place}")
+    assert job is not None  # a watch begins with what is there, or raises
     return job  # a run here on which nothing works any more
 
 

@@ -73,17 +73,19 @@ class ClusterTarget:
         namespace = None if scope.everywhere else self.namespace
         fields = f"metadata.name={name}" if name else ""
         seen: dict[str, Object] = {}
-        broken = 0
+        was_answered, broken = False, 0
         while True:
             try:
                 items, version = await self.api.list(
                     RLHFJOBS, namespace, selector=scope.selector, fields=fields
                 )
+                if name and not items and not was_answered:
+                    raise await self._not_found(name)
                 for kind, item in differences(seen, items):
                     yield kind, item
                 if name and not items:
                     return
-                broken = 0
+                was_answered, broken = True, 0
                 async for kind, item in self.api.watch(
                     RLHFJOBS, namespace, version, selector=scope.selector, fields=fields
                 ):
@@ -95,7 +97,7 @@ class ClusterTarget:
                         return
             except ApiError as error:
                 broken += 1
-                may_pass = error.is_passing or error.code == 410
+                may_pass = was_answered and (error.is_passing or error.code == 410)
                 if not may_pass or broken > RETRIES:
                     raise refusal(error, "watch", "rlhfjobs", namespace) from None
                 await pause_after(broken - 1)

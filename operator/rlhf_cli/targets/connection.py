@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
-from rlhf_cli.failures import Failure
+from rlhf_api.fields import suggestion
+
+from rlhf_cli.failures import UNAVAILABLE, Failure
 
 try:
     from kubernetes.aio import config
@@ -62,6 +64,16 @@ async def connected(access: Access) -> AsyncIterator[ClusterTarget]:
         await api.close()
 
 
+def _no_context(name: str, known: list[str]) -> Failure:
+    guess = suggestion(name, known)
+    return Failure(
+        f"the kubeconfig has no context {name}",
+        f"did you mean {guess}?" if guess else f"it has {', '.join(known) or 'none'}",
+        "see them: kubectl config get-contexts",
+        exit_code=UNAVAILABLE,
+    )
+
+
 def _has_kubeconfig() -> bool:
     paths = config.KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep)
     return any(os.path.exists(os.path.expanduser(path)) for path in paths)
@@ -82,10 +94,14 @@ async def _of_the_kubeconfig(access: Access, settings: Any) -> str:
         raise unreachable(f"there is no kubeconfig at {config.KUBE_CONFIG_DEFAULT_LOCATION}")
     try:
         contexts, current = config.list_kube_config_contexts(file)
+        named = {item["name"]: item["context"] for item in contexts}
+        if access.context and access.context not in named:
+            raise _no_context(access.context, list(named))
         await config.load_kube_config(file, access.context, settings, persist_config=False)
+    except Failure:
+        raise
     except Exception as error:  # a file of any form whatever, and plug-ins that log in
         said = str(error).splitlines() or [type(error).__name__]
         raise unreachable(f"the kubeconfig cannot be used: {said[0]}") from None
-    named = {item["name"]: item["context"] for item in contexts}
     chosen = named[access.context] if access.context else current["context"]
     return chosen.get("namespace") or DEFAULT_NAMESPACE
