@@ -36,5 +36,6 @@ def on_device_nodes(resources: Resources, defaults: Defaults) -> Resources:
     if not resources.gpus_per_node:
         return resources
     selector = {**defaults.node_selector, **(resources.node_selector or {})}
-    tolerations = [*(resources.tolerations or ()), *defaults.tolerations]
+    own = resources.tolerations or ()
+    tolerations = [*own, *(item for item in defaults.tolerations if item not in own)]
     return resources.model_copy(update={"node_selector": selector, "tolerations": tolerations})
