@@ -14,10 +14,11 @@ OPERATOR_IMAGE ?=
 TRAINER_IMAGE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check generate verify format docs clean constraints images images-test
+.PHONY: help demo test check generate verify format docs clean constraints images images-test \
+  image-operator image-trainer
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -66,11 +67,15 @@ verify: generate  ## Check that what is generated is up to date
 docs: $(READY)  ## Build the documentation's site into site/
 	$(BIN)/mkdocs build --strict
 
-images:  ## Build the operator's and the trainer's image, with docker or buildah (docs/guides/images.md)
+images: image-operator image-trainer  ## Build the operator's and the trainer's image, with docker or buildah (docs/guides/images.md)
+
+image-operator:  ## Build the operator's alone
 	IMAGE=$(OPERATOR_IMAGE) BASE=$(OPERATOR_BASE) images/build.sh operator
+
+image-trainer:  ## Build the trainer's alone
 	IMAGE=$(TRAINER_IMAGE) BASE=$(TRAINER_BASE) images/build.sh trainer
 
-images-test: $(READY)  ## As root, after `make images BUILDER=buildah`: run operator and trainer from their images
+images-test: $(READY)  ## Run both from their images; as root, after `make images BUILDER=buildah`
 	PYTHONPATH=tests/charts:tests/e2e OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) \
 	  $(BIN)/python -m pytest tests/images/built_images.py
 

@@ -2,7 +2,8 @@
 # Builds an image: images/build.sh operator|trainer. With docker where its daemon answers, else with buildah.
 # The environment sets: IMAGE (its name and tag), BASE (the image it stands on), BUILDER (docker or buildah),
 # PIP_CONF and CA_BUNDLE (files: pip's configuration and authorities of a registry of one's own; they leave
-# nothing in the image), SOURCE (where the code is published), EXTRAS (of the trainer's image).
+# nothing in the image), SOURCE (where the code is published), EXTRAS (of the trainer's image), PUSH (not empty:
+# docker publishes it at once, with its bill of materials and provenance).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -43,7 +44,11 @@ set -- --file "$file" --tag "${IMAGE:-rlhf-$1:$version}" \
 [ -z "${CA_BUNDLE:-}" ] || set -- "$@" --secret "id=ca.crt,src=$CA_BUNDLE"
 
 # The same files and times give the same image.
-case $BUILDER in
+case $BUILDER${PUSH:+ push} in
     docker) exec docker build "$@" --build-arg "SOURCE_DATE_EPOCH=$moment" . ;;
+    "docker push")
+        exec docker buildx build "$@" --build-arg "SOURCE_DATE_EPOCH=$moment" \
+            --output type=image,push=true,rewrite-timestamp=true --sbom=true --provenance=mode=max . ;;
+    "buildah push") echo "PUSH is for docker. With buildah: build, then buildah push." >&2; exit 64 ;;
     buildah) exec buildah build --isolation "${BUILDAH_ISOLATION:-chroot}" --timestamp "$moment" "$@" . ;;
 esac
