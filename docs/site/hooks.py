@@ -14,11 +14,13 @@ from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
 SHOWN: Final = (
+    "charts/*/values.yaml",
     "charts/*/files/*.yaml",
     "dashboards/*.json",
     "deploy/*.yaml",
     "examples/**/*.yaml",
     "gitops/**/*.yaml",
+    "kustomize/overlays/**/*.yaml",
 )
 """Files outside docs/ that pages link to; the site has copies below `repository/`."""
 PLACE: Final = "repository"

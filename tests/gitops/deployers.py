@@ -25,11 +25,10 @@ class Deployer:
         """`kubectl apply`: three ways, with the last manifest in an annotation."""
         self._kubectl("apply", "-f", "-", manifest=manifest)
 
-    def server_side(self, manifest: Object) -> None:
+    def server_side(self, manifest: Object, manager: str = "gitops") -> None:
         """`kubectl apply --server-side`, as Flux and Argo CD do; a conflict fails it."""
-        self._kubectl(
-            "apply", "--server-side", "--field-manager=gitops", "-f", "-", manifest=manifest
-        )
+        flags = ("--server-side", f"--field-manager={manager}")
+        self._kubectl("apply", *flags, "-f", "-", manifest=manifest)
 
     def helm(self, manifest: Object) -> None:
         """A chart of this one template, installed or upgraded."""

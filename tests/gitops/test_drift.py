@@ -183,3 +183,29 @@ def test_a_field_that_is_dropped_goes_back_to_its_default(way: str, deployed: De
     spec = deployed.get(way)["spec"]
     assert spec["stages"]["ppo"]["kl"] == default
     assert "ttlSecondsAfterFinished" not in spec
+
+
+def part(spec: Object) -> Object:
+    """What a second manager knows of a job: a few fields."""
+    whole = in_git("server-side")
+    return {**whole, "metadata": {"name": whole["metadata"]["name"]}, "spec": spec}
+
+
+def test_two_managers_of_different_fields_do_not_conflict(deployed: Deployed) -> None:
+    def kept_for() -> int | None:
+        found: int | None = deployed.get("server-side")["spec"].get("ttlSecondsAfterFinished")
+        return found
+
+    deployed.deployer.server_side(part({"ttlSecondsAfterFinished": 7200}), "platform")
+    deployed.deployer.server_side(in_git("server-side"))
+    assert kept_for() == 7200
+    deployed.deployer.server_side(part({}), "platform")
+    assert kept_for() is None
+    assert deployed.get("server-side")["spec"]["stages"]["ppo"]["kl"]["coef"] == 0.02
+
+
+def test_a_second_manager_of_the_same_field_is_told_who_has_it(deployed: Deployed) -> None:
+    other = part({"stages": {"reward": {"gate": {"approval": False}}}})
+    with pytest.raises(RuntimeError, match=r'conflict with "gitops".*\n?.*reward\.gate\.approval'):
+        deployed.deployer.server_side(other, "platform")
+    assert deployed.get("server-side")["spec"]["stages"]["reward"]["gate"]["approval"] is True
