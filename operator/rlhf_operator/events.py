@@ -26,6 +26,9 @@ TOLD_BY_OTHERS: Final = (
 )
 """Reasons to wait that say nothing which the events of other stages, or of the job, do not."""
 
+QUEUED: Final = UNPLACED - {"PodsPending"}
+"""What `Queued` tells of. That pods are being made is a step that every attempt takes."""
+
 PASSING: Final = UNPLACED | {"Starting", "PodsStarting", "PodsMissing"}
 """Steps that every attempt takes, or that `Queued` tells of."""
 
@@ -56,18 +59,18 @@ def _of_stage(name: str, old: StageStatus, new: StageStatus) -> Iterator[Event]:
 
 
 def _steps(old: StageStatus, new: StageStatus) -> Iterator[Event]:
-    """The way of the newest attempt onto nodes."""
+    """The way of the newest attempt onto nodes; steps that are seen together are told together."""
     same = old.attempt == new.attempt
     was = (old.timeline if same else None) or Timeline()
     now = new.timeline or Timeline()
-    is_queued, was_queued = new.reason in UNPLACED, same and old.reason in UNPLACED
+    is_queued, was_queued = new.reason in QUEUED, same and old.reason in QUEUED
     if is_queued and not was_queued:
         yield Event("Normal", "Queued", new.message or f"attempt {new.attempt} waits.")
-    if now.scheduled and not was.scheduled:
-        yield Event("Normal", "GangAdmitted", f"every pod of attempt {new.attempt} has its place.")
     ran = new.ended != old.ended and new.ended is not None and new.ended.exit_code is not None
     if (now.running or ran) and not was.running:
         yield Event("Normal", "StageStarted", f"attempt {new.attempt} runs.")
+    elif now.scheduled and not was.scheduled:
+        yield Event("Normal", "GangAdmitted", f"every pod of attempt {new.attempt} has its place.")
 
 
 def _reports(old: StageStatus, new: StageStatus) -> Iterator[Event]:

@@ -55,9 +55,15 @@ def test_a_stage_that_was_never_seen_running_still_started() -> None:
     world = Told(a_job().only("sft").build())
     world.settle()
     world.succeeds("prepare")
-    assert world.reasons("prepare") == [
-        "Queued", "GangAdmitted", "StageStarted", "StageSucceeded",
-    ]  # fmt: skip
+    assert world.reasons("prepare") == ["StageStarted", "StageSucceeded"]
+
+
+def test_pods_that_find_their_place_at_once_are_not_told_as_queued() -> None:
+    world = Told(a_job().only("sft").build())
+    world.settle()
+    world.becomes("prepare", "Pending", node=None, reason=None, message="").settle()
+    world.becomes("prepare", "Pending", node="node-a", reason=None, message="").settle()
+    assert world.reasons("prepare") == ["GangAdmitted"]
 
 
 def test_a_save_is_told_once_and_noise_is_not() -> None:

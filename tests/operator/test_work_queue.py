@@ -92,6 +92,28 @@ def test_news_do_not_shorten_the_pause_after_a_failure(monkeypatch: pytest.Monke
     run(test)
 
 
+def test_a_job_that_had_a_pass_lets_others_go_first_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(work_queue, "YIELDS", 0.05)
+
+    async def test(queue: WorkQueue) -> None:
+        queue.add(A)
+        await queue.take()
+        queue.done(A)
+        for key in (A, B):
+            queue.add(key)
+        assert [(await queue.take())[0] for _ in range(2)] == [B, A]
+        for key in (A, B):
+            queue.done(key)
+        queue.add(A)
+        await asyncio.sleep(0.06)
+        queue.add(B)
+        assert [(await queue.take())[0] for _ in range(2)] == [A, B]  # not put off for ever
+
+    run(test)
+
+
 def test_of_two_times_the_earlier_one_counts() -> None:
     async def test(queue: WorkQueue) -> None:
         queue.add_after(A, 0.05)
