@@ -20,6 +20,11 @@ ROOT = REPOSITORY / "kustomize"
 COMPONENTS = sorted(path.name for path in (ROOT / "components").iterdir())
 EXAMPLE = ROOT / "overlays" / "example"
 CRD, NAME = "CustomResourceDefinition", "rlhfjobs.rlhf.dev"
+KEPT = {
+    "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+    "kustomize.toolkit.fluxcd.io/prune": "disabled",
+}
+"""By these no tool takes the resource away, and with it every job."""
 Build = Callable[[Path], Rendered]
 
 
@@ -87,6 +92,7 @@ def test_the_base_brings_the_resource_along(installed: ControlPlane) -> None:
     taken = json.loads(installed.kubectl(*words, "-f", "-", input=crd))
     given = installed.client.get("apiextensions.k8s.io/v1/customresourcedefinitions", NAME)
     assert taken["spec"] == given["spec"]
+    assert taken["metadata"]["annotations"].items() >= KEPT.items()
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
