@@ -147,7 +147,10 @@ class PlainClient:
             async with self._session.get(path, params={"watch": "1"}) as answer:
                 if answer.status == 200:
                     async for line in answer.content:
-                        yield json.loads(line)["object"]
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":  # it was too slow, and begins anew
+                            break
+                        yield event["object"]
             await asyncio.sleep(0.1)  # 429: the API server is not ready to tell
 
 

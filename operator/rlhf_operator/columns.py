@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rlhf_api.status import StageStatus
 
-from rlhf_operator.policies import Decision, Verdict
+from rlhf_operator.decisions import Decision, Verdict
 
 UNDER_WAY: Final[tuple[Verdict, ...]] = ("Running", "Pending", "Create", "Begin", "Stop")
 

@@ -17,9 +17,9 @@ from typing import Final, Literal, NamedTuple
 
 from rlhf_api.status import Condition
 
+from rlhf_operator.decisions import Decision
 from rlhf_operator.messages import redacted
 from rlhf_operator.pausing import Pause
-from rlhf_operator.policies import Decision
 from rlhf_operator.waiting import UNPLACED
 
 KINDS: Final = ("Ready", "Reconciling", "Stalled", "Suspended")

@@ -15,12 +15,13 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import FinishedRun, JobStatus, StageStatus
 
+from rlhf_operator.decisions import Context, Decision
 from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.pausing import pause_of
-from rlhf_operator.policies import Context, Decision, decide, finished_run, is_prepared
+from rlhf_operator.policies import decide, finished_run, is_prepared
 from rlhf_operator.settle import every_stage, is_under_way, settled
 from rlhf_operator.storage import moved_storage
 

@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from datetime import timedelta
+from typing import Final, Literal
 
-from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
-from rlhf_api.stages.common import MetricGate
 from rlhf_api.status import FinishedRun, StageStatus
 
+from rlhf_operator.decisions import Context, Decision, Policy, Verdict
 from rlhf_operator.ends import retry_is_asked, retry_policy
-from rlhf_operator.inputs import Wanted, annotation
-from rlhf_operator.names import ANNOTATION_APPROVE, short
+from rlhf_operator.gates import gate_closed
+from rlhf_operator.inputs import Wanted
 from rlhf_operator.observed import Attempt
 from rlhf_operator.outcome import described
-from rlhf_operator.pausing import Pause
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.times import read
 from rlhf_operator.waiting import waiting
-
-Verdict = Literal[
-    "Succeeded",  # its result is there
-    "Begin",  # a new attempt is to be written down
-    "Create",  # the attempt that was written down needs its children
-    "Pending",  # its children are there, and not all of its pods run yet
-    "Running",  # its children are there
-    "Stop",  # its children are of no use any more
-    "Waiting",  # something that is under way has to happen first
-    "Blocked",  # somebody has to change something first
-    "Failed",  # it has ended, and will not be tried again
-]
-
-
-class Decision(NamedTuple):
-    """What is to happen to a stage, and why."""
-
-    verdict: Verdict
-    reason: str
-    message: str = ""
-
-
-class Context(NamedTuple):
-    """All that is known of a stage when it is decided."""
-
-    job: RLHFJob
-    stage: str
-    status: StageStatus  # ends counted
-    attempts: tuple[Attempt, ...]  # what is left of each, oldest first
-    sources_are_known: bool
-    wanted: Wanted | None  # None: not known yet, or the parents' outputs are not there
-    parents: Mapping[str, Decision]  # by stage; those whose output it takes
-    parent_runs: Mapping[str, FinishedRun]
-    prepare: Decision | None  # None: this is prepare
-    pause: Pause | None  # of the whole job
-    now: datetime
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the newest attempt worked on what is wanted now."""
-        return self.wanted is not None and self.wanted == (self.status.hash, self.status.settings)
-
-    @property
-    def current(self) -> Attempt | None:
-        """What is left of the newest attempt."""
-        return next((a for a in self.attempts if a.number == self.status.attempt), None)
-
-
-Policy = Callable[[Context], Decision | None]
 
 
 def decide(context: Context) -> Decision:
@@ -207,46 +155,6 @@ def parents_unfinished(context: Context) -> Decision | None:
         return None
     said = f"It needs the output of {' and '.join(missing)}."
     return Decision("Waiting", "WaitingForParents", said)
-
-
-def gate_closed(context: Context) -> Decision | None:
-    """The gate of each stage before this one holds before this one takes GPUs."""
-    stages = context.job.spec.stages.present()
-    for name, run in context.parent_runs.items():
-        gate = stages[name].gate
-        if gate is None:
-            continue
-        decision = _metric_out_of_range(name, gate, run) or _unapproved(context, name, gate, run)
-        if decision:
-            return decision
-    return None
-
-
-def _metric_out_of_range(name: str, gate: MetricGate, run: FinishedRun) -> Decision | None:
-    if gate.metric is None:
-        return None
-    value = run.metrics.get(gate.metric)
-    if value is None:
-        known = ", ".join(sorted(run.metrics)) or "none"
-        said = f"{name} has no metric {gate.metric}; it has {known}."
-        return Decision("Blocked", "GateNotMet", said)
-    low = gate.min is not None and value < gate.min
-    high = gate.max is not None and value > gate.max
-    if not (low or high):
-        return None
-    bound = f"below {gate.min:g}" if low else f"above {gate.max:g}"
-    return Decision("Blocked", "GateNotMet", f"{gate.metric} of {name} is {value:.4g}, {bound}.")
-
-
-def _unapproved(context: Context, name: str, gate: MetricGate, run: FinishedRun) -> Decision | None:
-    """Approval names the result that was looked at, so that it never covers a later one."""
-    key, value = f"{ANNOTATION_APPROVE}{name}", short(run.hash)
-    given = annotation(context.job, key)
-    if not gate.approval or (given and short(given) == value):
-        return None
-    how = f"kubectl annotate rlhfjob {context.job.metadata.name} {key}={value} --overwrite"
-    said = f"The result of {name} waits for a person: {how}"
-    return Decision("Waiting", "AwaitingApproval", said)
 
 
 def retry_asked(context: Context) -> Decision | None:

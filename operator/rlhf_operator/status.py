@@ -13,12 +13,12 @@ from rlhf_api.status import FinishedRun, JobPhase, JobStatus, StagePhase, StageS
 from rlhf_operator import pausing
 from rlhf_operator.columns import columns
 from rlhf_operator.conditions import State, conditions, job_state, with_conditions
+from rlhf_operator.decisions import Decision, Verdict
 from rlhf_operator.ends import Look, retry_is_asked, stopped
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
 from rlhf_operator.pausing import pause_of
 from rlhf_operator.plan import Action, Assessment, BeginAttempt, stage_status
-from rlhf_operator.policies import Decision, Verdict
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.storage import location, moved_storage
 from rlhf_operator.times import written
