@@ -17,6 +17,8 @@ from rlhf_cli.yaml_text import write_document
 Object = dict[str, Any]
 NOTHING: Final = "<none>"
 GAP: Final = "   "
+NARROWEST: Final = 3
+"""Characters of a column, without its gap; kubectl has the same."""
 
 
 def print_objects(items: Sequence[Object], form: str, *, is_list: bool, namespaces: bool) -> None:
@@ -61,7 +63,7 @@ def rows(items: Sequence[Object], wide: bool, namespaces: bool) -> list[list[str
 
 def table(cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:
     """Lines with columns below each other, as kubectl prints them."""
-    least = widths or [0] * len(cells[0])
+    least = widths or [NARROWEST] * len(cells[0])
     found = [
         max(low, *map(len, column))
         for low, column in zip(least, zip(*cells, strict=True), strict=True)
@@ -126,8 +128,8 @@ def _at(item: Object, path: str) -> Any:
 
 
 def _cell(value: Any, kind: str) -> str:
-    if value is None or value == "":
-        return NOTHING
+    if value is None:
+        return ""
     if kind == "date":
         return age(value)
     if kind == "number":

@@ -59,15 +59,16 @@ class Story:
         file.write_text(yaml.safe_dump(made))
         return file
 
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "rlhf_cli", *words, *self.place]
+    def start(self, *words: str, login: str = "", **options: Any) -> subprocess.Popen[str]:
+        place = ["--kubeconfig", login or str(self.plane.kubeconfig), "-n", self.namespace]
+        command = [sys.executable, "-m", "rlhf_cli", *words, *place]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         options.setdefault("preexec_fn", heeds_ctrl_c)
         return subprocess.Popen(command, text=True, cwd=self.folder, **pipes, **options)
 
-    def run(self, *words: str, code: int = 0) -> str:
+    def run(self, *words: str, code: int = 0, login: str = "") -> str:
         """What it says on both streams; the exit code has to be this one."""
-        process = self.start(*words)
+        process = self.start(*words, login=login)
         said = "".join(process.communicate(timeout=60))
         assert "Traceback" not in said
         assert process.returncode == code, said
@@ -198,6 +199,19 @@ def test_followed_logs_go_on_until_ctrl_c(story: Story) -> None:
     assert process.wait(20) == 130
     assert process.stderr
     assert process.stderr.read() == ""
+
+
+def test_logs_that_may_not_be_read_are_refused_while_they_are_followed(story: Story) -> None:
+    plane, namespace = story.plane, story.namespace
+    plane.kubectl("create", "serviceaccount", "onlooker", "-n", namespace)
+    rules = ["--verb=get,list,watch", "--resource=rlhfjobs.rlhf.dev,pods"]
+    plane.kubectl("create", "role", "onlooker", *rules, "-n", namespace)
+    subject = f"--serviceaccount={namespace}:onlooker"
+    plane.kubectl("create", "rolebinding", "onlooker", "--role=onlooker", subject, "-n", namespace)
+    login = str(plane.kubeconfig_for("onlooker", namespace))
+    for follow in ([], ["-f"]):
+        said = story.run("logs", "long", *follow, code=77, login=login)
+        assert f"kubectl auth can-i get pods/log -n {namespace}" in said
 
 
 def test_a_watch_tells_stages_and_ends_with_ctrl_c(story: Story) -> None:

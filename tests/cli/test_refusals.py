@@ -151,6 +151,22 @@ def test_no_right(words: list[str], module_namespace: str, kubeconfig: Path, cal
     assert "kubectl auth can-i" in said
 
 
+@each_verb_on_a_job
+def test_no_run_in_a_directory(words: list[str], tmp_path: Path, call: Call) -> None:
+    code, said = call(words, job="./empty")
+    assert code == USAGE
+    if words == ["get", "JOB"]:  # which lists all runs below a directory
+        assert said == "rlhfctl: there is no directory empty\n"
+    else:
+        assert said.startswith("rlhfctl: empty holds no run")
+        assert "rlhfctl run FILE --dir empty" in said
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/status.yaml").write_text("kind: RLHFJob\nspec: {")
+    code, said = call(words, job="./torn")
+    assert code == USAGE
+    assert "torn/status.yaml cannot be read" in said
+
+
 def elsewhere(plane: ControlPlane, folder: Path, change: Callable[[str], str]) -> tuple[str, str]:
     """The flags for the same login at another address."""
     config = copy.deepcopy(yaml.safe_load(plane.kubeconfig.read_text()))

@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from rlhf_cli.failures import DONE, Failure
-from rlhf_cli.output import DOCUMENTS, heading, name_of, print_objects, row, table
+from rlhf_cli.output import DOCUMENTS, NARROWEST, heading, name_of, print_objects, row, table
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import Scope, Target
 
@@ -27,15 +27,12 @@ async def _get(args: argparse.Namespace) -> int:
         if args.watch:
             await _watch(target, args, scope)
             return DONE
-        is_list = (not names and args.command == "list") or not (names or args.dir)
-        if names or not is_list:
-            items = [await target.job(args.job)]
-        else:
-            items = await target.jobs(scope)
+        is_one = bool(names) or (args.command == "get" and target.is_one_job)
+        items = [await target.job(args.job)] if is_one else await target.jobs(scope)
         if not items and args.output not in DOCUMENTS:
             print(f"No RLHFJobs in {_where(target, scope)}.", file=sys.stderr)
             return DONE
-        print_objects(items, args.output, is_list=is_list, namespaces=scope.everywhere)
+        print_objects(items, args.output, is_list=not is_one, namespaces=scope.everywhere)
     return DONE
 
 
@@ -46,7 +43,7 @@ def _where(target: Target, scope: Scope) -> str:
 async def _watch(target: Target, args: argparse.Namespace, scope: Scope) -> None:
     """A line for each change; columns keep the width of the widest so far."""
     wide, namespaces = args.output == "wide", scope.everywhere
-    widths = [len(cell) for cell in heading(wide, namespaces)]
+    widths = [max(NARROWEST, len(cell)) for cell in heading(wide, namespaces)]
     is_first = True
     async for kind, item in target.watch(args.job, scope):
         if args.output in DOCUMENTS:

@@ -52,6 +52,10 @@ class ClusterTarget:
     def place(self) -> str:
         return f"the namespace {self.namespace}"
 
+    @property
+    def is_one_job(self) -> bool:
+        return False
+
     def command(self, verb: str, *words: str, job: str) -> str:
         return command(verb, job, *words, *self._flags)
 

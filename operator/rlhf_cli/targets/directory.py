@@ -38,6 +38,10 @@ class Directory:
     def place(self) -> str:
         return str(self.path)
 
+    @property
+    def is_one_job(self) -> bool:
+        return (self.path / STATUS_FILE).is_file()
+
     def command(self, verb: str, *words: str, job: str) -> str:
         return command(verb, *words, "--dir", str(self.path))
 

@@ -68,6 +68,10 @@ class Target(Protocol):
     def place(self) -> str:
         """For sentences: `the namespace research`, `runs/demo`."""
 
+    @property
+    def is_one_job(self) -> bool:
+        """Whether it can only be one: a run's directory."""
+
     def command(self, verb: str, *words: str, job: str) -> str:
         """A command of this program on one of these jobs, for the user to copy."""
 
