@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rlhf_trainer.freed_memory import keep_freed_memory
 from rlhf_trainer.quiet import import_deepspeed
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Ranks:
         else:
             env.setdefault("DS_ACCELERATOR", "cpu")
             torch.set_num_threads(cpu_threads(env, os.cpu_count() or 1))
+            keep_freed_memory()
         _join(rank, world, "nccl" if cuda else "gloo")
         return cls(rank, world, local, device)
 
