@@ -17,11 +17,10 @@ pip_install() {
         --quiet --no-compile --constraint "$constraints" "$@"
 }
 
-# Compiled here, as nothing can be written where it runs; by hashes, so that a file's time is of no account,
-# and one after the other: with several workers a file's bytes depend on what its worker had before.
+# Compiled here, as nothing can be written where it runs; by hashes, so that a file's time is of no account.
 # torch has files for newer Pythons, which do not compile and are not imported: no reason to fail.
 compiled() {
-    /opt/venv/bin/python -m compileall -qq --invalidation-mode unchecked-hash "$1" || true
+    /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash "$1" || true
 }
 
 requirements() {
