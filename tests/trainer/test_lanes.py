@@ -73,11 +73,13 @@ def test_an_error_of_one_is_raised_when_the_other_has_ended(
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_ppo_learns_the_same_bits_beside_each_other_as_one_after_the_other(
     in_pod: Any,
     open_session: Any,
     threads: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
+    precision: str,
 ) -> None:
     threads(2)
     folder = in_pod.directory / "inputs" / "code"
@@ -90,6 +92,7 @@ def test_ppo_learns_the_same_bits_beside_each_other_as_one_after_the_other(
         "globalBatchSize": 8,
         "minibatchSize": 4,
         "microBatchSize": 2,
+        "precision": precision,
         "rewards": {"many": {"function": {"entrypoint": "lanes_reward:many", "source": "code"}}},
         "rollout": {"maxPromptLength": 64, "maxNewTokens": 8},
     }
