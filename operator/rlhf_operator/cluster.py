@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
@@ -19,54 +19,37 @@ from rlhf_api.status import JobStatus, SchedulingStatus
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
-from rlhf_operator.controller import JobKey, OutOfDate, Refused, status_of
+from rlhf_operator.children import Children, Served, key_of
+from rlhf_operator.controller import JobKey, OutOfDate, status_of
 from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
-from rlhf_operator.names import (
-    ANNOTATION_GANG,
-    LABEL_ATTEMPT,
-    LABEL_JOB,
-    LABEL_STAGE,
-    child_name,
-)
+from rlhf_operator.names import ANNOTATION_GANG, child_name
 from rlhf_operator.observed import Attempt, Observed, Progress
-from rlhf_operator.ownership import (
-    is_disowned,
-    is_left_over,
-    is_the_same,
-    is_unlabelled,
-    owner_text,
-    refusal,
-)
 from rlhf_operator.plan import stage_status
 from rlhf_operator.render import Platform
 from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.settle import is_under_way
-from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 log = logging.getLogger(__name__)
 
 RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 
-GIVEN_BACK: Final = ("name", "namespace", "ownerReferences", "labels")
-"""Metadata of a child that somebody has taken its owner or a label from."""
-
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
 OnStatus = Callable[[JobStatus, JobStatus], None]
 
 
 class KubernetesCluster:
-    """The children of every job, through one API client and one cache."""
+    """All that passes need of Kubernetes, through one API client and one cache."""
 
     def __init__(
         self,
         api: Api,
         cache: Cache,
         platform: Platform,
-        served: Mapping[tuple[str, str], Resource],
+        served: Served,
         reports: Reports = lambda key: {},
         on_status: OnStatus = lambda before, after: None,
         instance: str = "rlhf-operator",
@@ -77,11 +60,9 @@ class KubernetesCluster:
         names this process in events.
         """
         self.platform = platform
-        self.served = served
-        self.unserved = asyncio.Event()
-        """Somebody has met a kind that was served, and is not any more."""
         self._api = api
         self._mender = Mender(api)
+        self.children = Children(api, cache, self._mender, served)
         self._cache = cache
         self._reports = reports
         self._on_status = on_status
@@ -97,10 +78,10 @@ class KubernetesCluster:
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
         """From the cache, too; but where a Job has ended and its pods were never seen, they are
         asked for: the watch of Jobs may be ahead of that of pods, which tell how it ended."""
-        key = _key(job)
+        key = key_of(job)
         found = self._attempts(job, now)
         if any(self._hides_pods(job, attempt) for attempt in found):
-            await self._ask_for_pods(key)
+            await self.children.ask_for_pods(key)
             found = self._attempts(job, now)
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
@@ -112,7 +93,7 @@ class KubernetesCluster:
         )
 
     def _attempts(self, job: RLHFJob, now: datetime) -> tuple[Attempt, ...]:
-        key = _key(job)
+        key = key_of(job)
         return observe.attempts(
             job.metadata.name,
             job.metadata.uid,
@@ -128,7 +109,7 @@ class KubernetesCluster:
         if attempt.condition is None or attempt.number != status.attempt:
             return False
         of = (attempt.stage, attempt.number)
-        seen = [p for p in self._cache.children(_key(job), "Pod") if observe.attempt_of(p) == of]
+        seen = [p for p in self._cache.children(key_of(job), "Pod") if observe.attempt_of(p) == of]
         return is_under_way(status) and len(seen) < attempt.size
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
@@ -142,7 +123,7 @@ class KubernetesCluster:
         if attempt.is_terminating:
             return True
         name = child_name(job.metadata.name, attempt.stage, attempt.number)
-        owned = [item for item in self._own(job, name) if observe.controller_uid(item)]
+        owned = [item for item in self.children.own(job, name) if observe.controller_uid(item)]
         if any(self._mender.is_due(item, now) for item in owned):
             return False
         there = {item["kind"] for item in owned}
@@ -158,140 +139,13 @@ class KubernetesCluster:
             return set()
         return {kind.rpartition("/")[2] for kind in made_kinds(was, self.platform)[:1]}
 
-    def _own(self, job: RLHFJob, name: str) -> list[Object]:
-        """What is there of that name and belongs to this very RLHFJob."""
-        named = self._cache.named(_key(job), name)
-        return [item for item in named if observe.is_ours(item, job.metadata.uid)]
-
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """The Job last: where it is, all that its pods need is there, too."""
-        *before, last = objects
-        await self._no_other_pods(job, last)
-        await asyncio.gather(*(self._create(job, item) for item in before))
-        await self._create(job, last)
-
-    async def _no_other_pods(self, job: RLHFJob, workload: Object) -> None:
-        """No pod of the stage may live that the Job to be made does not own.
-
-        Where an attempt follows another, the API server itself is asked: the watch may not have
-        told yet of a pod whose Job is known to be gone.
-        """
-        key, labels = _key(job), workload["metadata"]["labels"]
-        stage, number = labels[LABEL_STAGE], int(labels[LABEL_ATTEMPT])
-        if number > 1:
-            await self._ask_for_pods(key, f"{LABEL_STAGE}={stage}")
-        is_there = self._cache.child(key, "Job", workload["metadata"]["name"]) is not None
-        for item in self._cache.children(key, "Pod"):
-            of_stage, of_number = observe.attempt_of(item) or ("", 0)
-            is_its_own = is_there and of_number == number
-            is_live = observe.pod(item, datetime.now(UTC)).is_live
-            if of_stage == stage and is_live and not is_its_own:
-                raise OutOfDate(f"pod {item['metadata']['name']} still lives")
-
-    async def _ask_for_pods(self, key: JobKey, *of: str) -> None:
-        """Takes in the job's pods as they are on the API server; `of`: further labels of theirs."""
-        selector = ",".join((f"{LABEL_JOB}={key.name}", *of))
-        for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
-            self._cache.put(item)
-
-    async def _create(self, job: RLHFJob, item: Object) -> None:
-        known = self._cache.child(_key(job), item["kind"], item["metadata"]["name"])
-        if known and is_the_same(known, item) and "deletionTimestamp" not in known["metadata"]:
-            if self._mender.is_due(known, datetime.now(UTC)):
-                self._cache.put(await self._mender.mend(self._resource(item), known))
-            return
-        resource = self._resource(item)
-        try:
-            self._cache.put(await self._api.create(resource, item))
-        except ApiError as error:
-            if error.code == 409 and error.reason == "AlreadyExists":
-                await self._meet(resource, item)
-            elif error.code == 404:  # the kind has gone; where it was the namespace, so has the job
-                self.unserved.set()
-                raise OutOfDate(f"{resource.kind}: {error}") from error
-            else:
-                raise refusal(error, item) from error
-
-    async def _meet(self, resource: Resource, wanted: Object) -> None:
-        """An object of that name is there: ours from an earlier pass, or somebody else's."""
-        meta = wanted["metadata"]
-        try:
-            found = await self._api.get(resource, meta["namespace"], meta["name"])
-        except ApiError as error:
-            if error.code == 404:
-                raise OutOfDate(f"{resource.kind} {meta['name']} has just gone") from error
-            raise
-        self._cache.put(found)
-        name = f"{resource.kind} {meta['name']}"
-        if "deletionTimestamp" in found["metadata"] or is_left_over(found, wanted):
-            said = f"{name} of an earlier RLHFJob of this name is still being deleted."
-            raise Refused("Reconciling", "Terminating", said)
-        if is_disowned(found, wanted) or is_unlabelled(found, wanted):
-            meta = {k: wanted["metadata"][k] for k in GIVEN_BACK}
-            meta["uid"] = found["metadata"]["uid"]
-            body = {k: wanted[k] for k in ("apiVersion", "kind")} | {"metadata": meta}
-            self._cache.put(await self._api.apply(resource, body))
-            return
-        if not is_the_same(found, wanted):
-            said = (
-                f"{name} is there already and belongs to {owner_text(found)}. It was not touched: "
-                "delete or rename it, or give this RLHFJob another name."
-            )
-            raise Refused("Stalled", "NameTaken", said)
-
-    def _is_served(self, item: Object) -> bool:
-        """A gang object goes with its kind; what is known of it is forgotten."""
-        try:
-            self._resource(item)
-        except Refused:
-            self._cache.remove(item)
-            return False
-        return True
-
-    def _resource(self, item: Object) -> Resource:
-        own = {(r.api_version, r.kind): r for r in CHILDREN}
-        where = (item["apiVersion"], item["kind"])
-        found = own.get(where) or self.served.get(where)
-        if found is None:
-            said = f"The API server does not serve {where[1]} of {where[0]}."
-            raise Refused("Stalled", "GangSchedulerMissing", said)
-        return found
+        await self.children.apply(job, objects)
 
     async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         """The Job goes only after its pods have; so nothing holds a GPU that nobody sees."""
-        key = _key(job)
-        name = child_name(key.name, stage, attempt)
-        own = self._own(job, name)
-        workload = next((item for item in own if item["kind"] == "Job"), None)
-        if workload:
-            await self._delete(JOBS, workload, "Foreground")
-        else:
-            for item in self._cache.children(key, "Pod"):
-                if observe.attempt_of(item) == (stage, attempt):
-                    await self._delete(PODS, item, "Background")
-        for item in own:
-            if item["kind"] != "Job" and self._is_served(item):
-                await self._delete(self._resource(item), item, "Background")
-
-    async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
-        meta = item["metadata"]
-        if "deletionTimestamp" in meta:
-            return
-        try:
-            answer = await self._api.delete(
-                resource, meta["namespace"], meta["name"], meta["uid"], propagation
-            )
-        except ApiError as error:
-            if error.code == 409:  # another object of that name, or one that is being written
-                raise OutOfDate(str(error)) from error
-            if error.code != 404:
-                raise
-            self._cache.remove(item)
-            return
-        if "deletionTimestamp" in answer.get("metadata", {}):
-            self._cache.put(answer)
-        else:
-            self._cache.remove(item)
+        await self.children.delete(job, stage, attempt)
 
     async def write_status(self, key: JobKey, status: JobStatus) -> None:
         """One PUT, refused by the API server where the job is not as it was loaded."""
@@ -342,7 +196,3 @@ class KubernetesCluster:
                 log.warning("Event on %s/%s: %s", key.namespace, key.name, result)
             elif isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
-
-
-def _key(job: RLHFJob) -> JobKey:
-    return JobKey(job.metadata.namespace, job.metadata.name)

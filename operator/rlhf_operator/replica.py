@@ -91,7 +91,7 @@ class Replica:
     def _start(self, api: Api, cluster: KubernetesCluster) -> None:
         """Everything that needs the API server and the CRD."""
         self._jobs = [Watch(api, self._cache, RLHFJOBS, n, "") for n in self._scopes]
-        self._watch_served(api, cluster.served)
+        self._watch_served(api, cluster.children.served)
         self._answer(api, cluster)
         for running in (self._kopf(), self._relist(), self._discover(api, cluster)):
             self._tasks.create_task(running)
@@ -183,12 +183,12 @@ class Replica:
         while True:
             await asyncio.sleep(DISCOVER_AGAIN)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(cluster.unserved.wait(), DISCOVER_EVERY)
-            cluster.unserved.clear()
+                await asyncio.wait_for(cluster.children.unserved.wait(), DISCOVER_EVERY)
+            cluster.children.unserved.clear()
             with contextlib.suppress(ApiError):
-                cluster.served = await discover(api)
-                cluster.platform = self._platform(cluster.served)
-                self._watch_served(api, cluster.served)
+                cluster.children.served = await discover(api)
+                cluster.platform = self._platform(cluster.children.served)
+                self._watch_served(api, cluster.children.served)
 
     async def _lead(self, cluster: KubernetesCluster) -> None:
         """Passes are made only while this process leads, and on data that is younger than that."""

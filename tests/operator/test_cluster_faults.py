@@ -129,6 +129,39 @@ def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(
     assert jobs.attempts() == {"sft": 1}
 
 
+def test_two_jobs_that_each_need_all_devices_run_one_after_the_other(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    play(lambda pod: succeed(pod)._replace(run_s=1.0 * (stage_of(pod) == "sft")))
+    run_operator()
+    for name in ("one", "two"):
+        made = manifest(jobs.namespace, name, nodes=2, stages="sft")
+        made["spec"]["resources"]["gpusPerNode"] = 8
+        jobs.create(made)
+    held: list[set[str]] = []
+
+    def are_ready() -> bool:
+        held.append(holders(jobs.pods("sft")))
+        return all(condition(jobs.get(name), "Ready")[0] == "True" for name in ("one", "two"))
+
+    wait_until(are_ready, timeout=60)
+    assert {"one"} in held
+    assert {"two"} in held
+    assert {"one", "two"} not in held
+    assert {**jobs.attempts("one"), **jobs.attempts("two")} == {"sft": 1}
+
+
+def stage_of(pod: Object) -> str:
+    return str(pod["metadata"]["labels"]["rlhf.dev/stage"])
+
+
+def holders(pods: list[Object]) -> set[str]:
+    """The jobs of which a pod has a node's devices."""
+    bound = [pod for pod in pods if pod["spec"].get("nodeName")]
+    live = [pod for pod in bound if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+    return {pod["metadata"]["labels"]["rlhf.dev/job"] for pod in live}
+
+
 def test_a_gang_scheduler_that_is_not_there_is_named(jobs: Jobs, run_operator: Run) -> None:
     run_operator()
     made = manifest(jobs.namespace, stages="sft")

@@ -1,0 +1,188 @@
+"""A job's children on the API server: made as they are rendered, and deleted.
+
+Every answer to a write enters the cache before the next pass looks, so a watch that lags behind
+never makes a pass do again what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rlhf_api.job import RLHFJob
+
+from rlhf_operator import observe
+from rlhf_operator.api import Api, ApiError, Object, Resource
+from rlhf_operator.cache import Cache
+from rlhf_operator.controller import JobKey, OutOfDate, Refused
+from rlhf_operator.mending import Mender
+from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_name
+from rlhf_operator.ownership import (
+    is_disowned,
+    is_left_over,
+    is_the_same,
+    is_unlabelled,
+    owner_text,
+    refusal,
+)
+from rlhf_operator.watches import CHILDREN, JOBS, PODS
+
+GIVEN_BACK: Final = ("name", "namespace", "ownerReferences", "labels")
+"""Metadata of a child that somebody has taken its owner or a label from."""
+
+Served = Mapping[tuple[str, str], Resource]
+"""Resources by apiVersion and kind."""
+
+
+class Children:
+    """The children of every job, through one API client and one cache."""
+
+    def __init__(self, api: Api, cache: Cache, mender: Mender, served: Served) -> None:
+        self.served = served
+        self.unserved = asyncio.Event()
+        """Somebody has met a kind that was served, and is not any more."""
+        self._api = api
+        self._cache = cache
+        self._mender = mender
+
+    def own(self, job: RLHFJob, name: str) -> list[Object]:
+        """What is there of that name and belongs to this very RLHFJob."""
+        named = self._cache.named(key_of(job), name)
+        return [item for item in named if observe.is_ours(item, job.metadata.uid)]
+
+    async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
+        """The Job last: where it is, all that its pods need is there, too."""
+        *before, last = objects
+        await self._no_other_pods(job, last)
+        await asyncio.gather(*(self._create(job, item) for item in before))
+        await self._create(job, last)
+
+    async def _no_other_pods(self, job: RLHFJob, workload: Object) -> None:
+        """No pod of the stage may live that the Job to be made does not own.
+
+        Where an attempt follows another, the API server itself is asked: the watch may not have
+        told yet of a pod whose Job is known to be gone.
+        """
+        key, labels = key_of(job), workload["metadata"]["labels"]
+        stage, number = labels[LABEL_STAGE], int(labels[LABEL_ATTEMPT])
+        if number > 1:
+            await self.ask_for_pods(key, f"{LABEL_STAGE}={stage}")
+        is_there = self._cache.child(key, "Job", workload["metadata"]["name"]) is not None
+        for item in self._cache.children(key, "Pod"):
+            of_stage, of_number = observe.attempt_of(item) or ("", 0)
+            is_its_own = is_there and of_number == number
+            is_live = observe.pod(item, datetime.now(UTC)).is_live
+            if of_stage == stage and is_live and not is_its_own:
+                raise OutOfDate(f"pod {item['metadata']['name']} still lives")
+
+    async def ask_for_pods(self, key: JobKey, *of: str) -> None:
+        """Takes in the job's pods as they are on the API server; `of`: further labels of theirs."""
+        selector = ",".join((f"{LABEL_JOB}={key.name}", *of))
+        for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
+            self._cache.put(item)
+
+    async def _create(self, job: RLHFJob, item: Object) -> None:
+        known = self._cache.child(key_of(job), item["kind"], item["metadata"]["name"])
+        if known and is_the_same(known, item) and "deletionTimestamp" not in known["metadata"]:
+            if self._mender.is_due(known, datetime.now(UTC)):
+                self._cache.put(await self._mender.mend(self._resource(item), known))
+            return
+        resource = self._resource(item)
+        try:
+            self._cache.put(await self._api.create(resource, item))
+        except ApiError as error:
+            if error.code == 409 and error.reason == "AlreadyExists":
+                await self._meet(resource, item)
+            elif error.code == 404:  # the kind has gone; where it was the namespace, so has the job
+                self.unserved.set()
+                raise OutOfDate(f"{resource.kind}: {error}") from error
+            else:
+                raise refusal(error, item) from error
+
+    async def _meet(self, resource: Resource, wanted: Object) -> None:
+        """An object of that name is there: ours from an earlier pass, or somebody else's."""
+        meta = wanted["metadata"]
+        try:
+            found = await self._api.get(resource, meta["namespace"], meta["name"])
+        except ApiError as error:
+            if error.code == 404:
+                raise OutOfDate(f"{resource.kind} {meta['name']} has just gone") from error
+            raise
+        self._cache.put(found)
+        name = f"{resource.kind} {meta['name']}"
+        if "deletionTimestamp" in found["metadata"] or is_left_over(found, wanted):
+            said = f"{name} of an earlier RLHFJob of this name is still being deleted."
+            raise Refused("Reconciling", "Terminating", said)
+        if is_disowned(found, wanted) or is_unlabelled(found, wanted):
+            meta = {k: wanted["metadata"][k] for k in GIVEN_BACK}
+            meta["uid"] = found["metadata"]["uid"]
+            body = {k: wanted[k] for k in ("apiVersion", "kind")} | {"metadata": meta}
+            self._cache.put(await self._api.apply(resource, body))
+            return
+        if not is_the_same(found, wanted):
+            said = (
+                f"{name} is there already and belongs to {owner_text(found)}. It was not touched: "
+                "delete or rename it, or give this RLHFJob another name."
+            )
+            raise Refused("Stalled", "NameTaken", said)
+
+    def _is_served(self, item: Object) -> bool:
+        """A gang object goes with its kind; what is known of it is forgotten."""
+        try:
+            self._resource(item)
+        except Refused:
+            self._cache.remove(item)
+            return False
+        return True
+
+    def _resource(self, item: Object) -> Resource:
+        own = {(r.api_version, r.kind): r for r in CHILDREN}
+        where = (item["apiVersion"], item["kind"])
+        found = own.get(where) or self.served.get(where)
+        if found is None:
+            said = f"The API server does not serve {where[1]} of {where[0]}."
+            raise Refused("Stalled", "GangSchedulerMissing", said)
+        return found
+
+    async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
+        """The Job goes only after its pods have; so nothing holds a GPU that nobody sees."""
+        key = key_of(job)
+        name = child_name(key.name, stage, attempt)
+        own = self.own(job, name)
+        workload = next((item for item in own if item["kind"] == "Job"), None)
+        if workload:
+            await self._delete(JOBS, workload, "Foreground")
+        else:
+            for item in self._cache.children(key, "Pod"):
+                if observe.attempt_of(item) == (stage, attempt):
+                    await self._delete(PODS, item, "Background")
+        for item in own:
+            if item["kind"] != "Job" and self._is_served(item):
+                await self._delete(self._resource(item), item, "Background")
+
+    async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
+        meta = item["metadata"]
+        if "deletionTimestamp" in meta:
+            return
+        try:
+            answer = await self._api.delete(
+                resource, meta["namespace"], meta["name"], meta["uid"], propagation
+            )
+        except ApiError as error:
+            if error.code == 409:  # another object of that name, or one that is being written
+                raise OutOfDate(str(error)) from error
+            if error.code != 404:
+                raise
+            self._cache.remove(item)
+            return
+        if "deletionTimestamp" in answer.get("metadata", {}):
+            self._cache.put(answer)
+        else:
+            self._cache.remove(item)
+
+
+def key_of(job: RLHFJob) -> JobKey:
+    """Which RLHFJob it is."""
+    return JobKey(job.metadata.namespace, job.metadata.name)
