@@ -89,7 +89,7 @@ def children_of(jobs: Jobs) -> list[Object]:
 def wait_until_gone(jobs: Jobs) -> None:
     """The garbage collector takes all that the job owns; a claim goes last, once no pod uses it.
 
-    It looks for new kinds every 30 s only: where the CRD is younger, it learns late of the deletion.
+    It looks for new kinds every 30 s: where the CRD is younger, it learns late of the deletion.
     """
     deadline = time.monotonic() + 120
     while left := [*children_of(jobs), *filter(is_owned, jobs.children(CLAIMS))]:
