@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
+import re
+import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from a_run_here import RunHere, wait_for
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Processes
 from cluster.nodes import FakeNodes
+from cut_once import CutOnce
 from rlhf_api.job import RLHFJob
 from rlhf_api.validation import parse_job
 from rlhf_cli.failures import Failure
@@ -31,6 +36,9 @@ class Kept:
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         self.plane, self.namespace, self.folder = plane, namespace, folder
+        noise = random.Random(0)
+        names = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+        self.large = {name: noise.randbytes(8 << 20) for name in names}
 
     def make(self) -> None:
         client = self.plane.client
@@ -57,33 +65,34 @@ class Kept:
         uri = status["stages"]["ppo"]["checkpoint"]["uri"]
         (run / "volumes/quickstart-checkpoints").rename(volume)
         self.weights = volume / uri / "model.safetensors"
-        status["stages"]["ppo"]["checkpoint"]["digest"] = _commit(volume / uri)
+        digest = _commit(volume / uri, {"model.safetensors": WEIGHTS})
+        status["stages"]["ppo"]["checkpoint"]["digest"] = digest
+        large = status["stages"]["dpo"]["checkpoint"]
+        large["digest"] = _commit(volume / large["uri"], self.large)
         status["observedGeneration"] = job.metadata.generation
         self.plane.client.patch(
             JOBS, "quickstart", {"status": status}, self.namespace, subresource="status"
         )
 
-    def run(self, *words: str, code: int = 0, kubeconfig: Path | None = None) -> str:
+    def start(self, *words: str, kubeconfig: Path | None = None) -> subprocess.Popen[str]:
         place = ["--kubeconfig", str(kubeconfig or self.plane.kubeconfig), "-n", self.namespace]
-        command = [sys.executable, "-m", "rlhf_cli", *words, *place]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.folder, timeout=90, check=False
-        )
-        said = done.stdout + done.stderr
-        assert "Traceback" not in said
-        assert done.returncode == code, said
-        return said
+        return RunHere(self.folder, os.environ).start(*words, *place)
+
+    def run(self, *words: str, code: int = 0, kubeconfig: Path | None = None) -> str:
+        process = self.start(*words, kubeconfig=kubeconfig)
+        return RunHere(self.folder, os.environ).finish(process, code)
 
 
 def _is_bound(claim: Object | None) -> bool:
     return ((claim or {}).get("status") or {}).get("phase") == "Bound"
 
 
-def _commit(output: Path) -> str:
+def _commit(output: Path, contents: Mapping[str, bytes]) -> str:
     """Weights and their manifest; its digest."""
-    (output / "model.safetensors").write_bytes(WEIGHTS)
-    digest = hashlib.sha256(WEIGHTS).hexdigest()
-    files = {"model.safetensors": {"sha256": digest, "size": len(WEIGHTS)}}
+    files = {}
+    for name, content in contents.items():
+        (output / name).write_bytes(content)
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     text = json.dumps({"files": files}).encode()
     (output / "manifest.json").write_bytes(text)
     return f"sha256:{hashlib.sha256(text).hexdigest()}"
@@ -138,6 +147,43 @@ def test_a_damaged_checkpoint_is_refused(kept: Kept) -> None:
     finally:
         kept.weights.write_bytes(WEIGHTS)
     assert "model.safetensors is not what the checkpoint's manifest says" in said
+    assert not (kept.folder / "damaged").exists()
+    assert not list(kept.folder.glob(".damaged*"))
+
+
+def test_a_fetch_goes_on_after_a_cut(kept: Kept) -> None:
+    """Three files of 8 MB; the connection breaks in the second."""
+    command = ["fetch", "quickstart", "--stage", "dpo", "--out", "cut"]
+    with CutOnce(kept.plane.kubeconfig, kept.folder, after=14 << 20) as wire:
+        said = kept.run(*command, kubeconfig=wire.kubeconfig)
+        assert wire.has_cut
+    assert re.search(r"going on from 1\d MB", said)
+    assert "25 of 25 MB" in said
+    assert contents(kept.folder / "cut") == kept.large
+
+
+def test_a_fetch_that_was_stopped_goes_on_the_next_time(kept: Kept) -> None:
+    command = ["fetch", "quickstart", "--stage", "dpo", "--out", "stopped"]
+    process = kept.start(*command)
+    wait_for(lambda: on_the_way(kept.folder) > 9 << 20)
+    process.send_signal(signal.SIGINT)
+    RunHere(kept.folder, os.environ).finish(process, 130)
+    assert not (kept.folder / "stopped").exists()
+    assert on_the_way(kept.folder) > 9 << 20
+    with CutOnce(kept.plane.kubeconfig, kept.folder, after=1 << 40) as wire:
+        kept.run(*command, kubeconfig=wire.kubeconfig)
+    assert wire.passed < 24 << 20  # all three files take 33 MB as text
+    assert on_the_way(kept.folder) == 0
+    assert contents(kept.folder / "stopped") == kept.large
+
+
+def on_the_way(folder: Path) -> int:
+    """Bytes."""
+    return sum(path.stat().st_size for path in folder.glob(".stopped*/*"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("model-*")}
 
 
 def test_who_may_not_make_pods_gets_a_report_from_the_status(kept: Kept) -> None:
@@ -157,7 +203,7 @@ def test_who_may_not_make_pods_gets_a_report_from_the_status(kept: Kept) -> None
 
 def frames(path: str, content: str = "eAFLTEoGAAJNASc=") -> list[str]:
     digest = hashlib.sha256(b"abc").hexdigest()
-    return [f'file 3 "{path}"', f"data {content}", f"end {digest}", "done 1"]
+    return ["total 3", f'file 3 0 "{path}"', f"data {content}", f"end {digest}", "done 1"]
 
 
 def take(folder: Path, lines: list[str]) -> Received:
@@ -180,8 +226,21 @@ def test_a_reader_writes_nowhere_else(tmp_path: Path, path: str) -> None:
 
 def test_lost_lines_are_noticed(tmp_path: Path) -> None:
     whole = frames("checkpoints/job/output/a")
-    for lines in (whole[1:], [whole[0], *whole[2:]], frames("checkpoints/job/output/a", "xx")):
+    for lines in (whole[2:], [*whole[:2], *whole[3:]], frames("checkpoints/job/output/a", "xx")):
         with pytest.raises(Failure, match="lost on the way"):
             take(tmp_path, lines)
-    assert not take(tmp_path, whole[:2]).is_complete
+    assert list(tmp_path.glob("a")) == []
+    cut = take(tmp_path, whole[:3])
+    assert not cut.is_complete
+    assert cut.have() == {"checkpoints/job/output/a": 3}
+
+
+def test_a_file_goes_on_from_its_beginning_which_is_verified_too(tmp_path: Path) -> None:
+    whole = frames("checkpoints/job/output/a")
+    rest = ["total 3", 'file 3 3 "checkpoints/job/output/a"', *whole[3:]]
+    take(tmp_path, whole[:3])
+    assert take(tmp_path, rest).is_complete
+    (tmp_path / "a").write_text("xyz")
+    with pytest.raises(Failure, match="lost on the way"):
+        take(tmp_path, rest)
     assert list(tmp_path.glob("a")) == []

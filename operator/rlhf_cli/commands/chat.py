@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from rlhf_cli.failures import Failure
+from rlhf_cli.fetching import fetched
 from rlhf_cli.models import base_model, stage_with_model
 from rlhf_cli.targets.directory import Directory
 from rlhf_cli.targets.resolve import target_of
@@ -40,5 +41,5 @@ async def _model(args: argparse.Namespace) -> Path:
         folder = Path(f"{job.metadata.name}-{stage}")
         if not (folder / "manifest.json").exists():
             print(f"Fetching the model of {stage} to {folder} …", file=sys.stderr)
-            await target.fetch(job, checkpoint, folder)
+            await fetched(target, job, checkpoint, folder)
         return folder

@@ -6,9 +6,9 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.failures import DONE
+from rlhf_cli.fetching import fetched
 from rlhf_cli.models import stage_with_model
-from rlhf_cli.targets.files import verified
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import parsed
 
@@ -23,9 +23,6 @@ async def _fetch(args: argparse.Namespace) -> int:
         job = parsed(await target.job(args.job))
         stage, checkpoint = stage_with_model(job, args.stage, target.place, policies_only=False)
         folder = Path(args.out or f"{job.metadata.name}-{stage}")
-        if folder.exists() and any(folder.iterdir()):
-            raise Failure(f"{folder} is not empty: name another folder with --out")
-        await target.fetch(job, checkpoint, folder)
-        verified(folder, checkpoint)
+        await fetched(target, job, checkpoint, folder)
     print(folder)
     return DONE

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,10 +18,11 @@ from rlhf_api.status import CheckpointRef, StageStatus
 from rlhf_operator.names import LABEL_JOB, lineage
 from rlhf_operator.render.volumes import CHECKPOINTS
 
-from rlhf_cli.failures import CHECKPOINT, DENIED, TRANSIENT, Failure
+from rlhf_cli.failures import CHECKPOINT, DENIED, TRANSIENT, UNAVAILABLE, Failure
 from rlhf_cli.progress.history import from_log
+from rlhf_cli.progress.transfer import Transfer
 from rlhf_cli.run_folder import STATUS_FILE, RunFolder
-from rlhf_cli.targets.files import Received, verified
+from rlhf_cli.targets.files import Received
 from rlhf_cli.targets.reader_pod import reader_pod
 from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
 from rlhf_cli.yaml_text import write_document
@@ -35,7 +36,7 @@ START_WITHIN: Final = 300.0
 """Seconds that the reader may take to start: its image may have to be pulled."""
 PATIENCE: Final = 5.0
 LOOK_EVERY: Final = 0.3
-Tell = Callable[[str], None]
+AFTER_A_CUT: Final = 1.0
 
 
 @asynccontextmanager
@@ -100,11 +101,29 @@ async def fetch(
     target: ClusterTarget, job: RLHFJob, checkpoint: CheckpointRef, folder: Path
 ) -> None:
     """All files of a checkpoint, each verified against its manifest. Raises Failure."""
-    received = Received(folder, below=checkpoint.uri, tell=_say)
-    await _read(target, job, [f"{checkpoint.uri}/{MANIFEST}", f"{checkpoint.uri}/**"], received)
+    patterns = [f"{checkpoint.uri}/{MANIFEST}", f"{checkpoint.uri}/**"]
+    with Transfer(f"{job.metadata.name} {checkpoint.uri}") as transfer:
+        received = Received(folder, below=checkpoint.uri, tell=transfer.show)
+        await _read_all(target, job, patterns, received)
     if not (folder / MANIFEST).exists():
         raise Failure(f"{checkpoint.uri} is not on the volume any more", exit_code=CHECKPOINT)
-    verified(folder, checkpoint)
+
+
+async def _read_all(
+    target: ClusterTarget, job: RLHFJob, patterns: Sequence[str], received: Received
+) -> None:
+    """Goes on after a cut, as long as each time more has come. Raises Failure."""
+    before = 0
+    while True:
+        try:
+            return await _read(target, job, patterns, received)
+        except Failure as failure:
+            has_broken = failure.exit_code in (TRANSIENT, UNAVAILABLE)
+            if not has_broken or received.here <= before:
+                raise
+            before = received.here
+            _say(f"{failure.lines[0]}; going on from {before / 1e6:,.0f} MB …")
+            await asyncio.sleep(AFTER_A_CUT)
 
 
 async def _read(
@@ -117,7 +136,8 @@ async def _read(
             "object store",
             exit_code=TRANSIENT,
         )
-    body = await _pod(target, job, [f"{CHECKPOINTS}/{pattern}" for pattern in patterns])
+    where = [f"{CHECKPOINTS}/{pattern}" for pattern in patterns]
+    body = await _pod(target, job, where, received.have())
     path = f"/api/v1/namespaces/{target.namespace}/pods"
     made = await target.request("POST", path, body, what="pods")
     name = made["metadata"]["name"]
@@ -128,17 +148,23 @@ async def _read(
         async for line in target.log(view, options):
             received.take(line)
     finally:
+        received.close()
         now: Object = {"gracePeriodSeconds": 0}
-        await asyncio.shield(target.request("DELETE", f"{path}/{name}", now, what=f"pods/{name}"))
+        with contextlib.suppress(Failure):  # a connection that broke; the pod's time is limited
+            await asyncio.shield(
+                target.request("DELETE", f"{path}/{name}", now, what=f"pods/{name}")
+            )
     if not received.is_complete:
         raise Failure(
             f"the pod {name} ended before all was read: {received.last or 'it wrote nothing'}",
-            "run again, to another folder (--out)",
+            "run again: it goes on from what is here",
             exit_code=TRANSIENT,
         )
 
 
-async def _pod(target: ClusterTarget, job: RLHFJob, patterns: Sequence[str]) -> Object:
+async def _pod(
+    target: ClusterTarget, job: RLHFJob, patterns: Sequence[str], have: Mapping[str, int]
+) -> Object:
     """With the image of the job's own pods: it is on the nodes already, and has Python."""
     pods = await target.raw_pods(f"{LABEL_JOB}={job.metadata.name}")
     images = [pod["spec"]["containers"][0]["image"] for pod in pods]
@@ -152,7 +178,7 @@ async def _pod(target: ClusterTarget, job: RLHFJob, patterns: Sequence[str]) -> 
     is_shared = claim is None or claim.access_mode == "ReadWriteMany"
     live = [pod["spec"].get("nodeName") for pod in pods if pod["status"].get("phase") == "Running"]
     node = None if is_shared else next(filter(None, live), None)
-    return reader_pod(job, image, patterns, node)
+    return reader_pod(job, image, patterns, have, node)
 
 
 async def _started(target: ClusterTarget, name: str) -> None:

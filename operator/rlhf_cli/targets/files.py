@@ -17,31 +17,46 @@ from rlhf_operator.render.volumes import CHECKPOINTS
 
 from rlhf_cli.failures import CHECKPOINT, TRANSIENT, Failure
 
-LARGE: Final = 8 << 20
-"""Bytes from which a file is worth a line."""
+BLOCK: Final = 1 << 20
+Tell = Callable[[int, int], None]
+"""Bytes that are here, and bytes in all."""
 
 
 class Received:
-    """Writes each file below a folder, under its whole path or what of it lies below `below`."""
+    """Writes each file below a folder, under its whole path or what of it lies below `below`.
 
-    def __init__(
-        self, folder: Path, below: str = "", tell: Callable[[str], None] = lambda text: None
-    ) -> None:
+    What a cut has left there of a file is its beginning.
+    """
+
+    def __init__(self, folder: Path, below: str = "", tell: Tell = lambda here, total: None):
         self.is_complete = False
         self.last = ""  # what was said that is no frame: an error of the reader
+        self.here = 0  # bytes
         self._folder, self._tell = folder, tell
         self._below = PurePosixPath(CHECKPOINTS, below)
         self._file: BinaryIO | None = None
         self._path = folder
         self._digest = hashlib.sha256()
+        self._total = 0
+
+    def have(self) -> dict[str, int]:
+        """Bytes of each file that are here, by the name that the reader gives it."""
+        self.close()
+        found = [path for path in self._folder.rglob("*") if path.is_file()]
+        return {
+            str(self._below / path.relative_to(self._folder).as_posix()): path.stat().st_size
+            for path in found
+        }
 
     def take(self, line: str) -> None:
         """The next line of the log. Raises Failure where the stream has a gap."""
         kind, _, rest = line.partition(" ")
         match kind:
+            case "total":
+                self.here, self._total = 0, int(rest)
             case "file":
-                size, _, name = rest.partition(" ")
-                self._begin(json.loads(name), int(size))
+                _, offset, name = rest.split(" ", 2)
+                self._begin(json.loads(name), int(offset))
             case "data":
                 self._add(rest)
             case "end":
@@ -51,20 +66,27 @@ class Received:
             case _:
                 self.last = line[-500:]
 
-    def _begin(self, name: str, size: int) -> None:
+    def close(self) -> None:
+        """What is here of a file that was under way stays."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _begin(self, name: str, offset: int) -> None:
         inside = PurePosixPath(name)
         if not inside.is_relative_to(self._below) or ".." in inside.parts:
             raise Failure(f"the reader names a file that was not asked for: {name}")
+        self.close()
         self._path = self._folder / inside.relative_to(self._below)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if size >= LARGE:
-            self._tell(f"{self._path} ({size / 1e6:,.0f} MB) …")
-        self._file = self._draft.open("wb")
+        self._file = self._path.open("r+b" if offset else "wb")
         self._digest = hashlib.sha256()
-
-    @property
-    def _draft(self) -> Path:
-        return self._path.with_name(f".{self._path.name}.part")
+        while left := offset - self._file.tell():
+            block = self._file.read(min(BLOCK, left))
+            if not block:
+                raise _gap(str(self._path))
+            self._note(block)
+        self._file.truncate()
 
     def _add(self, text: str) -> None:
         if self._file is None:
@@ -72,19 +94,27 @@ class Received:
         try:
             piece = zlib.decompress(base64.b64decode(text, validate=True))
         except (binascii.Error, zlib.error):
-            raise _gap(str(self._path)) from None
-        self._digest.update(piece)
+            raise self._spoilt() from None
         self._file.write(piece)
+        self._note(piece)
+
+    def _note(self, piece: bytes) -> None:
+        self._digest.update(piece)
+        self.here += len(piece)
+        self._tell(self.here, self._total)
 
     def _end(self, digest: str) -> None:
         if self._file is None:
             raise _gap("an end without a file")
-        self._file.close()
-        self._file = None
         if self._digest.hexdigest() != digest:
-            self._draft.unlink()
-            raise _gap(str(self._path))
-        self._draft.replace(self._path)
+            raise self._spoilt()
+        self.close()
+
+    def _spoilt(self) -> Failure:
+        """The file is not what it should be, so nothing can go on from it."""
+        self.close()
+        self._path.unlink()
+        return _gap(str(self._path))
 
 
 def _gap(where: str) -> Failure:
@@ -109,7 +139,9 @@ def verified(folder: Path, checkpoint: CheckpointRef) -> None:
         file = folder / name
         if not file.is_file() or _digest(file) != told["sha256"]:
             raise Failure(
-                f"{file} is not what the checkpoint's manifest says", exit_code=CHECKPOINT
+                f"{name} is not what the checkpoint's manifest says: it was damaged on its volume",
+                "fetch another stage's with --stage, or train this one again",
+                exit_code=CHECKPOINT,
             )
 
 

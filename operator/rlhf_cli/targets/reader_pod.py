@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,9 @@ LONGEST: Final = 6 * 3600
 """Seconds after which the pod ends, whatever becomes of this process."""
 
 
-def reader_pod(job: RLHFJob, image: str, patterns: Sequence[str], node: str | None) -> Object:
+def reader_pod(
+    job: RLHFJob, image: str, patterns: Sequence[str], have: Mapping[str, int], node: str | None
+) -> Object:
     """It mounts the claim read-only. `node`: where a volume that one node alone mounts is in use.
 
     The RLHFJob owns it, so that it never outlives it. Its labels are not those of an attempt.
@@ -45,7 +47,7 @@ def reader_pod(job: RLHFJob, image: str, patterns: Sequence[str], node: str | No
                 "workingDir": WORKDIR,
                 "command": [
                     *("python", "-c", Path(reader.__file__).read_text(encoding="utf-8")),
-                    json.dumps(list(patterns)),
+                    json.dumps({"patterns": list(patterns), "have": dict(have)}),
                 ],
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
                 "securityContext": container_security(),
