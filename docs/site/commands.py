@@ -16,6 +16,9 @@ HEAD = """\
 
 {places}
 
+A shell that completes `kubectl` completes `kubectl rlhf`, too, by `kubectl_complete-rlhf`, which is
+installed with it; for `rlhfctl` see [completion](#completion).
+
 Namespace, context and kubeconfig are those that `kubectl` would take, unless flags name others.
 """
 

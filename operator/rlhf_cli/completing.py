@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
@@ -15,6 +16,9 @@ from rlhf_cli.arguments.parser import build_parser, commands_of
 
 HIDDEN: Final = "__complete"
 FILES: Final = ":files"
+OF_FILES: Final = 0
+OF_NOTHING_ELSE: Final = 4
+"""Cobra's directives: what a shell may offer beside the candidates."""
 FILE_FLAGS: Final = ("FILE", "DIR", "FOLDER")
 PATIENCE: Final = 2.0
 """Seconds that names on a cluster are waited for: a shell hangs meanwhile."""
@@ -24,6 +28,14 @@ def complete(words: Sequence[str]) -> int:
     """Prints the candidates."""
     for line in candidates(words or [""]):
         print(line)
+    return 0
+
+
+def complete_for_kubectl() -> int:
+    """kubectl asks `kubectl_complete-rlhf WORDS…`, and reads as from a completion made by Cobra."""
+    found = candidates(sys.argv[1:] or [""])
+    is_file = found == [FILES]
+    print("\n".join([*([] if is_file else found), f":{OF_FILES if is_file else OF_NOTHING_ELSE}"]))
     return 0
 
 

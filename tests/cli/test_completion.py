@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cluster.control_plane import ControlPlane
+from cluster_jobs import manifest
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -45,3 +48,28 @@ def test_bash_completes_the_command_by_the_script(tmp_path: Path) -> None:
     """
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "approve"
+
+
+def test_kubectl_completes_the_plug_in(
+    installed: ControlPlane, module_namespace: str, tmp_path: Path
+) -> None:
+    """kubectl asks the program of that name itself."""
+    programs = Path(sys.executable).parent
+    (tmp_path / "rows.yaml").touch()
+
+    def completed(*words: str) -> list[str]:
+        done = subprocess.run(
+            [str(installed.binaries / "kubectl"), "__complete", "rlhf", *words],
+            env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": os.environ["HOME"]},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    assert completed("des") == ["describe\ttell all about a job, and what to do next", ":4"]
+    assert completed("validate", "") == [":0"]
+    place = ["--kubeconfig", str(installed.kubeconfig), "-n", module_namespace]
+    installed.client.create(manifest(module_namespace, "assistant"), module_namespace)
+    assert completed("describe", *place, "ass") == ["assistant", ":4"]
