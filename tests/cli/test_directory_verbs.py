@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,26 @@ def test_a_look_at_a_run_that_was_killed_changes_nothing(told: Told) -> None:
 def files(directory: Path) -> dict[Path, tuple[int, int]]:
     found = [path for path in directory.rglob("*") if path.is_file()]
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+
+def test_a_watch_in_a_terminal_shows_it_live_until_ctrl_c(told: Told) -> None:
+    process = told.train("sft")
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    watcher = told.start("watch", "--dir", "run", stdout=terminal)
+    os.close(terminal)
+    seen = ""
+    while "sft attempt 1: 1 Running" not in seen:
+        seen += os.read(screen, 1 << 16).decode("utf-8", "replace")
+    assert "tiny" in seen
+    assert "StageStarted" in seen
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(20) == 130
+    assert watcher.stderr
+    assert watcher.stderr.read() == ""
+    os.close(screen)
+    told.here("cancel", "--now")
+    process.communicate()
 
 
 def test_suspend_twice_saves_all_the_same(told: Told) -> None:

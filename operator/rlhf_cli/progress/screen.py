@@ -34,11 +34,11 @@ class Screen(LiveView):
     """All that is known of a job."""
 
     def __init__(self, console: Console, place: str) -> None:
-        super().__init__(console, overflow="crop")
         self.history = History()
         self.pods: Sequence[PodView] = ()
         self.events: Sequence[Happening] = ()
         self._place = place
+        super().__init__(console, overflow="crop")  # which draws it
 
     def show(self, job: RLHFJob) -> None:
         """Take a new status."""
