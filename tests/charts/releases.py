@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from chart import CHART, NAMESPACE, RELEASE, REPOSITORY, Helm
-from cluster.client import Client
+from chart import CHART, NAMESPACE, RELEASE, Helm
 from cluster.control_plane import ControlPlane
 from cluster.request_log import Request
-from cluster_jobs import is_established
+from fresh_cluster import CRDS, NAME, nothing_installed
 from played import PlayedDeployment
 
-CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
-NAME = "rlhfjobs.rlhf.dev"
 CRD_FILE = "files/rlhf.dev_rlhfjobs.yaml"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -35,24 +32,22 @@ class Release:
 
     def __init__(self, plane: ControlPlane, helm: Helm, directory: Path) -> None:
         self.plane, self._helm, self._directory = plane, helm, directory
+        self._resource = nothing_installed(plane.client)
         self._asked_before = len(plane.requests_of(RELEASE, NAMESPACE))
 
     def __enter__(self) -> Release:
-        remove_crd(self.plane.client)
+        self._resource.__enter__()
         space = {"name": NAMESPACE, "labels": RESTRICTED}
         self.plane.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": space})
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What follows finds the resource as it was."""
         client = self.plane.client
         self.helm("uninstall", "--wait", "--ignore-not-found")
         client.delete("v1/namespaces", NAMESPACE)
         client.delete_all("v1/pods", NAMESPACE, grace=0)
         client.wait_for("v1/namespaces", NAMESPACE, lambda one: one is None, timeout=60)
-        remove_crd(client)
-        client.apply(yaml.safe_load((REPOSITORY / "crds/rlhf.dev_rlhfjobs.yaml").read_text()))
-        client.wait_for(CRDS, NAME, is_established)
+        self._resource.__exit__(None, None, None)
 
     def helm(self, verb: str, *words: str | Path, values: dict[str, Any] | None = None) -> str:
         return self._helm.run(
@@ -111,9 +106,3 @@ class Release:
             for name in match[2].split() or [""]
             for verb in match[3].split()
         }
-
-
-def remove_crd(client: Client) -> None:
-    """And with it all jobs."""
-    client.delete(CRDS, NAME)
-    client.wait_for(CRDS, NAME, lambda crd: crd is None, timeout=60)

@@ -15,8 +15,9 @@ from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
 from cluster.nodes import FakeNode
 from cluster_jobs import Jobs, manifest, stage, wait_until
+from fresh_cluster import CRDS, NAME
 from played import PlayedDeployment
-from releases import CRDS, NAME, RESTRICTED, Release, Right
+from releases import RESTRICTED, Release, Right
 from reports import path_of, report, token_of
 
 CHILDREN = ("batch/v1/jobs", "v1/configmaps", "v1/services", "scheduling.k8s.io/v1alpha2/podgroups")

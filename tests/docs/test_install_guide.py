@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
+from cluster.client import Client
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted
 from cluster.nodes import FakeNodes
-from cluster_jobs import is_established
+from fresh_cluster import CRDS, NAME, nothing_installed
 from guide_commands import REPOSITORY, Page, Shell
 from operator_process import OperatorProcess
 
 Object = dict[str, Any]
 PAGE = Page("docs/guides/install.md")
-CRDS, CRD = "apiextensions.k8s.io/v1/customresourcedefinitions", "rlhfjobs.rlhf.dev"
 SPACES = ("rlhf-system", "alignment", "team-a")
 
 
@@ -60,24 +60,20 @@ def shell(
 
 @pytest.fixture
 def reader(installed: ControlPlane, shell: Shell, fake_nodes: FakeNodes) -> Iterator[Reader]:
-    client = installed.client
-    client.delete(CRDS, CRD)
-    client.wait_for(CRDS, CRD, lambda crd: crd is None, timeout=60)
     node = fake_nodes.add({"nvidia.com/gpu": 8})
-    try:
-        with Kubelet(installed.kubeconfig, Scripted(play)):
-            yield Reader(shell)
-    finally:
-        for name in SPACES:
-            client.delete("v1/namespaces", name)
-            client.delete_all("v1/pods", name, grace=0)
-        for name in SPACES:
-            client.wait_for("v1/namespaces", name, lambda one: one is None, timeout=60)
-        fake_nodes.remove(node)
-        client.delete(CRDS, CRD)
-        client.wait_for(CRDS, CRD, lambda crd: crd is None, timeout=60)
-        client.apply(yaml.safe_load((REPOSITORY / "crds/rlhf.dev_rlhfjobs.yaml").read_text()))
-        client.wait_for(CRDS, CRD, is_established)
+    with nothing_installed(installed.client), Kubelet(installed.kubeconfig, Scripted(play)):
+        yield Reader(shell)
+        leave(installed.client)
+    fake_nodes.remove(node)
+
+
+def leave(client: Client) -> None:
+    """The namespaces of the page go, and with them all that it has put there."""
+    for name in SPACES:
+        client.delete("v1/namespaces", name)
+        client.delete_all("v1/pods", name, grace=0)
+    for name in SPACES:
+        client.wait_for("v1/namespaces", name, lambda one: one is None, timeout=60)
 
 
 def test_each_command_of_the_guide_does_what_it_says(
@@ -113,13 +109,13 @@ def test_each_command_of_the_guide_does_what_it_says(
     assert "rlhf-operator-0.1.0.tgz" in packed
     assert set(images.split()) == {"image:", "registry.example/rlhf-operator:0.1.0"}
     _, kept = reader.read("Uninstall")
-    assert CRD in kept
+    assert NAME in kept
 
     _, _, allowed, *_ = reader.read("Kustomize")
     assert "workloads.kueue.x-k8s.io" in allowed
     assert "podgroups" not in allowed
     assert installed.client.find("v1/namespaces", "alignment") is None
-    installed.client.get(CRDS, CRD)
+    installed.client.get(CRDS, NAME)
     reader.read("Plain manifests")
     made = installed.client.get("apps/v1/deployments", "rlhf-operator", "alignment")
     (container,) = made["spec"]["template"]["spec"]["containers"]
