@@ -99,6 +99,9 @@ class Timeline(Contract):
     )
     scheduled: Time | None = Field(default=None, description="Every pod is on a node.")
     running: Time | None = Field(default=None, description="Every pod has started.")
+    node_lost: Time | None = Field(
+        default=None, description="A pod's node does not answer; until all pods are seen to run."
+    )
 
 
 class GPUSeconds(Contract):

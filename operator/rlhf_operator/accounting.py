@@ -29,6 +29,7 @@ def on_timeline(status: StageStatus, attempt: Attempt, now: datetime) -> StageSt
         bound=known.bound or (at if attempt.is_bound else None),
         scheduled=known.scheduled or (at if attempt.is_scheduled else None),
         running=known.running or (at if attempt.is_running else None),
+        node_lost=None if attempt.all_run else known.node_lost or (at if attempt.is_lost else None),
     )
     return status if seen == known else status.model_copy(update={"timeline": seen})
 

@@ -96,6 +96,16 @@ class Attempt(NamedTuple):
         return self._all_made and runs and all(pod.has_started for pod in self.pods)
 
     @property
+    def all_run(self) -> bool:
+        """Whether every pod of it is seen to run."""
+        return self._all_made and all(p.phase == "Running" and not p.is_lost for p in self.pods)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody can see of a pod of it whether it ended."""
+        return any(pod.is_lost for pod in self.pods)
+
+    @property
     def _all_made(self) -> bool:
         return len(self.pods) >= self.size
 

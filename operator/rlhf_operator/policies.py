@@ -103,7 +103,7 @@ def under_way(context: Context) -> Decision | None:
         if lost := _live_pods(context):
             return lost
         return _starting("Create", context.status.attempt)
-    if any(pod.is_lost for pod in attempt.pods):
+    if attempt.is_lost:
         return _node_lost(attempt)
     if wait := waiting(attempt):
         return Decision("Pending", *wait)
@@ -126,7 +126,7 @@ def _live_pods(context: Context) -> Decision | None:
     live = [a for a in context.attempts if a.is_live and a.number != newest]
     if not live:
         return None
-    if any(pod.is_lost for attempt in live for pod in attempt.pods):
+    if any(attempt.is_lost for attempt in live):
         return _node_lost(live[0])._replace(verdict="Waiting")
     return Decision("Waiting", "Terminating", f"Pods of attempt {live[0].number} are ending.")
 

@@ -71,10 +71,22 @@ def _settled_stage(look: Look, stage: str, status: StageStatus, observed: Observ
     status = _seen(look, stage, on_timeline(status, attempt, look.now), progress)
     if not attempt.has_ended:
         return status
-    outcome = outcome_of(attempt)
-    if outcome.kind == "Fault" and attempt.is_terminating:
-        outcome = outcome._replace(kind="Disruption")  # somebody deleted it; its codes tell nothing
+    outcome = _pardoned(status, attempt, outcome_of(attempt))
     return counted(look, stage, status, outcome, min(look.now, attempt.finished_at or look.now))
+
+
+def _pardoned(status: StageStatus, attempt: Attempt, outcome: Outcome) -> Outcome:
+    """A fault whose cause was no fault of the pods: their exit codes tell nothing of it.
+
+    Pods of a node that was lost are gone by now, and only what was written down still tells of it.
+    """
+    if outcome.kind != "Fault":
+        return outcome
+    if status.timeline and status.timeline.node_lost:
+        return Outcome("Disruption", "NodeLost", "A node was lost, and pods of the gang with it.")
+    if attempt.is_terminating:  # somebody deleted it
+        return outcome._replace(kind="Disruption")
+    return outcome
 
 
 def _without_children(look: Look, stage: str, status: StageStatus) -> StageStatus:

@@ -36,7 +36,7 @@ def manifest() -> Object:
         stages[name] |= {"maxSteps": 4}
         stages[name]["data"]["limit"] = 200
     stages["ppo"] |= {
-        "rollouts": 5,
+        "rollouts": 6,
         "checkpointing": {"everySteps": 1},
         "resources": {"nodes": 2},
         "retry": {"backoffSeconds": 1},

@@ -16,7 +16,7 @@ from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Processes
 from cluster.nodes import FakeNodes
 from cluster.programs import free_ports
-from cluster_jobs import Jobs, condition, wait_until
+from cluster_jobs import Jobs, condition, stage, wait_until
 from operator_process import OperatorProcess
 from operator_rights import allow_reviews, limited
 from training_cluster import Object, TrainingCluster
@@ -65,7 +65,7 @@ def cluster(
     try:
         with Kubelet(installed.kubeconfig, pods, nodes) as kubelet:
             jobs = Jobs(installed.client, module_namespace)
-            yield TrainingCluster(installed, jobs, operator, kubelet)
+            yield TrainingCluster(installed, jobs, operator, kubelet, nodes)
     finally:
         operator.end()
         print(operator.log()[-8000:])
@@ -87,6 +87,8 @@ class Disturbed(NamedTuple):
     job: Object
     log_after_kill: str
     log_after_eviction: str
+    attempt_while_lost: int
+    log_after_loss: str
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +102,25 @@ def disturbed(cluster: TrainingCluster, calm: Object) -> Disturbed:
     cluster.kubelet.evict(pod)
     cluster.wait_until_saved("ppo", attempt=4)
     log_after_eviction = cluster.kubelet.log(cluster.pod("ppo", attempt=4, index=0))
+    pod = cluster.pod("ppo", attempt=4, index=1)
+    cluster.lose_machine(pod)
+    lost = cluster.jobs.wait(knows_of_the_loss, short_job.NAME, timeout=90)
+    cluster.give_up_machine(pod)
+    cluster.wait_until_saved("ppo", attempt=5)
+    log_after_loss = cluster.kubelet.log(cluster.pod("ppo", attempt=5, index=0))
     cluster.operator.kill()
     cluster.operator.start()
-    return Disturbed(cluster.wait_ready(), log_after_kill, log_after_eviction)
+    return Disturbed(
+        cluster.wait_ready(),
+        log_after_kill,
+        log_after_eviction,
+        stage(lost, "ppo")["attempt"],
+        log_after_loss,
+    )
+
+
+def knows_of_the_loss(job: Object | None) -> bool:
+    return bool(stage(job, "ppo").get("reason") == "NodeLost")
 
 
 def test_an_applied_manifest_is_trained_to_ready(cluster: TrainingCluster, calm: Object) -> None:
@@ -119,8 +137,8 @@ def test_the_results_are_those_of_one_machine(calm: Object, on_one_machine: OnOn
 
 
 def test_every_output_is_on_the_claim(cluster: TrainingCluster, calm: Object) -> None:
-    for stage in calm["status"]["stages"].values():
-        output = stage["checkpoint"]
+    for trained in calm["status"]["stages"].values():
+        output = trained["checkpoint"]
         assert short_job.digest_of(cluster.checkpoints / output["uri"]) == output["digest"]
 
 
@@ -156,7 +174,7 @@ def test_only_ppo_runs_again_after_its_edit(
     assert sorted(cluster.ended_well()) == told
 
 
-def test_a_kill_an_eviction_and_an_operator_s_death_change_no_result(
+def test_a_kill_an_eviction_a_lost_node_and_an_operator_s_death_change_no_result(
     disturbed: Disturbed, on_one_machine: OnOneMachine
 ) -> None:
     undisturbed = short_job.results(on_one_machine.edited.result())
@@ -167,6 +185,11 @@ def test_a_kill_an_eviction_and_an_operator_s_death_change_no_result(
 def test_each_attempt_goes_on_from_the_one_before(disturbed: Disturbed) -> None:
     assert "(attempt 2)" in going_on(disturbed.log_after_kill)
     assert "(attempt 3)" in going_on(disturbed.log_after_eviction)
+    assert "(attempt 4)" in going_on(disturbed.log_after_loss)
+
+
+def test_nothing_new_starts_while_a_lost_node_may_still_train(disturbed: Disturbed) -> None:
+    assert disturbed.attempt_while_lost == 4
 
 
 def going_on(log: str) -> str:
@@ -176,7 +199,7 @@ def going_on(log: str) -> str:
 
 def test_a_fault_is_counted_and_a_disruption_is_free(disturbed: Disturbed) -> None:
     ppo = disturbed.job["status"]["stages"]["ppo"]
-    assert (ppo["attempt"], ppo["faults"], ppo["disruptions"]) == (4, 1, 1)
+    assert (ppo["attempt"], ppo["faults"], ppo["disruptions"]) == (5, 1, 2)
 
 
 def test_the_operator_needs_no_other_rights(cluster: TrainingCluster, disturbed: Disturbed) -> None:

@@ -11,6 +11,7 @@ import short_job
 import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet
+from cluster.nodes import FakeNode
 from cluster_jobs import Jobs, condition
 from operator_process import OperatorProcess
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,10 +26,16 @@ class TrainingCluster:
     """The quickstart job in a namespace, and what users and clusters do to it."""
 
     def __init__(
-        self, plane: ControlPlane, jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
+        self,
+        plane: ControlPlane,
+        jobs: Jobs,
+        operator: OperatorProcess,
+        kubelet: Kubelet,
+        nodes: list[FakeNode],
     ) -> None:
         self.plane, self.jobs = plane, jobs
         self.operator, self.kubelet = operator, kubelet
+        self._nodes = {node.name: node for node in nodes}
 
     def kubectl(self, *words: str, text: str | None = None) -> str:
         return self.plane.kubectl("--namespace", self.jobs.namespace, *words, input=text)
@@ -97,6 +104,15 @@ class TrainingCluster:
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         (pod,) = self.jobs.client.list("v1/pods", self.jobs.namespace, labels=selector)
         return pod
+
+    def lose_machine(self, pod: Object) -> None:
+        """The pod's node loses its power: the pod's processes are gone, and nobody says so."""
+        self.kubelet.lose_node(pod["spec"]["nodeName"])
+        self.kubelet.kill(pod)
+
+    def give_up_machine(self, pod: Object) -> None:
+        """An administrator says that the pod's node will not come back."""
+        self._nodes[pod["spec"]["nodeName"]].take_out_of_service()
 
     def metric(self, name: str, **labels: str) -> float:
         """What the operator tells Prometheus; 0 where it tells nothing."""

@@ -9,7 +9,7 @@ from builders import NOON, JobBuilder, World, a_job, a_result, begun
 from rlhf_api.run import StageResult
 from rlhf_api.status import SavedStep
 from rlhf_operator.expiry import next_pass
-from rlhf_operator.observed import Progress
+from rlhf_operator.observed import Pod, Progress
 from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren, plan
 
 RETRY_SFT = "rlhf.dev/retry-sft"
@@ -364,6 +364,33 @@ def test_a_lost_node_means_waiting() -> None:
     assert world.after(hours=5).settle() == []
     assert world.stage("sft").reason == "NodeLost"
     assert "node-7" in (world.stage("sft").message or "")
+
+
+def test_what_a_lost_node_does_to_its_peers_costs_no_budget() -> None:
+    world = World(a_job().with_spec("resources", {"nodes": 2}).build()).up_to("sft")
+    attempt = world.current("sft")
+    peer = attempt.pods[0]._replace(phase="Failed", exit_code=75, node="node-1")
+    lost = Pod("tiny-sft-1-1", 1, phase="Unknown", node="node-7")
+    world.attempts["sft", 1] = attempt._replace(pods=(peer, lost), size=2, condition="Failed")
+    world.settle()
+    assert world.stage("sft").reason == "NodeLost"
+    evicted = lost._replace(phase="Failed", is_disrupted=True)  # for a moment
+    world.attempts["sft", 1] = attempt._replace(pods=(peer, evicted), size=2)
+    world.settle()
+    world.attempts["sft", 1] = attempt._replace(pods=(peer,), size=2, condition="Failed")
+    world.reconcile()
+    status = world.stage("sft")
+    assert (status.faults, status.disruptions) == (0, 1)
+    assert status.ended
+    assert (status.ended.kind, status.ended.reason) == ("Disruption", "NodeLost")
+
+
+def test_a_fault_after_a_lost_node_came_back_is_a_fault() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.becomes("sft", "Unknown").settle()
+    world.becomes("sft", "Running").settle()
+    world.fails("sft", 1)
+    assert (world.stage("sft").faults, world.stage("sft").disruptions) == (1, 0)
 
 
 def test_a_failed_branch_does_not_stop_the_other() -> None:
