@@ -102,7 +102,7 @@ async def fetch(
 ) -> None:
     """All files of a checkpoint, each verified against its manifest. Raises Failure."""
     patterns = [f"{checkpoint.uri}/{MANIFEST}", f"{checkpoint.uri}/**"]
-    with Transfer(f"{job.metadata.name} {checkpoint.uri}") as transfer:
+    with Transfer(f"checkpoint of {job.metadata.name}") as transfer:
         received = Received(folder, below=checkpoint.uri, tell=transfer.show)
         await _read_all(target, job, patterns, received)
     if not (folder / MANIFEST).exists():
@@ -122,7 +122,9 @@ async def _read_all(
             if not has_broken or received.here <= before:
                 raise
             before = received.here
-            _say(f"{failure.lines[0]}; going on from {before / 1e6:,.0f} MB …")
+            is_cut = failure.exit_code == UNAVAILABLE
+            why = "the connection broke" if is_cut else failure.lines[0]
+            _say(f"{why}; going on from {before / 1e6:,.0f} MB …")
             await asyncio.sleep(AFTER_A_CUT)
 
 
