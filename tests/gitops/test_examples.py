@@ -98,6 +98,14 @@ def test_flux_knows_every_field(program: Callable[[str], Path]) -> None:
     assert 'unknown field "dependOn"' in flux_reads(program, objects)
 
 
+def test_flux_installs_the_operator_from_an_overlay(program: Callable[[str], Path]) -> None:
+    objects = read("flux/operator.yaml")
+    assert flux_reads(program, objects) == ""
+    source, step = objects
+    assert step["spec"]["sourceRef"]["name"] == source["metadata"]["name"]
+    assert (REPOSITORY / step["spec"]["path"] / "kustomization.yaml").is_file()
+
+
 def checked(path: Path) -> Object:
     """The RLHFJob of a folder, as a health check names it."""
     (manifest,) = read(f"{(REPOSITORY / path).relative_to(FOLDER)}/job.yaml")
