@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 import short_job
 import yaml
+from buildah_images import Image, Root
 from chart import CHART, NAMESPACE, RELEASE, Helm
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet
 from cluster.nodes import FakeNodes
 from cluster_jobs import Jobs, condition, is_established, stage, wait_until
-from containers import FromImages, Image, Root
+from image_runtime import FromImages
 from reports import OPENER
 from rlhf_operator.render.security import USER_ID
 
 OPERATOR = os.environ.get("OPERATOR_IMAGE") or "rlhf-operator:0.1.0"
 TRAINER = os.environ.get("TRAINER_IMAGE") or "rlhf-trainer:0.1.0"
+OPERATOR_USER = 65532
 LARGEST_OPERATOR = 250e6
 CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
 
@@ -72,8 +74,8 @@ def installed_chart(
 
 
 def test_the_operator_is_small_and_has_neither_compiler_nor_pip_nor_root_as_its_user() -> None:
-    image = Image.of(f"localhost/{OPERATOR}")
-    root = Root(image.name)
+    image = Image.of(OPERATOR)
+    root = Root(image)
     try:
         size = sum(
             (Path(folder) / name).lstat().st_size
@@ -92,13 +94,13 @@ def test_the_operator_is_small_and_has_neither_compiler_nor_pip_nor_root_as_its_
     print(f"{OPERATOR}: {size / 1e6:.0f} MB")
     assert size < LARGEST_OPERATOR
     assert not found
-    assert image.user == "65532:65532"
+    assert image.user == f"{OPERATOR_USER}:{OPERATOR_USER}"
     assert set(image.ports) == {"8080/tcp", "8082/tcp", "8443/tcp"}
 
 
 def test_an_image_says_what_it_is() -> None:
     for name in (OPERATOR, TRAINER):
-        labels = Image.of(f"localhost/{name}").labels
+        labels = Image.of(name).labels
         said = {key.removeprefix("org.opencontainers.image."): text for key, text in labels.items()}
         assert said["title"] == name.rpartition("/")[2].partition(":")[0]
         assert said["version"] == "0.1.0"
@@ -109,6 +111,25 @@ def test_an_image_says_what_it_is() -> None:
 def test_the_operators_probes_are_answered(installed_chart: Kubelet) -> None:
     for path in ("/healthz", "/readyz"):
         wait_until(lambda path=path: answers(path), 60)
+
+
+def test_the_operator_is_another_user_without_rights_on_a_root_that_is_read_only(
+    installed_chart: Kubelet,
+) -> None:
+    wait_until(lambda: answers("/readyz"), 60)
+    (process,) = (
+        folder
+        for folder in Path("/proc").glob("[0-9]*")
+        if words_of(folder)[:3] == ["python", "-m", "rlhf_operator"]
+        and folder.stat().st_uid == OPERATOR_USER
+    )
+    status = dict(line.split(":\t") for line in (process / "status").read_text().splitlines())
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(OPERATOR_USER)}
+    assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapInh")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
+    (options,) = (words[5] for words in mounts if words[4] == "/")
+    assert "ro" in options.split(",")
 
 
 def test_helm_test_passes_from_the_image(installed_chart: Kubelet, helm: Helm) -> None:
@@ -141,6 +162,14 @@ def show(kubelet: Kubelet, pod: dict[str, Any]) -> None:
     """A pod's log, for whoever reads why a test failed."""
     with contextlib.suppress(LookupError):
         print(f"--- {pod['metadata']['name']}\n{kubelet.log(pod)[-6000:]}")
+
+
+def words_of(process: Path) -> list[str]:
+    """Of its command; none where it has ended."""
+    try:
+        return (process / "cmdline").read_text().split("\0")
+    except OSError:
+        return []
 
 
 def answers(path: str) -> bool:
