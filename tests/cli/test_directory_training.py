@@ -12,7 +12,7 @@ import yaml
 from a_run_here import RunHere, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-STEPS = 16
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
