@@ -305,15 +305,36 @@ def test_a_deleted_job_leaves_its_checkpoints_unless_they_are_named(story: Story
 
 
 def test_the_doctor_finds_what_is_there(story: Story) -> None:
-    found = {item["subject"]: item for item in json.loads(story.run("doctor", "-o", "json"))}
+    seen = json.loads(story.run("doctor", "-o", "json"))
+    assert any(story.namespace in one["found"] for one in seen if one["subject"] == "Operator")
+    found = {item["subject"]: item for item in seen}
     assert found["Kubernetes"]["level"] == "ok"
     assert "of this version" in found["Resource"]["found"]
-    assert story.namespace in found["Operator"]["found"]
     assert "16 nvidia.com/gpu" in found["Devices"]["found"]
     assert found["Gang scheduling"]["found"] == "native"
     assert found["Permissions"]["level"] == "ok"
     assert "ReadWriteMany" in found["Storage"]["found"]
     assert found["Storage"]["advice"]
+
+
+def test_a_lease_that_another_installation_left_is_no_error_beside_one_that_is_held(
+    story: Story,
+) -> None:
+    left = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "rlhf-operator", "namespace": "kube-public"},
+        "spec": {"holderIdentity": ""},
+    }
+    story.plane.client.apply(left)
+    try:
+        seen = json.loads(story.run("doctor", "-o", "json"))
+    finally:
+        story.plane.client.delete("coordination.k8s.io/v1/leases", "rlhf-operator", "kube-public")
+    operators = {one["found"]: one["level"] for one in seen if one["subject"] == "Operator"}
+    assert operators["the lease in kube-public is free: no operator runs there"] == "warning"
+    assert "ok" in operators.values()
+    assert "error" not in operators.values()
 
 
 def test_the_doctor_of_a_user_without_rights_says_what_is_missing(story: Story) -> None:
