@@ -20,6 +20,8 @@ from trainer_pod import Pod
 
 SFT = {"data": {"source": "unused"}, "learningRate": 0.5}
 NOBODY = "http://127.0.0.1:9"
+PATIENCE = 120.0
+"""Seconds."""
 
 
 @pytest.fixture
@@ -70,6 +72,10 @@ def test_weights_and_biases_writes_a_run_offline(
     in_pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    # What is written is tested here, not how soon its service starts beside other work.
+    for name in ("init_timeout", "finish_timeout"):
+        monkeypatch.setitem(trackers.WeightsAndBiases.SETTINGS, name, PATIENCE)
+    monkeypatch.setattr(trackers, "END_SECONDS", PATIENCE)
     run = in_pod.stage_run("sft", SFT)
     report(run, {"WANDB_MODE": "offline"}, range(1, 4), total=3)
     (written,) = Path(run.output).glob("wandb/offline-run-*/run-*.wandb")
