@@ -34,11 +34,12 @@ def _objects(rules: Rules) -> Iterable[Object]:
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account}
     gangs = [rule for of_one in rules["gangs"].values() for rule in of_one]
     yield _role("ClusterRole", {"name": NAME}, [*rules["jobs"], *gangs])
-    yield from _bound("Role", {"name": f"{NAME}-lease", "namespace": NAMESPACE}, rules["lease"])
-    yield from _bound("ClusterRole", {"name": f"{NAME}-progress"}, rules["progress"])
+    yield from bound("Role", {"name": f"{NAME}-lease", "namespace": NAMESPACE}, rules["lease"])
+    yield from bound("ClusterRole", {"name": f"{NAME}-progress"}, rules["progress"])
 
 
-def _bound(kind: str, metadata: Object, rules: Sequence[Object]) -> Iterable[Object]:
+def bound(kind: str, metadata: Object, rules: Sequence[Object]) -> Iterable[Object]:
+    """A Role or ClusterRole, and its binding to the account."""
     yield _role(kind, metadata, rules)
     yield {
         "apiVersion": f"{GROUP}/v1",

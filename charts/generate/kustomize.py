@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
+from account import NAME, NAMESPACE, Object, bound
 
-NAME: Final = "rlhf-operator"
-NAMESPACE: Final = "rlhf-system"
-RBAC: Final = "rbac.authorization.k8s.io"
 HEAD: Final = "# Made from charts/rlhf-operator by `make generate`.\n"
 VALUES: Final = {
     "crds": {"enabled": False},
@@ -20,8 +18,6 @@ VALUES: Final = {
 """With these Helm renders the base: the resource comes from crds/, gangs from components."""
 OF_HELM: Final = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
-
-Object = dict[str, Any]
 
 
 def files(rendered: Sequence[Object], gangs: Mapping[str, Sequence[Object]]) -> dict[str, str]:
@@ -35,10 +31,11 @@ def files(rendered: Sequence[Object], gangs: Mapping[str, Sequence[Object]]) -> 
     for name, rules in gangs.items():
         if rules:
             folder = f"components/{name}"
+            labelled = {"name": f"{NAME}-{name}", "labels": {"app.kubernetes.io/name": NAME}}
             parts = {"resources": ["rbac.yaml"], "patches": [{"path": "operator.yaml"}]}
             made[f"{folder}/kustomization.yaml"] = _kustomization("Component", parts)
             made[f"{folder}/operator.yaml"] = _text([_operator(name)])
-            made[f"{folder}/rbac.yaml"] = _text(_rights(f"{NAME}-{name}", rules))
+            made[f"{folder}/rbac.yaml"] = _text(bound("ClusterRole", labelled, rules))
     return made
 
 
@@ -80,19 +77,6 @@ def _operator(gang: str) -> Object:
         "metadata": {"name": NAME, "namespace": NAMESPACE},
         "spec": {"template": {"spec": {"containers": [container]}}},
     }
-
-
-def _rights(name: str, rules: Sequence[Object]) -> Iterator[Object]:
-    account = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
-    role = {"apiGroup": RBAC, "kind": "ClusterRole", "name": name}
-    yield {**_named("ClusterRole", name), "rules": list(rules)}
-    yield {**_named("ClusterRoleBinding", name), "subjects": [account], "roleRef": role}
-
-
-def _named(kind: str, name: str) -> Object:
-    labels = {"app.kubernetes.io/name": NAME}
-    metadata = {"name": name, "labels": labels}
-    return {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata}
 
 
 def _kustomization(kind: str, content: Object) -> str:
