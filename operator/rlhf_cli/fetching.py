@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import CheckpointRef
+from rlhf_operator.names import short
 
 from rlhf_cli.failures import CHECKPOINT, Failure
 from rlhf_cli.targets.files import verified
@@ -31,5 +32,4 @@ async def fetched(target: Target, job: RLHFJob, checkpoint: CheckpointRef, folde
 
 def partial(folder: Path, checkpoint: CheckpointRef) -> Path:
     """Where files are until all are there."""
-    short = checkpoint.digest.removeprefix("sha256:")[:12]
-    return folder.absolute().with_name(f".{folder.name}.{short}.part")
+    return folder.absolute().with_name(f".{folder.name}.{short(checkpoint.digest)}.part")

@@ -174,8 +174,9 @@ class ClusterTarget:
     ) -> list[str]:
         from rlhf_cli.targets.cluster_delete import delete
 
-        options = {"with_checkpoints": with_checkpoints, "wait": wait, "force": force}
-        return await delete(self, job, claim_name(job), **options)
+        return await delete(
+            self, job, claim_name(job), with_checkpoints=with_checkpoints, wait=wait, force=force
+        )
 
     def records(self, job: RLHFJob) -> AbstractAsyncContextManager[RunFolder]:
         from rlhf_cli.targets.cluster_files import records
