@@ -42,9 +42,7 @@ def running_cluster(directory: Path) -> Iterator[ControlPlane]:
     ):
         client = control_plane.client
         crd = yaml.safe_load((ROOT / "crds" / "rlhf.dev_rlhfjobs.yaml").read_text())
-        client.apply(crd)
-        name = crd["metadata"]["name"]
-        client.wait_for("apiextensions.k8s.io/v1/customresourcedefinitions", name, _is_established)
+        client.define(crd)
         for namespace in (NAMESPACE, FLOOR):
             client.create(_object("v1", "Namespace", namespace))
             accounts = "v1/serviceaccounts"
@@ -52,11 +50,6 @@ def running_cluster(directory: Path) -> Iterator[ControlPlane]:
             client.create(_claim(), namespace)
         nodes.add({"nvidia.com/gpu": 10**6}, cpu=10**6, memory="1000Ti", pods=10**6)
         yield control_plane
-
-
-def _is_established(crd: Object | None) -> bool:
-    found = ((crd or {}).get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
 
 
 def _object(version: str, kind: str, name: str) -> Object:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -58,16 +57,8 @@ def _built(request: pytest.FixtureRequest, find: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def installed(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that serves RLHFJobs."""
-    control_plane.client.apply(yaml.safe_load(CRD.read_text()))
-    control_plane.client.wait_for(
-        "apiextensions.k8s.io/v1/customresourcedefinitions", "rlhfjobs.rlhf.dev", _is_established
-    )
+    control_plane.client.define(yaml.safe_load(CRD.read_text()))
     return control_plane
-
-
-def _is_established(crd: dict[str, Any] | None) -> bool:
-    found = ((crd or {}).get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
 
 
 @pytest.fixture

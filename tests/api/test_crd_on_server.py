@@ -67,11 +67,6 @@ class Server:
             return Answer(None, told or [("", body["message"])])
 
 
-def is_established(found: dict[str, Any] | None) -> bool:
-    conditions = (found or {}).get("status", {}).get("conditions") or []
-    return ("Established", "True") in [(item["type"], item["status"]) for item in conditions]
-
-
 def is_served(client: Client) -> bool:
     try:
         client.list(JOBS, "default")
@@ -85,8 +80,7 @@ def is_served(client: Client) -> bool:
 @pytest.fixture(scope="module")
 def server(control_plane: ControlPlane) -> Server:
     client = control_plane.client
-    client.apply(crd())
-    client.wait_for(DEFINITIONS, "rlhfjobs.rlhf.dev", is_established)
+    client.define(crd())
     while not is_served(client):
         time.sleep(0.05)
     return Server(control_plane.client)

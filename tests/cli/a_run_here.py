@@ -6,8 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +78,3 @@ class RunHere:
         """Reasons, oldest first."""
         lines = (self.directory / "events.jsonl").read_text().splitlines()
         return [json.loads(line)["reason"] for line in lines]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Raises AssertionError where it does not come true."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it never happened"
-        time.sleep(0.05)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from a_run_here import RunHere, wait_for
+from a_run_here import RunHere
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Processes
 from cluster.nodes import FakeNodes
+from cluster_jobs import wait_until
 from cut_once import CutOnce
 from rlhf_api.job import RLHFJob
 from rlhf_api.validation import parse_job
@@ -165,7 +166,7 @@ def test_a_fetch_goes_on_after_a_cut(kept: Kept) -> None:
 def test_a_fetch_that_was_stopped_goes_on_the_next_time(kept: Kept) -> None:
     command = ["fetch", "quickstart", "--stage", "dpo", "--out", "stopped"]
     process = kept.start(*command)
-    wait_for(lambda: on_the_way(kept.folder) > 9 << 20)
+    wait_until(lambda: on_the_way(kept.folder) > 9 << 20, timeout=60)
     process.send_signal(signal.SIGINT)
     RunHere(kept.folder, os.environ).finish(process, 130)
     assert not (kept.folder / "stopped").exists()

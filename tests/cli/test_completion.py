@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from a_run_here import wait_for
 from cluster.control_plane import ControlPlane
-from cluster_jobs import manifest
+from cluster_jobs import manifest, wait_until
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -74,4 +73,4 @@ def test_kubectl_completes_the_plug_in(
     place = ["--kubeconfig", str(installed.kubeconfig), "-n", module_namespace]
     installed.client.create(manifest(module_namespace, "assistant"), module_namespace)
     # Names are waited for two seconds, in which a machine with other work may not get that far.
-    wait_for(lambda: completed("describe", *place, "ass") == ["assistant", ":4"])
+    wait_until(lambda: completed("describe", *place, "ass") == ["assistant", ":4"], timeout=60)

@@ -12,7 +12,8 @@ import termios
 from pathlib import Path
 
 import pytest
-from a_run_here import RunHere, wait_for
+from a_run_here import RunHere
+from cluster_jobs import wait_until
 from test_local import IMAGE, Bench, alive
 
 
@@ -30,8 +31,8 @@ class Told(RunHere):
         """`rlhfctl run` in its own terminal, up to where this stage trains, for a minute."""
         self.bench.behave({f"{stage}/1": {"sleep": 60, **act}})
         process = self.start("run", "job.yaml", "--dir", "run")
-        wait_for(lambda: stage in self.bench.stages())
-        wait_for(lambda: self.stage(stage).get("phase") == "Running")
+        wait_until(lambda: stage in self.bench.stages(), timeout=60)
+        wait_until(lambda: self.stage(stage).get("phase") == "Running", timeout=60)
         return process
 
 
@@ -58,7 +59,7 @@ def test_ctrl_c_is_an_interruption_and_no_suspension(told: Told) -> None:
 
 def test_a_look_at_a_run_that_was_killed_changes_nothing(told: Told) -> None:
     process = told.train("sft", child=True)
-    wait_for(told.bench.behaviour.with_suffix(".child").exists)
+    wait_until(told.bench.behaviour.with_suffix(".child").exists, timeout=60)
     child = int(told.bench.behaviour.with_suffix(".child").read_text())
     shim = json.loads((told.directory / "pods/tiny-sft-1-0/process.json").read_text())["pid"]
     process.send_signal(signal.SIGSTOP)  # or it would clear up after its supervisor

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from a_run_here import RunHere, wait_for
+from a_run_here import RunHere
 from cluster.control_plane import ControlPlane
+from cluster_jobs import wait_until
 from rlhf_cli.failures import EXIT_CODES
 from test_local import IMAGE, Bench
 
@@ -42,7 +43,7 @@ class Desk(RunHere):
     def training(self) -> subprocess.Popen[str]:
         """For a minute, and under way."""
         process = self.train(seconds=60)
-        wait_for(lambda: self.stage("sft").get("phase") == "Running")
+        wait_until(lambda: self.stage("sft").get("phase") == "Running", timeout=60)
         return process
 
 

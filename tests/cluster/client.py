@@ -23,6 +23,7 @@ PATCHES: Final = {
     "strategic": "application/strategic-merge-patch+json",
     "json": "application/json-patch+json",
 }
+DEFINITIONS: Final = "apiextensions.k8s.io/v1/customresourcedefinitions"
 REQUEST_TIMEOUT: Final = 30.0
 POLL: Final = 0.05
 """Seconds."""
@@ -46,6 +47,11 @@ class Client:
         path = f"{self._path_of(manifest, namespace)}/{manifest['metadata']['name']}"
         query = {"fieldManager": manager, "force": "true"}
         return self.request("PATCH", path, manifest, query, "application/apply-patch+yaml")
+
+    def define(self, definition: Object) -> None:
+        """Applies a CustomResourceDefinition; returns once it is established."""
+        self.apply(definition)
+        self.wait_for(DEFINITIONS, definition["metadata"]["name"], is_established)
 
     def get(self, resource: str, name: str, namespace: str | None = None) -> Object:
         return self.request("GET", _path(resource, namespace, name))
@@ -188,6 +194,12 @@ class Client:
         if namespaced and not inside:
             raise ValueError(f"{kind} {manifest['metadata'].get('name')}: no namespace given")
         return _path(f"{version}/{plural}", inside if namespaced else None)
+
+
+def is_established(definition: Object | None) -> bool:
+    """Whether the API server serves a CustomResourceDefinition."""
+    found = ((definition or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in found)
 
 
 def _root(version: str) -> str:

@@ -18,10 +18,11 @@ import short_job
 import yaml
 from buildah_images import Image, Root
 from chart import CHART, NAMESPACE, RELEASE, Helm
+from cluster.client import DEFINITIONS, is_established
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet
 from cluster.nodes import FakeNodes
-from cluster_jobs import Jobs, condition, is_established, stage, wait_until
+from cluster_jobs import Jobs, condition, stage, wait_until
 from image_runtime import FromImages
 from reports import OPENER
 from rlhf_operator.render.security import USER_ID
@@ -30,7 +31,6 @@ OPERATOR = os.environ.get("OPERATOR_IMAGE") or "rlhf-operator:0.1.0"
 TRAINER = os.environ.get("TRAINER_IMAGE") or "rlhf-trainer:0.1.0"
 OPERATOR_USER = 65532
 LARGEST_OPERATOR = 250e6
-CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 def short_sft() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def installed_chart(
     runtime = FromImages(tmp_path_factory.mktemp("pods"), control_plane.server)
     with Kubelet(control_plane.kubeconfig, runtime) as kubelet:
         helm.run("install", RELEASE, CHART, "-n", NAMESPACE, "--create-namespace", values=values)
-        control_plane.client.wait_for(CRDS, "rlhfjobs.rlhf.dev", is_established)
+        control_plane.client.wait_for(DEFINITIONS, "rlhfjobs.rlhf.dev", is_established)
         try:
             yield kubelet
         finally:

@@ -102,9 +102,3 @@ def wait_until(what: Callable[[], bool], timeout: float = 20) -> None:
     while not what():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.1)
-
-
-def is_established(crd: Object | None) -> bool:
-    """Whether the API server serves a CustomResourceDefinition."""
-    found = ((crd or {}).get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Established" and c["status"] == "True" for c in found)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 from cluster.client import Client
-from cluster_jobs import JOBS, is_established, wait_until
+from cluster_jobs import JOBS, wait_until
 from kubernetes.client import ApiException
 
 CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -26,8 +26,7 @@ def nothing_installed(client: Client) -> Iterator[None]:
         yield
     finally:
         _remove(client)
-        client.apply(yaml.safe_load(FILE.read_text()))
-        client.wait_for(CRDS, NAME, is_established)
+        client.define(yaml.safe_load(FILE.read_text()))
         wait_until(lambda: _is_served(client))
 
 

@@ -12,7 +12,6 @@ from cluster_jobs import (
     Jobs,
     Object,
     condition,
-    is_established,
     manifest,
     stage,
     wait_until,
@@ -177,8 +176,7 @@ def test_a_gang_scheduler_that_goes_while_the_operator_runs_is_not_waited_for(
 ) -> None:
     crd = crds()["scheduling.volcano.sh/v1beta1/PodGroup"]
     where = ("apiextensions.k8s.io/v1/customresourcedefinitions", crd["metadata"]["name"])
-    installed.client.apply(crd)
-    installed.client.wait_for(*where, is_established)
+    installed.client.define(crd)
     play(succeed)
     operator = run_operator()
     wait_until(lambda: "This process leads" in operator.log())

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, succeed
-from cluster_jobs import Jobs, condition, is_established, manifest, wait_until
+from cluster_jobs import Jobs, condition, manifest, wait_until
 from operator_process import OperatorProcess
 from operator_rights import limited
 from rlhf_operator import kueue
@@ -119,8 +119,7 @@ def queues(installed: ControlPlane) -> Iterator[None]:
     """An API server that serves Kueue's Workloads; the test does what Kueue does."""
     crd = yaml.safe_load((CRDS / "kueue.yaml").read_text("utf-8"))
     where = ("apiextensions.k8s.io/v1/customresourcedefinitions", crd["metadata"]["name"])
-    installed.client.apply(crd)
-    installed.client.wait_for(*where, is_established)
+    installed.client.define(crd)
     yield
     installed.client.delete(*where)
     installed.client.wait_for(*where, lambda found: found is None)

@@ -49,21 +49,10 @@ def schedulers(control_plane: ControlPlane) -> Iterator[Client]:
     client = control_plane.client
     manifests = [yaml.safe_load((CRDS / f"{name}.yaml").read_text()) for name in FOREIGN]
     for crd in manifests:
-        client.apply(crd)
-    for crd in manifests:
-        client.wait_for(
-            "apiextensions.k8s.io/v1/customresourcedefinitions",
-            crd["metadata"]["name"],
-            lambda found: found is not None and _is_established(found),
-        )
+        client.define(crd)
     yield client
     for crd in manifests:
         client.delete("apiextensions.k8s.io/v1/customresourcedefinitions", crd["metadata"]["name"])
-
-
-def _is_established(crd: Object) -> bool:
-    conditions = crd.get("status", {}).get("conditions", [])
-    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
 @pytest.fixture
