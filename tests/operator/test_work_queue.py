@@ -114,6 +114,21 @@ def test_a_job_that_had_a_pass_lets_others_go_first_for_a_while(
     run(test)
 
 
+def test_a_job_whose_pass_is_long_ago_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "YIELDS", 0.05)
+
+    async def test(queue: WorkQueue) -> None:
+        queue.add(A)
+        await queue.take()
+        queue.done(A)
+        await asyncio.sleep(0.06)
+        for key in (A, B):
+            queue.add(key)
+        assert [(await queue.take())[0] for _ in range(2)] == [A, B]
+
+    run(test)
+
+
 def test_of_two_times_the_earlier_one_counts() -> None:
     async def test(queue: WorkQueue) -> None:
         queue.add_after(A, 0.05)
