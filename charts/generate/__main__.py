@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from account import account_text
+from account import NAME, NAMESPACE, account_text
 from helm import NoHelm, render
 from readme import with_table
 from schema import schema_text
@@ -47,7 +47,7 @@ def of_the_chart() -> dict[Path, str]:
 
 def of_kustomize() -> dict[Path, str]:
     """What is to be in each file that is made from what Helm renders of the chart."""
-    rendered = render(CHART, kustomize.NAME, kustomize.NAMESPACE, kustomize.VALUES)
+    rendered = render(CHART, NAME, NAMESPACE, kustomize.VALUES)
     made = kustomize.files(rendered, _rules()["gangs"])
     return {REPOSITORY / "kustomize" / path: text for path, text in made.items()}
 
