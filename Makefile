@@ -37,7 +37,7 @@ demo: $(READY)  ## Train the quickstart job on this machine: SFT, reward model, 
 
 test: $(READY)  ## Run all tests
 	@PYTHONPATH=tests $(BIN)/python -m cluster.binaries > /dev/null  # once; with progress on stderr
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## Lint, types, import rules
 	$(BIN)/ruff check .

@@ -15,6 +15,9 @@ from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNode, FakeNodes
 from cluster.toolchain import NoBinaries
 
+LONGEST = ("e2e", "faults", "charts")
+"""Folders whose files run for minutes, with few tests in each."""
+
 CRD = Path(__file__).parents[1] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 _numbers = itertools.count(1)
 
@@ -27,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sample",
         help="tests/faults: a fixed sample, or every fault at every call of the operator (15 min)",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: begun last, one worker would wait for the other at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
