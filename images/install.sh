@@ -5,16 +5,20 @@
 set -eu
 
 here=$(dirname "$0")
-constraints=$here/../constraints.txt
 tools=/tmp/tools
 export DS_BUILD_OPS=0 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # A registry of one's own and its authority come as secrets: they leave nothing in the image.
 if [ -e /run/secrets/ca.crt ]; then export PIP_CERT=/run/secrets/ca.crt; fi
 
+# Of vLLM's pins there are none where its image does not have it.
+constrained() {
+    for pins in "$here"/../constraints*.txt; do set -- "$@" --constraint "$pins"; done
+    "$tools/bin/python" -m pip "$@"
+}
+
 pip_install() {
-    "$tools/bin/python" -m pip --python /opt/venv/bin/python install \
-        --quiet --no-compile --constraint "$constraints" "$@"
+    constrained --python /opt/venv/bin/python install --quiet --no-compile "$@"
 }
 
 # Compiled here, as nothing can be written where it runs; by hashes, so that a file's time is of no account.
@@ -38,7 +42,7 @@ requirements() {
 }
 
 project() {
-    "$tools/bin/python" -m pip install --quiet --constraint "$constraints" hatchling editables
+    constrained install --quiet hatchling editables
     "$tools/bin/python" -m pip install --quiet --no-compile --no-deps --no-build-isolation \
         --target /opt/rlhf "$here/.."
     rm -rf /opt/rlhf/bin

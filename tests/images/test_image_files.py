@@ -97,23 +97,39 @@ def test_names_and_versions_are_those_of_the_chart_and_of_the_default() -> None:
     assert VALUES["image"]["repository"] == "rlhf-operator"
 
 
-@pytest.mark.parametrize("extras", [("operator",), ("trainer", "trackers")])
+@pytest.mark.parametrize("extras", [("operator",), ("trainer", "trackers", "vllm")])
 def test_all_that_is_installed_is_pinned_within_what_the_project_allows(
     extras: tuple[str, ...],
 ) -> None:
-    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    named = (line.partition("==") for line in lines if not line.startswith("#"))
-    pins = {canonicalize_name(name): version for name, _, version in named}
+    pins = pinned("constraints.txt") | pinned("constraints-vllm.txt")
     asked = [Requirement(line) for line in requirements(*extras)]
     assert len(asked) > len(PROJECT["dependencies"])
     for one in asked:
         assert pins[canonicalize_name(one.name)] in one.specifier, one
 
 
+def test_what_vllm_adds_is_pinned_once_and_leaves_the_pins_of_the_tests_alone() -> None:
+    assert not pinned("constraints.txt").keys() & pinned("constraints-vllm.txt").keys()
+
+
+def test_the_trainers_image_has_what_it_is_documented_to_have() -> None:
+    arguments = [words.partition("=") for word, words in instructions(TRAINER) if word == "ARG"]
+    (extras,) = (given for name, _, given in arguments if name == "EXTRAS" and given)
+    asked = {Requirement(line).name for line in requirements(*extras.strip('"').split())}
+    assert asked >= {"torch", "deepspeed", "transformers", "peft", "vllm"}
+
+
+def pinned(file: str) -> dict[str, str]:
+    """Version by name, as a file of constraints has it."""
+    lines = (REPOSITORY / file).read_text().splitlines()
+    named = (line.partition("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, _, version in named}
+
+
 def test_an_extra_that_is_not_there_is_refused_by_its_name() -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        requirements("vllm")
-    assert "has no extra vllm; it has operator, report" in refused.value.stderr
+        requirements("jax")
+    assert "has no extra jax; it has operator, report" in refused.value.stderr
 
 
 @pytest.mark.parametrize(
