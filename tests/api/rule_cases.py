@@ -341,12 +341,6 @@ CASES: list[Case] = [
         {f"{PPO}.overlongBuffer": 255},
     ),
     Case(
-        "rollout_engine_is_there",
-        {f"{PPO}.rollout.engine": "vllm"},
-        f"spec.{PPO}.rollout.engine",
-        {f"{PPO}.rollout.engine": "native"},
-    ),
-    Case(
         "adaptive_kl_has_a_start",
         {f"{PPO}.kl": {"coef": 0.0, "adaptive": {}}},
         f"spec.{PPO}.kl.coef",

@@ -10,7 +10,8 @@ Masks: `mask_BT` is True where a token of the response counts, its EOS included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from rlhf_trainer.advantages import (
     whiten,
 )
 from rlhf_trainer.balance import balanced_micro_batches
+from rlhf_trainer.losses import truncated_importance_weights
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.reward_sources import Scores
 from rlhf_trainer.rewards import (
@@ -43,6 +45,7 @@ class Rollout(NamedTuple):
     prompts: Sequence[Sequence[int]]
     responses: Sequence[Sequence[int]]
     finished: Sequence[bool]
+    logprobs: Sequence[Sequence[float]] | None = None  # as the engine that sampled them has them
 
     @property
     def lengths(self) -> list[int]:
@@ -75,6 +78,7 @@ class Experience(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    importance_weights: Tensor  # ones where the actor itself sampled
 
 
 class ExperienceFigures(NamedTuple):
@@ -88,6 +92,9 @@ class ExperienceFigures(NamedTuple):
     response_length: float
     eos_fraction: float
     explained_variance: float
+    mismatch: Mapping[
+        str, float
+    ]  # of sampler and trainer, by the metrics' names; of the actor none
 
 
 def flat_rows(x_BT: Tensor, mask_BT: Tensor, rows: Sequence[int]) -> Tensor:
@@ -144,6 +151,7 @@ def assemble(
     mask_BT = rollout.mask
     scores_B = shaped_scores(config, scores.normalised, rollout)
     advantages_BT, returns_BT = estimate(config, scores_B, tokens, mask_BT, kl_coef)
+    weights_BT, mismatch = importance(config, rollout, tokens, mask_BT)
     experience = Experience(
         rollout,
         mask_BT,
@@ -152,8 +160,33 @@ def assemble(
         tokens.values,
         advantages_BT,
         returns_BT,
+        weights_BT,
     )
-    return experience, _figures(experience, tokens, scores)
+    return experience, _figures(experience, tokens, scores, mismatch)
+
+
+def importance(
+    config: PPOStage, rollout: Rollout, tokens: TokenFigures, mask_BT: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """min(π_trainer/π_sampler, cap) of each token (B, T), and how far the two are apart.
+
+    Two engines round differently, so that the same weights give other probabilities: what another
+    engine sampled is off-policy by as much. Ones without a cap, and where the actor sampled.
+    """
+    if rollout.logprobs is None:
+        return torch.ones_like(tokens.logprobs), {}
+    sampler_BT = torch.zeros_like(tokens.logprobs)
+    flat_N = torch.tensor([x for row in rollout.logprobs for x in row], dtype=sampler_BT.dtype)
+    sampler_BT[mask_BT] = flat_N
+    cap = config.rollout.importance_cap
+    found = truncated_importance_weights(tokens.logprobs, sampler_BT, mask_BT, cap or math.inf)
+    figures = {
+        "ppo/mismatch_kl": float(found.mismatch_kl),
+        "ppo/mismatch_abs": float(found.mismatch_abs),
+        "ppo/importance_weight": float(found.weight_mean),
+        "ppo/importance_capped_fraction": float(found.capped_fraction),
+    }
+    return torch.ones_like(found.weights) if cap is None else found.weights, figures
 
 
 def estimate(
@@ -201,7 +234,9 @@ def kl_per_response(tokens: TokenFigures, mask_BT: Tensor) -> float:
     return float(kl_BT.where(mask_BT, 0.0).sum(-1).double().mean())
 
 
-def _figures(experience: Experience, tokens: TokenFigures, scores: Scores) -> ExperienceFigures:
+def _figures(
+    experience: Experience, tokens: TokenFigures, scores: Scores, mismatch: Mapping[str, float]
+) -> ExperienceFigures:
     mask_BT, rollout = experience.mask, experience.rollout
     length_B = mask_BT.sum(-1).double()
     raw_B = scores.raw
@@ -214,6 +249,7 @@ def _figures(experience: Experience, tokens: TokenFigures, scores: Scores) -> Ex
         response_length=float(length_B.mean()),
         eos_fraction=sum(rollout.finished) / len(rollout.finished),
         explained_variance=_explained_variance(experience),
+        mismatch=mismatch,
     )
 
 

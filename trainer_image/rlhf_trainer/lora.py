@@ -103,12 +103,20 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     deltas = {
         f"{name}.weight": module.get_delta_weight("default")
         for name, module in plain_model(model).named_modules()
-        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+        if has_adapter(module)
     }
-    merged = base_state_dict(model)
-    for key, delta in deltas.items():
-        merged[key] = (merged[key].float() + delta.float()).to(merged[key].dtype).detach()
-    return merged
+    state = base_state_dict(model)
+    return state | {key: merged(state[key], delta) for key, delta in deltas.items()}
+
+
+def has_adapter(module: Any) -> bool:
+    """Whether this layer is a base layer with an adapter around it."""
+    return hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+
+
+def merged(weight: Tensor, delta: Tensor) -> Tensor:
+    """W + ΔW, added in fp32, in the type of W."""
+    return (weight.float() + delta.float()).to(weight.dtype).detach()
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:

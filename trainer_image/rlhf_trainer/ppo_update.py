@@ -45,6 +45,7 @@ class MicroBatch(NamedTuple):
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
+    importance_weights: Tensor
     global_token_count: int  # response tokens of the whole minibatch
 
 
@@ -142,11 +143,11 @@ def _micro_batches(
         tokens = token_batch(
             [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro], ranks.device
         )
-        old, ref, values, advantages, returns = (
+        figures = (
             flat_rows(x_BT, experience.mask, micro).to(ranks.device) for x_BT in experience[2:]
         )
         mask_N = torch.ones(len(tokens.targets), dtype=torch.bool, device=ranks.device)
-        yield MicroBatch(tokens, mask_N, old, ref, values, advantages, returns, count)
+        yield MicroBatch(tokens, mask_N, *figures, global_token_count=count)
 
 
 def _actor_gradients(
@@ -185,6 +186,7 @@ def _actor_loss(
         batch.mask,
         config.clip,
         config.dual_clip,
+        importance_weights=batch.importance_weights,
         global_token_count=count,
     )
     loss = policy.loss if trains_policy else 0.0 * policy.loss

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from rlhf_api.run import StageRun
 from rlhf_api.stages import AnyStage
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class Closable(Protocol):
+    """Something that ends with the session."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
 @dataclass(frozen=True)
 class Session:
     """One attempt of one stage, on one rank."""
@@ -33,6 +44,7 @@ class Session:
     telemetry: Telemetry
     checkpointer: Checkpointer
     guard: Guard
+    _made: dict[str, Closable] = field(default_factory=dict)
 
     @property
     def config(self) -> AnyStage:
@@ -68,9 +80,17 @@ class Session:
             hub = HubModel.of_start(self.run)
             save_model(model, self.tokenizer, directory, self.config.lora, hub)
 
+    def once(self, name: str, make: Callable[[], C]) -> C:
+        """What was made by this name, or is now: it outlives a roll-back and ends with `close`."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(C, self._made[name])
+
     def close(self) -> None:
-        """Flush what is open and leave the group."""
+        """Flush what is open, end what was made once, and leave the group."""
         self.telemetry.close()
+        for made in self._made.values():
+            made.close()
         self.ranks.stop()
 
 

@@ -31,6 +31,7 @@ from rlhf_trainer.reward_sources import (
     reward_source,
     reward_terms,
 )
+from rlhf_trainer.rollout.engines import RolloutEngine, refuse_missing, rollout_engine
 from rlhf_trainer.scalar_models import ScalarHeadModel, load_scalar, scalar_from_trunk
 from rlhf_trainer.scored_lm import TokenBatch
 from rlhf_trainer.session import Session
@@ -46,6 +47,7 @@ class Team:
     critic: Engine | None
     reference: Reference  # log-probs of response tokens, (N,)
     reward: WeightedSum
+    rollout: RolloutEngine
     average: Average | None  # of the actor, where the stage hands an average on
     good: dict[str, Tensor] | None = None  # actor's weights before an update that may be undone
 
@@ -115,7 +117,8 @@ class Team:
 
 
 def assemble_team(session: Session, config: PPOStage, steps_per_rollout: int) -> Team:
-    """Load every model and hand those that train to their engines."""
+    """Load every model, hand those that train to their engines, and start who answers prompts."""
+    refuse_missing(config)
     lm: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks))
     if config.lora is not None:
         # Dropout in an adapter would make the ratio differ from 1 before the first update.
@@ -145,6 +148,7 @@ def assemble_team(session: Session, config: PPOStage, steps_per_rollout: int) ->
         critic=critic,
         reference=reference or _adapter_off(actor, module),
         reward=reward_source(session.run, config, session.tokenizer, session.ranks),
+        rollout=rollout_engine(session, config, actor, lm),
         average=None if config.ema is None else Average(actor.module, config.ema.decay),
     )
 

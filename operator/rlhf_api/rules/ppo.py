@@ -163,14 +163,6 @@ REWARD_RULES: Final = (
 
 OWN_TRAINER_RULES: Final = (
     Rule(
-        "rollout_engine_is_there",
-        "rollout.engine",
-        lambda ppo: ppo.rollout.engine == "native" or ppo.command is not None,
-        "self.rollout.engine == 'native' || has(self.command)",
-        "{rollout.engine} is not available in this version",
-        "native",
-    ),
-    Rule(
         "placement_is_there",
         "placement",
         lambda ppo: ppo.placement is None or ppo.command is not None,

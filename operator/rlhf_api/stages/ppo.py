@@ -43,6 +43,12 @@ class Rollout(Contract):
     engine: Annotated[Literal["native", "vllm"], OPERATIONAL] = Field(
         default="native", description="Generation engine."
     )
+    gpu_memory_utilization: Annotated[float, OPERATIONAL] = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="`engine: vllm`: share of a GPU's memory for its weights and cache.",
+    )
     max_prompt_length: int = Field(
         default=512, ge=1, le=1_048_576, description="Tokens of a prompt at most."
     )

@@ -1,5 +1,6 @@
 """Generation of responses."""
 
-from rlhf_trainer.rollout.native import Responses, generate
+from rlhf_trainer.rollout.native import generate
+from rlhf_trainer.rollout.sampling import Responses
 
 __all__ = ["Responses", "generate"]

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf_trainer.rollout.cache import ReservedCache
-from rlhf_trainer.rollout.sampling import Sampling, sample
+from rlhf_trainer.rollout.sampling import Responses, Sampling, sample
 from rlhf_trainer.sequences import ATTENTION, model_inputs, pack_rows
-
-
-class Responses(NamedTuple):
-    """What was sampled, in the order of the prompts."""
-
-    tokens: list[list[int]]  # with the end-of-sequence token where there is one
-    finished: list[bool]  # ended by itself
 
 
 @torch.no_grad()

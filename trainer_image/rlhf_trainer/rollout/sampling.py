@@ -22,6 +22,16 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
 
 
+class Responses(NamedTuple):
+    """What was sampled, in the order of the prompts."""
+
+    tokens: list[list[int]]  # with the end-of-sequence token where there is one
+    finished: list[bool]  # ended by itself
+    logprobs: list[list[float]] | None = (
+        None  # of each token, where another engine than the actor sampled it
+    )
+
+
 def sample(
     logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling, forbidden: Sequence[int] = ()
 ) -> Tensor:

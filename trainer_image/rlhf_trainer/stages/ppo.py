@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rlhf_api.run import ExitCode, StageResult
 from rlhf_api.stages.ppo import PPOStage
@@ -25,7 +24,6 @@ from rlhf_trainer.actor_critic import TokenScores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.load import load_prompts
-from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.data.stage_rows import prompt_rows, write_left_out
 from rlhf_trainer.errors import ConfigurationError, Terminated
 from rlhf_trainer.experience import (
@@ -41,14 +39,10 @@ from rlhf_trainer.ppo_update import UpdateFigures, steps_per_rollout, update
 from rlhf_trainer.pretraining import PretrainingTexts
 from rlhf_trainer.reward_sources import ROWS_OF_MICRO_BATCH, Answered, Question
 from rlhf_trainer.rewards import AdaptiveKL, FixedKL
-from rlhf_trainer.rollout import generate
 from rlhf_trainer.scored_lm import token_batch
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import is_due
 from rlhf_trainer.team import Team, assemble_team, value_of
-
-ROWS_GENERATED_AT_ONCE = 16
-"""Micro-batches of rows that are answered side by side: a cache is small beside activations."""
 
 
 def train(session: Session) -> StageResult:
@@ -66,7 +60,7 @@ def train(session: Session) -> StageResult:
         clock = Clock()
         questions = prompts.of_rollout(done)
         with session.guard.batch(done, [question.id for question in questions]):
-            rollout = answer(session, config, team, questions, done)
+            rollout = answer(session, team, questions, done)
             clock.lap("time/generate")
             tokens = score_by_models(session, config, team, rollout)
             too_far = goes_too_far(config, tokens, rollout)
@@ -160,43 +154,26 @@ def evaluate_base(session: Session, team: Team) -> dict[str, float]:
 
 
 @torch.no_grad()
-def answer(
-    session: Session, config: PPOStage, team: Team, questions: Sequence[Question], rollout: int
-) -> Rollout:
+def answer(session: Session, team: Team, questions: Sequence[Question], rollout: int) -> Rollout:
     """Sample a response to each question; every rank answers its share and gets all."""
-    ranks, settings = session.ranks, config.rollout
+    ranks = session.ranks
     by_length = sorted(range(len(questions)), key=lambda i: (-len(questions[i].tokens), i))
     mine = by_length[ranks.rank :: ranks.world_size]
-    with team.actor.gathered():
-        responses = generate(
-            team.lm,
-            [questions[i].tokens for i in mine],
-            max_new_tokens=settings.max_new_tokens,
-            min_new_tokens=settings.min_new_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            eos_token_ids=end_token_ids(session.tokenizer),
-            pad_token_id=int(session.tokenizer.pad_token_id or 0),
-            generator=rollout_generator(session.run.seed, rollout),
-            row_indices=mine,
-            rows_in_all=len(questions),
-            rows_at_once=ROWS_GENERATED_AT_ONCE * config.micro_batch_size,
-        )
-    parts = ranks.gather_objects(list(zip(mine, *responses, strict=True)))
+    responses = team.rollout.answer(
+        [questions[i].tokens for i in mine], mine, len(questions), rollout
+    )
+    says = responses.logprobs is not None
+    logprobs = responses.logprobs or [[] for _ in mine]
+    answers = zip(mine, responses.tokens, responses.finished, logprobs, strict=True)
+    parts = ranks.gather_objects(list(answers))
     rows = sorted(row for part in parts for row in part)
     return Rollout(
         ids=[question.id for question in questions],
         prompts=[question.tokens for question in questions],
-        responses=[tokens for _, tokens, _ in rows],
-        finished=[ended for _, _, ended in rows],
+        responses=[tokens for _, tokens, *_ in rows],
+        finished=[ended for _, _, ended, _ in rows],
+        logprobs=[logprobs for *_, logprobs in rows] if says else None,
     )
-
-
-def rollout_generator(seed: int, rollout: int) -> torch.Generator:
-    """The source of a rollout's random numbers: a pure function of seed and rollout."""
-    state = np.random.SeedSequence([seed, rollout]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 @torch.no_grad()
@@ -233,7 +210,14 @@ def answered(session: Session, questions: Sequence[Question], rollout: Rollout) 
 def check(session: Session, experience: Experience, raw_B: Tensor) -> None:
     """NaN or Inf ends the step before anything is learnt from it."""
     session.guard.check_finite("reward", raw_B)
-    names = ("log-prob of the actor", "log-prob of the reference", "value", "advantage", "return")
+    names = (
+        "log-prob of the actor",
+        "log-prob of the reference",
+        "value",
+        "advantage",
+        "return",
+        "importance weight",
+    )
     for name, x_BT in zip(names, experience[2:], strict=True):
         session.guard.check_finite(name, x_BT)
 
@@ -250,7 +234,7 @@ def last_update_went_too_far(
 ) -> bool:
     """No rollout follows the last update: it is measured on one that nothing is learnt from."""
     questions = prompts.of_rollout(config.rollouts)
-    rollout = answer(session, config, team, questions, config.rollouts)
+    rollout = answer(session, team, questions, config.rollouts)
     tokens = score_by_models(session, config, team, rollout)
     return goes_too_far(config, tokens, rollout)
 
@@ -294,7 +278,7 @@ def named(
         if stats is not None:
             metrics[f"ppo/{role}_lr"] = stats.learning_rate
             metrics[f"ppo/{role}_grad_norm"] = stats.grad_norm
-    return metrics | updated.means | clock.seconds
+    return metrics | figures.mismatch | updated.means | clock.seconds
 
 
 def save_if_due(
