@@ -242,7 +242,7 @@ def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timi
         for number in range(options.rollouts + 1):
             clock = ppo.Clock()
             questions = prompts.of_rollout(number)
-            rollout = ppo.answer(session, config, team, questions, number)
+            rollout = ppo.answer(session, team, questions, number)
             clock.lap("generate")
             tokens = ppo.score_by_models(session, config, team, rollout)
             scores = team.reward.score(ppo.answered(session, questions, rollout))
