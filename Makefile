@@ -49,6 +49,7 @@ check: $(READY)  ## Lint, types, import rules
 	MYPYPATH=charts/generate $(BIN)/mypy charts/generate
 	MYPYPATH=dashboards/generate $(BIN)/mypy dashboards/generate
 	MYPYPATH=docs/site $(BIN)/mypy docs/site
+	MYPYPATH=tests:tests/operator:benchmarks $(BIN)/mypy benchmarks
 	$(BIN)/mypy gitops/argocd/configmap.py
 	$(BIN)/lint-imports
 

@@ -225,6 +225,7 @@ def word_tokenizer(vocabulary: int, kind: Any) -> Any:
 
 def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timing]:
     """The stage's own functions, one rollout after another."""
+    from rlhf_trainer.experience import assemble
     from rlhf_trainer.ppo_update import steps_per_rollout, update
     from rlhf_trainer.session import Session
     from rlhf_trainer.stages import ppo
@@ -246,7 +247,7 @@ def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timi
             clock.lap("generate")
             tokens = ppo.score_by_models(session, config, team, rollout)
             scores = team.reward.score(ppo.answered(session, questions, rollout))
-            experience, _ = ppo.assemble(config, rollout, tokens, scores, config.kl.coef)
+            experience, _ = assemble(config, rollout, tokens, scores, config.kl.coef)
             clock.lap("score")
             with profiled(options.profile and number == options.rollouts):
                 update(session, config, team, experience, None, number)

@@ -24,7 +24,7 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]
     """Seconds of each update, and of the generation in it."""
 
     def __init__(self) -> None:
