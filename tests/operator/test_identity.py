@@ -74,7 +74,7 @@ def test_seed_image_and_model_change_everything(path: str, value: Any) -> None:
         ("stages.sft.microBatchSize", 1),
         ("stages.sft.checkpointing", {"everySteps": 5}),
         ("stages.sft.gate", {"metric": "eval/loss", "max": 1.0}),
-        ("stages.ppo.rollout", {"engine": "vllm"}),
+        ("stages.ppo.rollout", {"gpuMemoryUtilization": 0.5}),
         ("scheduling", {"gang": "volcano", "queue": "research"}),
         ("checkpoints", {"existingClaim": "shared"}),
         ("evaluation", {"prompts": {"source": "data/heldout.jsonl"}}),
@@ -103,6 +103,11 @@ def test_a_file_of_unknown_content_is_known_by_its_address() -> None:
 def test_a_field_written_out_with_its_default_is_the_same_meaning() -> None:
     job = a_job().with_spec("stages.ppo.kl", {"coef": 0.02, "estimator": "k1"}).build()
     assert changed(BASE, hashes(job)) == set()
+
+
+def test_another_rollout_engine_gives_other_responses() -> None:
+    job = a_job().with_spec("stages.ppo.rollout", {"engine": "vllm"}).build()
+    assert changed(BASE, hashes(job)) == {"ppo"}
 
 
 def test_a_null_that_replaces_a_default_is_another_meaning() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,11 @@ import torch
 from adapters import adapted
 from rlhf_api.stages.common import LoRA
 from rlhf_api.stages.ppo import PPOStage, Rollout
-from rlhf_trainer import experience
+from rlhf_trainer import experience, installed
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.experience import TokenFigures
 from rlhf_trainer.lora import merged_state_dict
 from rlhf_trainer.models import load_directory
-from rlhf_trainer.rollout import engines
 from rlhf_trainer.rollout.vllm import Colocated, logprobs_mode, row_seeds
 from rlhf_trainer.rollout.weights import checkpoint_weights
 from trainer_pod import Pod
@@ -112,7 +112,7 @@ def test_a_missing_vllm_is_said_with_what_to_do_before_a_model_is_loaded(
 ) -> None:
     from rlhf_trainer.team import assemble_team
 
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
     source = in_pod.data("prompts", [{"prompt": "a"}])
     run = in_pod.stage_run("ppo", {"data": {"source": source}, "rollout": {"engine": "vllm"}})
     session = open_session(run.model_copy(update={"inputs": {}}))
@@ -120,6 +120,26 @@ def test_a_missing_vllm_is_said_with_what_to_do_before_a_model_is_loaded(
         assemble_team(session, session.config, 1)
     assert 'EXTRAS="trainer trackers vllm"' in str(told.value)
     assert "set it to native" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, True),
+        ({"image": "with-vllm:1"}, False),
+        ({"rollout": {"engine": "native"}}, False),
+        ({"image": "own:1", "command": ["train"]}, False),
+    ],
+)
+def test_a_missing_vllm_is_found_before_any_stage_gets_gpus(
+    changes: dict[str, Any], refused: bool, in_pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    source = in_pod.data("prompts", [{"prompt": "a"}])
+    ppo = {"data": {"source": source}, "rollout": {"engine": "vllm"}} | changes
+    run = in_pod.stage_run("ppo", ppo)
+    with pytest.raises(ConfigurationError) if refused else nullcontext():
+        installed.refuse_missing_for_stages(run)
 
 
 @pytest.fixture
@@ -160,10 +180,7 @@ def test_what_is_made_once_outlives_a_rollback_and_ends_with_the_session(
     ended: list[str] = []
     session = open_session(in_pod.stage_run("ppo", {"data": {"source": "x"}}))
     made = session.once("engine", lambda: SimpleNamespace(close=lambda: ended.append("it")))
-    made.append(
-        session.once("engine", lambda: SimpleNamespace(close=lambda: ended.append("other")))
-    )
-    assert made[0] is made[1]
+    assert session.once("engine", lambda: SimpleNamespace(close=lambda: None)) is made
     monkeypatch.setattr(type(session.ranks), "stop", lambda self: ended.append("ranks"))
     session.close()
     assert ended == ["it", "ranks"]

@@ -25,6 +25,7 @@ from rlhf_trainer.data.stage_rows import (
     sft_rows,
 )
 from rlhf_trainer.errors import BadData, ConfigurationError
+from rlhf_trainer.installed import refuse_missing_for_stages
 
 Read = Callable[[], Loaded[Any]]
 
@@ -34,6 +35,7 @@ def prepare(run: StageRun) -> StageResult:
 
     Raises BadData with all that is wrong in all data sets, ConfigurationError for the rest.
     """
+    refuse_missing_for_stages(run)
     refs = list(sources_of(run))
     _refuse_two_revisions(refs)
     for ref in refs:

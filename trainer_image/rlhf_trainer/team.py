@@ -22,6 +22,7 @@ from rlhf_trainer.actor_critic import (
 )
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
+from rlhf_trainer.installed import refuse_missing
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.models import load_policy, without_dropout
 from rlhf_trainer.reward_sources import (
@@ -31,7 +32,7 @@ from rlhf_trainer.reward_sources import (
     reward_source,
     reward_terms,
 )
-from rlhf_trainer.rollout.engines import RolloutEngine, refuse_missing, rollout_engine
+from rlhf_trainer.rollout.engines import RolloutEngine, rollout_engine
 from rlhf_trainer.scalar_models import ScalarHeadModel, load_scalar, scalar_from_trunk
 from rlhf_trainer.scored_lm import TokenBatch
 from rlhf_trainer.session import Session

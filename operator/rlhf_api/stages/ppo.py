@@ -40,8 +40,9 @@ class KL(Contract):
 class Rollout(Contract):
     """How responses are sampled."""
 
-    engine: Annotated[Literal["native", "vllm"], OPERATIONAL] = Field(
-        default="native", description="Generation engine."
+    engine: Literal["native", "vllm"] = Field(
+        default="native",
+        description="native: the actor itself; vllm: vLLM beside it, on the same GPUs.",
     )
     gpu_memory_utilization: Annotated[float, OPERATIONAL] = Field(
         default=0.3,

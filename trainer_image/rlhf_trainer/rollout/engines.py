@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -12,12 +11,10 @@ from rlhf_api.stages.ppo import PPOStage
 
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.rollout.native import generate
 from rlhf_trainer.rollout.sampling import Responses
 from rlhf_trainer.session import Session
 
-FIELD: Final = "spec.stages.ppo.rollout.engine"
 ROWS_AT_ONCE: Final = 16
 """Micro-batches of rows that are answered side by side: a cache is small beside activations."""
 
@@ -63,15 +60,6 @@ class Native:
                 rows_in_all=rows_in_all,
                 rows_at_once=ROWS_AT_ONCE * self.config.micro_batch_size,
             )
-
-
-def refuse_missing(config: PPOStage) -> None:
-    """ConfigurationError where the engine that the stage names is not installed."""
-    if config.rollout.engine == "vllm" and find_spec("vllm") is None:
-        raise ConfigurationError(
-            f"{FIELD}: vLLM is not installed here; run the stage in an image that was built with "
-            'EXTRAS="trainer trackers vllm", install rlhf-operator[vllm], or set it to native'
-        )
 
 
 def rollout_engine(session: Session, config: PPOStage, actor: Engine, lm: Any) -> RolloutEngine:

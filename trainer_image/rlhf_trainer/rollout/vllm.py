@@ -22,11 +22,11 @@ from torch import Tensor
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError, first_line
+from rlhf_trainer.installed import ENGINE
 from rlhf_trainer.lora import is_adapter_alone
 from rlhf_trainer.models import input_of
 from rlhf_trainer.quiet import no_prints
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.rollout.engines import FIELD
 from rlhf_trainer.rollout.sampling import Responses
 from rlhf_trainer.rollout.weights import checkpoint_weights
 from rlhf_trainer.session import Session
@@ -90,7 +90,7 @@ class Colocated:
                 self._llm = self._start(run, config, ranks)
             except (ValueError, NotImplementedError) as error:
                 raise ConfigurationError(
-                    f"{FIELD}: vLLM does not start with this model and these settings: "
+                    f"{ENGINE}: vLLM does not start with this model and these settings: "
                     f"{first_line(error)}; change them, or set it to native"
                 ) from None
         self._sleep()
@@ -128,7 +128,7 @@ class Colocated:
         (missing,) = self._llm.collective_rpc(_load, args=(weights,))
         if missing:
             raise ConfigurationError(
-                f"{FIELD}: the model has no weights that vLLM takes for {', '.join(missing[:3])}"
+                f"{ENGINE}: the model has no weights that vLLM takes for {', '.join(missing[:3])}"
                 f" ({len(missing)} in all); set it to native"
             )
         if self._is_on_gpu:
