@@ -85,8 +85,8 @@ images-test: $(READY)  ## Run both from their images; as root, after `make image
 
 $(VLLM_READY): $(READY) constraints-vllm.txt tests/trainer/vllm-requirements.txt
 	$(BIN)/python -m venv $(VLLM_VENV)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
-	  > $$(echo $(VLLM_VENV)/lib/python3*/site-packages)/trainer.pth
+	$(BIN)/python -c 'import site, sys; print(*site.getsitepackages(), *sys.argv[1:], sep="\n")' \
+	  $(CURDIR)/operator $(CURDIR)/trainer_image > $$(echo $(VLLM_VENV)/lib/python3*/site-packages)/trainer.pth
 	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints.txt -c constraints-vllm.txt \
 	  -r tests/trainer/vllm-requirements.txt
 	# It asks for torch's build for CPUs; the one that is there runs it as well.

@@ -91,7 +91,8 @@ class Colocated:
             except (ValueError, NotImplementedError) as error:
                 raise ConfigurationError(
                     f"{ENGINE}: vLLM does not start with this model and these settings: "
-                    f"{first_line(error)}; change them, or set it to native"
+                    f"{first_line(error)}; change them (its memory is gpuMemoryUtilization), or "
+                    "set it to native"
                 ) from None
         self._sleep()
 
