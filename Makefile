@@ -104,7 +104,7 @@ constraints: $(READY)  ## Pin what is installed now
 
 constraints-vllm: $(READY)  ## Pin what vLLM needs beside that
 	$(BIN)/python -m pip install --quiet --dry-run --report vllm.json -c constraints.txt '.[vllm]'
-	@$(BIN)/python images/pins.py vllm.json > constraints-vllm.new
+	@$(BIN)/python images/pins.py vllm.json constraints.txt > constraints-vllm.new
 	@mv constraints-vllm.new constraints-vllm.txt && rm vllm.json
 
 clean:  ## Remove the environment and all runs
