@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from rlhf_api.crd import COLUMNS
-from rlhf_api.job import GROUP, KIND, VERSION
+from rlhf_api.job import GROUP, KIND, VERSION, RLHFJob
 
 from rlhf_cli.figures import figure_text
 from rlhf_cli.yaml_text import write_document
@@ -34,9 +36,33 @@ def print_objects(items: Sequence[Object], form: str, *, is_list: bool, namespac
             print(line)
 
 
+def say(form: str, *lines: str) -> None:
+    """Sentences about a job that is changed. `form`: text; with name there are none."""
+    if any(lines) and form != "name":
+        print(*lines, sep="\n", flush=True)
+
+
+def tell_change(form: str, job: RLHFJob, *lines: str) -> None:
+    """What was done to a job, in sentences, or with name by its name alone."""
+    if form == "name":
+        print(full_name(job.metadata.name), flush=True)
+    say(form, *lines)
+
+
+def told_aside(form: str, act: Callable[[], int]) -> int:
+    """Acts; with name, all that it prints goes to standard error."""
+    with redirect_stdout(sys.stderr if form == "name" else sys.stdout):
+        return act()
+
+
 def name_of(item: Object) -> str:
     """As kubectl names it: `rlhfjob.rlhf.dev/assistant`."""
-    return f"{KIND.lower()}.{GROUP}/{item['metadata']['name']}"
+    return full_name(item["metadata"]["name"])
+
+
+def full_name(name: str) -> str:
+    """The same, of a name."""
+    return f"{KIND.lower()}.{GROUP}/{name}"
 
 
 def heading(wide: bool, namespaces: bool) -> list[str]:

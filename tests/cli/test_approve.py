@@ -213,6 +213,7 @@ def test_a_second_approval_changes_nothing(gated: Gated) -> None:
     version = gated.jobs.get()["metadata"]["resourceVersion"]
     code, said = gated.approve("tiny", "reward")
     assert (code, "It is approved already." in said) == (0, True)
+    assert gated.approve("tiny", "reward", "-o", "name") == (0, "rlhfjob.rlhf.dev/tiny\n")
     assert gated.jobs.get()["metadata"]["resourceVersion"] == version
 
 
@@ -220,7 +221,7 @@ def test_an_approval_does_not_cover_a_later_result(gated: Gated) -> None:
     gated.jobs.patch({"spec": {"stages": {"reward": {"epochs": 3}}}})
     wait_until(lambda: gated.jobs.attempts()["reward"] == 2)
     gated.jobs.wait(lambda job: condition(job, "ApprovalNeeded")[0] == "True")
-    assert gated.approve("tiny", "reward")[0] == 0
+    assert gated.approve("tiny", "reward", "-o", "name") == (0, "rlhfjob.rlhf.dev/tiny\n")
     gated.jobs.wait_ready()
     assert gated.jobs.attempts() == {"reward": 2, "ppo": 2}
 

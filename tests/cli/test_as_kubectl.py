@@ -160,6 +160,26 @@ def test_what_is_submitted_is_told_as_kubectl_apply_tells_it(form: str, bench: B
     assert same(mine) == same(theirs)
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ("suspend first", 'patch rlhfjob first --type=merge -p \'{"spec": {"suspend": true}}\''),
+        ("resume first", 'patch rlhfjob first --type=merge -p \'{"spec": {"suspend": false}}\''),
+        ("retry first", "annotate rlhfjob first rlhf.dev/retry-sft=2 --overwrite"),
+        ("delete first --no-wait", "delete rlhfjob second"),
+    ],
+)
+def test_what_is_changed_is_named_as_kubectl_names_it(
+    mine: str, theirs: str, bench: Bench
+) -> None:
+    failed = {"status": {"stages": {"sft": {"phase": "Failed", "attempt": 2}}}}
+    kind = "rlhf.dev/v1alpha1/rlhfjobs"
+    bench.plane.client.patch(kind, "first", failed, bench.namespace, subresource="status")
+    place = f"-o name --kubeconfig {bench.kubeconfig} -n {bench.namespace}"
+    told = bench.rlhfctl(f"{mine} {place}")
+    assert told == bench.kubectl(f"{theirs} {place}").replace("second", "first")
+
+
 def same(told: Any) -> Any:
     """Without what a server makes anew for each dry run."""
     if isinstance(told, str):

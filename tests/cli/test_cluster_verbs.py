@@ -230,11 +230,14 @@ def test_waiting_ends_with_its_time(story: Story) -> None:
 
 
 def test_a_suspended_job_gives_its_devices_back_and_goes_on(story: Story) -> None:
+    name = "rlhfjob.rlhf.dev/long\n"
+    assert story.run("suspend", "long", "-o", "name") == name
     said = story.run("suspend", "long", "--wait", "--timeout", "30s")
     assert "Its pods have ended." in said
     assert condition(story.jobs.get("long"), "Suspended")[0] == "True"
     assert "rlhfctl resume long" in story.run("describe", "long")
     assert "goes on" in story.run("resume", "long")
+    assert story.run("resume", "long", "-o", "name") == name
     story.jobs.wait(lambda job: stage(job, "ppo").get("attempt", 0) > 1, "long")
 
 
@@ -272,6 +275,7 @@ def test_a_cancelled_job_has_no_pods_and_is_kept(story: Story) -> None:
     story.jobs.wait_running("ppo", of="long")
     said = story.run("cancel", "long", "--timeout", "30s")
     assert "results and checkpoints are kept" in said
+    assert story.run("cancel", "long", "-o", "name") == "rlhfjob.rlhf.dev/long\n"
     pods = story.plane.client.list("v1/pods", story.namespace, labels="rlhf.dev/job=long")
     assert all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in pods)
 

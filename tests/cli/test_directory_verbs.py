@@ -57,6 +57,15 @@ def test_ctrl_c_is_an_interruption_and_no_suspension(told: Told) -> None:
     assert told.stage("sft")["attempt"] == 2
 
 
+def test_what_is_changed_is_told_by_its_name_alone_where_that_is_asked_for(told: Told) -> None:
+    process = told.train("sft")
+    for verb in ("suspend", "cancel", "resume", "delete"):
+        changer = told.start(verb, "--dir", "run", "-o", "name")
+        out, _ = changer.communicate(timeout=120)
+        assert (out, changer.returncode) == ("rlhfjob.rlhf.dev/tiny\n", 0)
+    process.communicate(timeout=30)
+
+
 def test_a_look_at_a_run_that_was_killed_changes_nothing(told: Told) -> None:
     process = told.train("sft", child=True)
     wait_until(told.bench.behaviour.with_suffix(".child").exists, timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rlhf_cli.arguments.parser import Commands
-from rlhf_cli.arguments.shared import on_job, seconds, timeout, waiting
+from rlhf_cli.arguments.shared import change, on_job, seconds, timeout, waiting
 
 
 def add(commands: Commands) -> None:
@@ -75,15 +75,20 @@ def _which_logs(logs: argparse.ArgumentParser) -> None:
 def _change(commands: Commands) -> None:
     suspend = commands.add_parser("suspend", help="stop a job; it saves and gives its devices back")
     on_job(suspend)
+    change(suspend)
     waiting(suspend, "its pods have ended")
-    on_job(commands.add_parser("resume", help="let a suspended job go on from its checkpoints"))
+    resume = commands.add_parser("resume", help="let a suspended job go on from its checkpoints")
+    on_job(resume)
+    change(resume)
     approve = commands.add_parser(
         "approve", help="let the stages start that wait for a person's approval"
     )
     on_job(approve)
     approve.add_argument("stage", metavar="STAGE", help="stage whose result is approved")
+    change(approve)
     retry = commands.add_parser("retry", help="give stages that failed for good another try")
     on_job(retry)
+    change(retry)
     retry.add_argument(
         "--stage",
         action="append",
@@ -93,10 +98,12 @@ def _change(commands: Commands) -> None:
     )
     cancel = commands.add_parser("cancel", help="stop a job and wait until its devices are free")
     on_job(cancel)
+    change(cancel)
     cancel.add_argument("--now", action="store_true", help="without letting the trainers save")
     timeout(cancel)
     delete = commands.add_parser("delete", help="delete a job; its checkpoints stay")
     on_job(delete)
+    change(delete)
     delete.add_argument(
         "--checkpoints", action="store_true", help="delete the claim with its checkpoints, too"
     )

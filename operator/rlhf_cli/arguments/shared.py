@@ -22,6 +22,16 @@ def on_job(command: argparse.ArgumentParser) -> None:
     on_cluster(command)
 
 
+def change(command: argparse.ArgumentParser) -> None:
+    """-o of what changes a job."""
+    command.add_argument(
+        *("-o", "--output"),
+        choices=("text", "name"),
+        default="text",
+        help="how to say it; name: the job's name alone, as kubectl does",
+    )
+
+
 def overrides(command: argparse.ArgumentParser) -> None:
     """--set."""
     command.add_argument(

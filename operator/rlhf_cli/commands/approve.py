@@ -13,6 +13,7 @@ from rlhf_operator.names import ANNOTATION_APPROVE, short
 
 from rlhf_cli.failures import DONE, FAILED, TRANSIENT, Failure
 from rlhf_cli.figures import figure_text
+from rlhf_cli.output import say, tell_change
 from rlhf_cli.program import program
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import parsed
@@ -34,33 +35,24 @@ async def _approve(args: argparse.Namespace) -> int:
     async with target_of(args) as target:
         job = parsed(await target.job(args.job))
         name = job.metadata.name
-        if approval := announced(
-            job, args.stage, f"follow it: {target.command('watch', job=name)}"
-        ):
-            key, value = approval
-            await target.annotate(job, {key: value})
-            tell(job, args.stage)
-            if not await target.is_worked_on(job):
-                print(f"To go on: {target.command('resume', job=name)}")
+        otherwise = f"follow it: {target.command('watch', job=name)}"
+        result = result_to_approve(job, args.stage, otherwise)
+        say(args.output, *described(job, args.stage, result))
+        key, value = f"{ANNOTATION_APPROVE}{args.stage}", short(result.hash or "")
+        if short(annotation(job, key) or "") == value:
+            tell_change(args.output, job, "It is approved already.")
+            return DONE
+        await target.annotate(job, {key: value})
+        tell_change(args.output, job, *effect(job, args.stage))
+        if not await target.is_worked_on(job):
+            say(args.output, f"To go on: {target.command('resume', job=name)}")
     return DONE
 
 
-def announced(job: RLHFJob, stage: str, otherwise: str) -> tuple[str, str] | None:
-    """Tells the result; the annotation that approves it, key and value, if it is not there yet."""
-    result = result_to_approve(job, stage, otherwise)
-    print("\n".join(described(job, stage, result)))
-    key, value = f"{ANNOTATION_APPROVE}{stage}", short(result.hash or "")
-    if short(annotation(job, key) or "") == value:
-        print("It is approved already.")
-        return None
-    return key, value
-
-
-def tell(job: RLHFJob, stage: str) -> None:
-    """What the approval does."""
-    print(f"Approved: {' and '.join(followers(job, stage))} may start.")
-    for line in held_back(job, stage):
-        print(line)
+def effect(job: RLHFJob, stage: str) -> Iterator[str]:
+    """What the approval does, in lines."""
+    yield f"Approved: {' and '.join(followers(job, stage))} may start."
+    yield from held_back(job, stage)
 
 
 def followers(job: RLHFJob, stage: str) -> list[str]:

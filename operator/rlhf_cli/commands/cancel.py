@@ -7,6 +7,7 @@ import asyncio
 
 from rlhf_cli.commands.suspend import pods_ended
 from rlhf_cli.failures import DONE
+from rlhf_cli.output import say, tell_change
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import parsed
 from rlhf_cli.waiting import within
@@ -25,9 +26,12 @@ async def _cancel(args: argparse.Namespace) -> int:
         if args.now:
             await target.kill(job)
         if await target.is_worked_on(job):
-            print(said, flush=True)
+            say(args.output, said)
         await within(args.timeout, pods_ended(target, args.job), "the end of its pods")
-        print(f"{name} is stopped; its results and checkpoints are kept.")
-        print(f"To go on: {target.command('resume', job=name)}")
-        print(f"To remove it: {target.command('delete', job=name)}")
+        tell_change(
+            *(args.output, job),
+            f"{name} is stopped; its results and checkpoints are kept.",
+            f"To go on: {target.command('resume', job=name)}",
+            f"To remove it: {target.command('delete', job=name)}",
+        )
     return DONE

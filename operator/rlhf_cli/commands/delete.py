@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.output import tell_change
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import parsed
 
@@ -21,10 +22,10 @@ async def _delete(args: argparse.Namespace) -> int:
         job = parsed(await target.job(args.job))
         if args.checkpoints and not args.yes:
             _ask(f"Delete {job.metadata.name} and all of its checkpoints?")
-        for line in await target.delete(
+        said = await target.delete(
             job, with_checkpoints=args.checkpoints, wait=not args.no_wait, force=args.force
-        ):
-            print(line)
+        )
+        tell_change(args.output, job, *said)
     return DONE
 
 

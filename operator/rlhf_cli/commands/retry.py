@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from rlhf_api.job import RLHFJob
 
 from rlhf_cli.failures import Failure
+from rlhf_cli.output import tell_change, told_aside
 from rlhf_cli.targets.resolve import target_of
-from rlhf_cli.targets.target import Afterwards, all_stages, parsed
+from rlhf_cli.targets.target import Going, all_stages, parsed
 
 
 def execute(args: argparse.Namespace) -> int:
     """Try again."""
-    return asyncio.run(_retry(args))()
+    return told_aside(args.output, asyncio.run(_retry(args)).afterwards)
 
 
-async def _retry(args: argparse.Namespace) -> Afterwards:
+async def _retry(args: argparse.Namespace) -> Going:
     async with target_of(args) as target:
         job = parsed(await target.job(args.job))
-        return await target.retry(job, to_retry(job, args.stage))
+        going = await target.retry(job, to_retry(job, args.stage))
+        tell_change(args.output, job, going.said)
+    return going
 
 
 def to_retry(job: RLHFJob, asked: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import asyncio
 from rlhf_api.status import JobStatus
 
 from rlhf_cli.failures import DONE
+from rlhf_cli.output import say, tell_change
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import Target, all_stages, parsed
 from rlhf_cli.waiting import until, within
@@ -21,10 +22,10 @@ def execute(args: argparse.Namespace) -> int:
 async def _suspend(args: argparse.Namespace) -> int:
     async with target_of(args) as target:
         job = parsed(await target.job(args.job))
-        print(await target.suspend(job), flush=True)
+        tell_change(args.output, job, await target.suspend(job))
         if args.wait:
             await within(args.timeout, pods_ended(target, args.job), "the end of its pods")
-            print("Its pods have ended.")
+            say(args.output, "Its pods have ended.")
     return DONE
 
 

@@ -21,7 +21,7 @@ from rlhf_cli.targets.cluster_events import happening
 from rlhf_cli.targets.cluster_pods import pod_view
 from rlhf_cli.targets.refusals import VERBS, refusal
 from rlhf_cli.targets.target import (
-    Afterwards,
+    Going,
     Happening,
     LogOptions,
     Object,
@@ -150,17 +150,16 @@ class ClusterTarget:
         await self._patch(job, {"spec": {"suspend": True}})
         return f"{job.metadata.name} is suspended: its pods save, then give their devices back."
 
-    async def resume(self, job: RLHFJob) -> Afterwards:
+    async def resume(self, job: RLHFJob) -> Going:
         await self._patch(job, {"spec": {"suspend": False}})
-        print(f"{job.metadata.name} goes on.")
-        return lambda: DONE
+        return Going(lambda: DONE, f"{job.metadata.name} goes on.")
 
-    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Afterwards:
+    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Going:
         attempts = {name: stage.attempt for name, stage in all_stages(job).items()}
         asked = {f"{ANNOTATION_RETRY_STAGE}{name}": str(attempts[name]) for name in stages}
         await self.annotate(job, asked)
-        print(f"{job.metadata.name}: {' and '.join(stages)} gets another try.")
-        return lambda: DONE
+        said = f"{job.metadata.name}: {' and '.join(stages)} gets another try."
+        return Going(lambda: DONE, said)
 
     async def kill(self, job: RLHFJob) -> None:
         for pod in await self.pods(job):

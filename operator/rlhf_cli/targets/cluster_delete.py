@@ -8,6 +8,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_operator.api import ApiError, Resource
 from rlhf_operator.cluster import RLHFJOBS
 
+from rlhf_cli.output import full_name
 from rlhf_cli.targets.refusals import refusal, refuse_storage_of_others
 from rlhf_cli.waiting import until
 
@@ -36,7 +37,7 @@ async def delete(
         await target.kill(job)
     if wait:
         await until(lambda: _is_gone(target, job))
-    said = [f"rlhfjob.rlhf.dev/{name} {'deleted' if wait else 'is being deleted'}"]
+    said = [f"{full_name(name)} {'deleted' if wait else 'is being deleted'}"]
     if with_checkpoints:
         await _delete(target, CLAIMS, claim)
         return [*said, f"persistentvolumeclaim/{claim} deleted"]

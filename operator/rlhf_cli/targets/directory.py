@@ -21,7 +21,7 @@ from rlhf_cli.program import command
 from rlhf_cli.run_folder import EVENTS_FILE, STATUS_FILE, RunFolder
 from rlhf_cli.targets.directory_delete import delete
 from rlhf_cli.targets.directory_stop import ask_to_stop, stopped
-from rlhf_cli.targets.target import Afterwards, Happening, LogOptions, Object, PodView, Scope
+from rlhf_cli.targets.target import Going, Happening, LogOptions, Object, PodView, Scope
 
 LOOK_EVERY: Final = 0.3
 """Seconds between two looks at a file."""
@@ -145,11 +145,11 @@ class Directory:
         ask_to_stop(self.path)
         return f"The run in {self.path} saves its state, then stops. To go on: {again}"
 
-    async def resume(self, job: RLHFJob) -> Afterwards:
-        return lambda: self._run_again(job)
+    async def resume(self, job: RLHFJob) -> Going:
+        return Going(lambda: self._run_again(job))
 
-    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Afterwards:
-        return lambda: self._run_again(job)
+    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Going:
+        return Going(lambda: self._run_again(job))
 
     def _run_again(self, job: RLHFJob) -> int:
         """In the foreground, as `rlhfctl run` does: a run is a process of the user's."""

@@ -16,10 +16,6 @@ from rlhf_cli.run_folder import RunFolder
 
 Object = dict[str, Any]
 """An RLHFJob as it is kept, decoded."""
-Afterwards = Callable[[], int]
-"""What is left to do once the target is closed; returns the exit code."""
-
-
 class Scope(NamedTuple):
     """Which jobs are listed."""
 
@@ -49,6 +45,13 @@ class Happening(NamedTuple):
     message: str
     about: str = ""  # the pod, where it is not the job itself
     times: int = 1
+
+
+class Going(NamedTuple):
+    """A job that goes on."""
+
+    afterwards: Callable[[], int]  # what is left to do once the target is closed: the exit code
+    said: str = ""  # what was done; nothing where all is still to be done
 
 
 class LogOptions(NamedTuple):
@@ -105,11 +108,11 @@ class Target(Protocol):
     async def suspend(self, job: RLHFJob) -> str:
         """Has it stop and save; a sentence that says what was done."""
 
-    async def resume(self, job: RLHFJob) -> Afterwards:
-        """Lets it go on, and says so."""
+    async def resume(self, job: RLHFJob) -> Going:
+        """Lets it go on."""
 
-    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Afterwards:
-        """Gives failed stages another try, and says so."""
+    async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Going:
+        """Gives failed stages another try."""
 
     async def kill(self, job: RLHFJob) -> None:
         """Ends its processes without waiting for them to save."""
