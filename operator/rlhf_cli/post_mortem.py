@@ -14,8 +14,7 @@ from rlhf_operator.settle import every_stage
 
 from rlhf_cli.failures import FAILED
 from rlhf_cli.figures import TITLES
-from rlhf_cli.next_steps import approvals
-from rlhf_cli.program import command, program
+from rlhf_cli.program import program
 from rlhf_cli.run_folder import RunFolder
 
 LOG_LINES: Final = 15
@@ -35,7 +34,7 @@ def explain(job: RLHFJob, folder: RunFolder) -> tuple[list[str], int]:
     stages = every_stage(status)
     failed = [(name, stage) for name, stage in stages.items() if stage.phase == "Failed"]
     if not failed:
-        return [*_unfinished(status, stages), *_approvals(job, folder)], FAILED
+        return _unfinished(status, stages), FAILED
     name, stage = failed[0]
     code = exit_code(job, folder, name, stage)
     lines = [
@@ -82,11 +81,3 @@ def _unfinished(status: JobStatus, stages: dict[str, StageStatus]) -> list[str]:
         if stage.phase != "Succeeded"
     ]
     return [f"{program()}: the run is not finished: {status.phase}", *waiting]
-
-
-def _approvals(job: RLHFJob, folder: RunFolder) -> list[str]:
-    """How a person lets a run on this machine go on."""
-    return [
-        f"To approve it here: {command('approve', gate, '--dir', str(folder.path))}"
-        for gate in approvals(job)
-    ]

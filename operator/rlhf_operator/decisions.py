@@ -47,6 +47,7 @@ class Context(NamedTuple):
     parent_runs: Mapping[str, FinishedRun]
     prepare: Decision | None  # None: this is prepare
     pause: Pause | None  # of the whole job
+    directory: str  # of a run on this machine; empty on a cluster
     now: datetime
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rlhf_api.stages.common import MetricGate
 from rlhf_api.status import FinishedRun
 
@@ -45,6 +47,9 @@ def _unapproved(context: Context, name: str, gate: MetricGate, run: FinishedRun)
     given = annotation(context.job, key)
     if not gate.approval or (given and short(given) == value):
         return None
-    how = f"kubectl annotate rlhfjob {context.job.metadata.name} {key}={value} --overwrite"
+    if context.directory:
+        how = f"rlhfctl approve {name} --dir {shlex.quote(context.directory)}"
+    else:
+        how = f"kubectl annotate rlhfjob {context.job.metadata.name} {key}={value} --overwrite"
     said = f"The result of {name} waits for a person: {how}"
     return Decision("Waiting", "AwaitingApproval", said)

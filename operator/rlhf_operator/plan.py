@@ -162,6 +162,7 @@ def _context(
         parent_runs={name: runs[name] for name in needed if name in runs},
         prepare=decisions[PREPARE] if of_stage else None,
         pause=pause_of(job, observed),
+        directory=observed.directory,
         now=now,
     )
 

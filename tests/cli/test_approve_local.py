@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,10 +65,13 @@ def test_another_job_in_the_same_directory_is_not_approved(gated: Bench) -> None
     assert status_of(gated.run(RLHFJob.parse(other)))["ppo"] == ("Waiting", 0)
 
 
-def test_a_run_that_waits_says_how_it_goes_on(gated: Bench) -> None:
+def test_a_run_that_waits_says_in_its_status_how_it_goes_on(gated: Bench) -> None:
     folder = RunFolder(gated.directory)
     lines, _ = explain(folder.job(), folder)
-    assert lines[-1] == f"To approve it here: rlhfctl approve reward --dir {gated.directory}"
+    assert "kubectl" not in (gated.directory / "status.yaml").read_text()
+    _, command = lines[-1].split("waits for a person: rlhfctl ")
+    assert main(shlex.split(command)) == 0
+    assert status_of(gated.run(job(gated)))["ppo"] == ("Succeeded", 1)
 
 
 def test_a_run_that_is_in_use_is_left_alone(

@@ -169,9 +169,7 @@ def test_what_is_submitted_is_told_as_kubectl_apply_tells_it(form: str, bench: B
         ("delete first --no-wait", "delete rlhfjob second"),
     ],
 )
-def test_what_is_changed_is_named_as_kubectl_names_it(
-    mine: str, theirs: str, bench: Bench
-) -> None:
+def test_what_is_changed_is_named_as_kubectl_names_it(mine: str, theirs: str, bench: Bench) -> None:
     failed = {"status": {"stages": {"sft": {"phase": "Failed", "attempt": 2}}}}
     kind = "rlhf.dev/v1alpha1/rlhfjobs"
     bench.plane.client.patch(kind, "first", failed, bench.namespace, subresource="status")

@@ -16,6 +16,8 @@ from rlhf_cli.run_folder import RunFolder
 
 Object = dict[str, Any]
 """An RLHFJob as it is kept, decoded."""
+
+
 class Scope(NamedTuple):
     """Which jobs are listed."""
 

@@ -89,6 +89,7 @@ class LocalCluster:
             progress=self._server.reports(),
             fingerprints=self._fingerprints,
             is_interrupted=self._is_interrupted,
+            directory=str(self._store.directory),
         )
 
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
