@@ -7,8 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,8 @@ def test_weights_and_biases_writes_a_run_offline(
     in_pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    # What is written is tested here, not how soon its service starts beside other work.
-    for name in ("init_timeout", "finish_timeout"):
-        monkeypatch.setitem(trackers.WeightsAndBiases.SETTINGS, name, PATIENCE)
+    # What is written is tested here, not how soon its service ends beside other work.
+    monkeypatch.setitem(trackers.WeightsAndBiases.SETTINGS, "finish_timeout", PATIENCE)
     monkeypatch.setattr(trackers, "END_SECONDS", PATIENCE)
     run = in_pod.stage_run("sft", SFT)
     report(run, {"WANDB_MODE": "offline"}, range(1, 4), total=3)
@@ -118,6 +118,19 @@ told.close()
 """
 
 
+TWICE = """
+import json, sys
+from rlhf_api.run import StageRun
+from rlhf_trainer.trackers import WeightsAndBiases
+run = StageRun.model_validate(json.load(sys.stdin))
+for _ in range(2):
+    try:
+        WeightsAndBiases(run, {})
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
 @pytest.fixture(params=["refuses", "says nothing"])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Address of one that is of no use."""
@@ -154,19 +167,129 @@ def test_trackers_that_cannot_be_reached_stop_nothing(
     assert len(in_pod.metrics(run)) == 100
 
 
-def test_a_tracker_that_breaks_says_so_once_and_is_left(
-    in_pod: Pod, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Fickle(trackers.MLflow):
+    """A tracker whose calls are numbered; some of them fail."""
+
+    calls: int
+    failing: Container[int]
+    taken: list[int]
+    last: int  # step after which `is_done` is set
+    is_done: threading.Event
+
+    def __init__(self, *_: object) -> None:
+        self._call()
+
+    def log(self, report: trackers.Report) -> None:
+        self._call()
+        self.taken.append(report.step)
+        if report.step == self.last:
+            self.is_done.set()
+
+    def end(self, is_done: bool) -> None:
+        self._call()
+
+    def _call(self) -> None:
+        type(self).calls += 1
+        if self.calls in self.failing:
+            raise ConnectionError(f"call {self.calls}\nand a long story")
+
+
+@pytest.fixture
+def fickle(monkeypatch: pytest.MonkeyPatch) -> type[Fickle]:
+    own = {"calls": 0, "failing": (), "taken": [], "last": 0, "is_done": threading.Event()}
+    made = type("Made", (Fickle,), own)
+    monkeypatch.setattr(trackers, "TRACKERS", {"mlflow": made})
+    monkeypatch.setattr(trackers, "PAUSES", (0.0,))
+    return made
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for record in caplog.records if "mlflow" in (text := record.getMessage())]
+
+
+def test_a_tracker_that_was_not_there_gets_what_it_has_missed(
+    fickle: type[Fickle], caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(trackers.MLflow):
-        def __init__(self, *_: object) -> None: ...
+    fickle.failing, fickle.last = (1, 2, 3, 6, 7), 5
+    thread = offered(fickle, steps=5)
+    assert fickle.is_done.wait(PATIENCE)
+    trackers.end_trackers([thread], is_done=True)
+    assert fickle.taken == [1, 2, 3, 4, 5]
+    assert told(caplog) == [
+        "mlflow takes no reports for now: ConnectionError: call 1",
+        "mlflow takes reports again",
+        "mlflow takes no reports for now: ConnectionError: call 6",
+        "mlflow takes reports again",
+    ]
 
-        def log(self, report: trackers.Report) -> None:
-            raise RuntimeError(f"no step {report.step}\nand a long story")
 
-    monkeypatch.setattr(trackers, "TRACKERS", {"mlflow": Broken})
+def offered(fickle: type[Fickle], steps: int) -> trackers.TrackerThread:
+    thread = trackers.TrackerThread("mlflow", fickle)
+    for step in range(1, steps + 1):
+        thread.offer(trackers.Report(step, 0.0, {}))
+    return thread
+
+
+def test_one_report_that_a_tracker_refuses_holds_no_other_back(
+    fickle: type[Fickle], caplog: pytest.LogCaptureFixture
+) -> None:
+    fickle.failing, fickle.last = range(3, 3 + trackers.MOST_TRIES), 3
+    thread = offered(fickle, steps=3)
+    assert fickle.is_done.wait(PATIENCE)
+    trackers.end_trackers([thread], is_done=True)
+    assert fickle.taken == [1, 3]
+    assert told(caplog)[-1] == "mlflow has not got 1 of 3 reports"
+
+
+def test_what_a_tracker_has_lost_is_told_at_the_end(
+    in_pod: Pod,
+    fickle: type[Fickle],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(trackers, "PAUSES", (PATIENCE,))
+    fickle.failing = range(1, 100)
     report(in_pod.stage_run("sft", SFT), {"MLFLOW_TRACKING_URI": NOBODY}, range(1, 9), total=8)
-    said = [record.getMessage() for record in caplog.records if "mlflow" in record.getMessage()]
-    assert said == ["mlflow gets no more reports: RuntimeError: no step 1"]
+    assert told(caplog) == [
+        "mlflow takes no reports for now: ConnectionError: call 1",
+        "mlflow has not got 8 of 8 reports",
+    ]
+
+
+def test_no_more_reports_wait_than_there_is_room_for(
+    fickle: type[Fickle], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_begin = threading.Event()
+
+    def begin() -> Fickle:
+        may_begin.wait(PATIENCE)
+        return fickle()
+
+    monkeypatch.setattr(trackers, "MOST_WAITING", 2)
+    thread = trackers.TrackerThread("mlflow", begin)
+    for step in range(1, 6):
+        thread.offer(trackers.Report(step, 0.0, {}))
+    may_begin.set()
+    trackers.end_trackers([thread], is_done=True)
+    assert fickle.taken == [1, 2]
+    assert told(caplog) == ["mlflow has not got 3 of 5 reports"]
+
+
+def test_weights_and_biases_can_be_begun_again_after_a_failure(in_pod: Pod, tmp_path: Path) -> None:
+    run = in_pod.stage_run("sft", SFT)
+    given = {"WANDB_BASE_URL": NOBODY, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path)}
+    # A service that another test has started here would be taken.
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        input=json.dumps(run.to_dict()),
+        env=clean | given,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["CommError", "CommError"], done.stderr
 
 
 def test_the_end_of_an_attempt_waits_for_all_trackers_together(

@@ -2,7 +2,7 @@
 
 Each that is installed and configured gets a run of its own for a stage on its inputs; a later
 attempt on the same inputs goes on with it. A tracker works in a thread: one that is slow or cannot
-be reached costs reports, never a step.
+be reached is tried again, and costs reports at most, never a step.
 """
 
 from __future__ import annotations
@@ -15,18 +15,27 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from functools import partial
+from itertools import count
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from rlhf_api.run import StageRun
 
 MOST_WAITING: Final = 1000
 """Reports that wait for a tracker; further ones are lost."""
+PAUSES: Final = (5.0, 20.0, 60.0, 300.0)
+"""Seconds after each try that failed, beside those of the libraries; the last one from then on."""
+MOST_TRIES: Final = 4
+"""Of one report: a tracker may refuse it for what is in it. A run is begun as long as it takes."""
+START_SECONDS: Final = 300.0
+"""How long the service of Weights & Biases may take to start beside other work. Its library (0.31)
+hangs for good where that takes longer."""
 END_SECONDS: Final = 30.0
 """How long the end of a stage waits for what was not yet sent, by all trackers together."""
 STOP_SECONDS: Final = 5.0
 """The same for an attempt that was told to end, whose pod will be killed."""
 Environment = Mapping[str, str]
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -107,7 +116,8 @@ class WeightsAndBiases:
         "console": "off",
         "silent": True,
         "disable_git": True,
-        "init_timeout": 20,
+        "init_timeout": START_SECONDS,
+        "x_service_wait": START_SECONDS,
         "finish_timeout": END_SECONDS,
         "finish_timeout_raises": False,
         # Its service tries for hours by default, and the process does not end before that.
@@ -125,16 +135,22 @@ class WeightsAndBiases:
         import wandb
 
         is_offline = environment.get("WANDB_MODE", "").lower() == "offline"
-        self._run = wandb.init(
-            project=environment.get("WANDB_PROJECT", "rlhf"),
-            group=run.job.name,
-            name=f"{run.job.name}-{run.stage}",
-            id=hashlib.sha256(run.lineage.encode()).hexdigest()[:16],
-            resume=None if is_offline else "allow",
-            dir=run.output,
-            config=settings_of(run),
-            settings=wandb.Settings(**self.SETTINGS),
-        )
+        settings = wandb.Settings(**self.SETTINGS)
+        wandb.setup(settings)  # its service is started with these alone
+        try:
+            self._run = wandb.init(
+                project=environment.get("WANDB_PROJECT", "rlhf"),
+                group=run.job.name,
+                name=f"{run.job.name}-{run.stage}",
+                id=hashlib.sha256(run.lineage.encode()).hexdigest()[:16],
+                resume=None if is_offline else "allow",
+                dir=run.output,
+                config=settings_of(run),
+                settings=settings,
+            )
+        except Exception:
+            wandb.teardown()  # else its service holds the run as one that is in use
+            raise
         self._run.define_metric("*", step_metric="step")  # its own counter cannot go back
 
     @staticmethod
@@ -154,41 +170,72 @@ TRACKERS: Final[dict[str, type[Tracker]]] = {"mlflow": MLflow, "wandb": WeightsA
 
 
 class TrackerThread:
-    """Feeds one tracker; the first error ends it, with one line in the log."""
+    """Feeds one tracker. What it does not take is tried again later; what is lost is told."""
 
     def __init__(self, name: str, begin: Callable[[], Tracker]) -> None:
         self._name, self._begin = name, begin
-        self._waiting: queue.Queue[Report | bool] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[Report | bool] = queue.Queue()
+        self._offered = self._taken = 0
+        self._is_over = threading.Event()
+        self._trouble = ""
         self._thread = threading.Thread(target=self._work, daemon=True, name=name)
         self._thread.start()
 
     def offer(self, report: Report) -> None:
         """Sends it when its turn comes."""
-        with suppress(queue.Full):
-            self._waiting.put_nowait(report)
+        self._offered += 1
+        if self._waiting.qsize() < MOST_WAITING:
+            self._waiting.put(report)
 
     def end(self, is_done: bool) -> None:
         """Ends the run in the tracker, after what waits; does not wait for it."""
-        with suppress(queue.Full):
-            self._waiting.put_nowait(is_done)
+        self._waiting.put(is_done)
+        self._is_over.set()
 
     def wait(self, seconds: float) -> None:
-        """Until the tracker has taken all, or for so long."""
+        """Until the tracker has taken all, or for so long; says what it did not take."""
         self._thread.join(max(seconds, 0.0))
-        if self._thread.is_alive():
-            log.warning("%s has not taken all reports; the stage ends without", self._name)
+        if lost := self._offered - self._taken:
+            log.warning("%s has not got %d of %d reports", self._name, lost, self._offered)
 
     def _work(self) -> None:
-        try:
-            tracker = self._begin()
-            while not isinstance(item := self._waiting.get(), bool):
-                tracker.log(item)
-            tracker.end(item)
-        except Exception as error:  # whatever a library or a server may come up with
-            said = str(error).splitlines() or [""]
-            log.warning(
-                "%s gets no more reports: %s: %s", self._name, type(error).__name__, said[0]
-            )
+        tracker = self._patiently(self._begin)
+        if tracker is None:
+            return
+        while not isinstance(item := self._waiting.get(), bool):
+            self._patiently(partial(self._send, tracker, item), MOST_TRIES)
+        self._patiently(partial(tracker.end, item), tries=1)
+
+    def _send(self, tracker: Tracker, report: Report) -> None:
+        tracker.log(report)
+        self._taken += 1
+
+    def _patiently(self, act: Callable[[], Result], tries: float = math.inf) -> Result | None:
+        """What it returns; None where it fails until the stage is over, or so many times."""
+        for number in count(1):
+            try:
+                result = act()
+            except Exception as error:  # whatever a library or a server may come up with
+                self._tell(error)
+                pause = PAUSES[min(number, len(PAUSES)) - 1]
+                if number >= tries or self._is_over.wait(pause):
+                    return None
+            else:
+                self._tell(None)
+                return result
+        raise AssertionError("count does not end")
+
+    def _tell(self, error: Exception | None) -> None:
+        """Once for each kind of trouble, and once when it is over."""
+        trouble = type(error).__name__ if error else ""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if error is None:
+            log.warning("%s takes reports again", self._name)
+            return
+        said = str(error).splitlines() or [""]
+        log.warning("%s takes no reports for now: %s: %s", self._name, trouble, said[0])
 
 
 def start_trackers(run: StageRun, environment: Environment) -> list[TrackerThread]:
