@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rlhf_cli.arguments.parser import Commands
+from rlhf_cli.arguments.command import Commands
 from rlhf_cli.arguments.shared import change, on_job, seconds, timeout, waiting
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_cli.arguments.parser import Commands
+from rlhf_cli.arguments.command import Commands
 from rlhf_cli.arguments.shared import on_cluster, overrides, waiting
 
 

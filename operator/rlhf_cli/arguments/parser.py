@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final, NoReturn, TypeAlias
+from typing import Final
 
-from rlhf_cli.failures import DONE, EXIT_CODES, USAGE
-from rlhf_cli.program import program, release
+from rlhf_cli.arguments import jobs, manifests, tools
+from rlhf_cli.arguments.command import Parser, Version
+from rlhf_cli.failures import EXIT_CODES
+from rlhf_cli.program import program
 
 DESCRIPTION: Final = "RLHF from one manifest: check it, run it here or on a cluster, follow it."
 EPILOG: Final = """\
@@ -17,30 +19,8 @@ exit codes:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with the exit code that means bad usage everywhere else in this project."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how to learn more."""
-        self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
-
-
-class Version(argparse.Action):
-    """Print the installed version; it is looked up only when asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        """Print and leave."""
-        print(program(), release())
-        parser.exit(DONE)
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-
-
 def build_parser() -> Parser:
     """All commands and their flags."""
-    from rlhf_cli.arguments import jobs, manifests, tools
-
     parser = Parser(
         prog=program(),
         description=DESCRIPTION,

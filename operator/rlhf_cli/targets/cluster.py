@@ -12,40 +12,33 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import CheckpointRef
 from rlhf_operator.api import Api, ApiError, Resource, pause_after
 from rlhf_operator.cluster import RLHFJOBS
-from rlhf_operator.names import ANNOTATION_RETRY_STAGE, LABEL_JOB, claim_name
+from rlhf_operator.names import ANNOTATION_RETRY_STAGE, claim_name
 
 from rlhf_cli.failures import DONE, Failure
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import RunFolder
+from rlhf_cli.targets.cluster_delete import delete
 from rlhf_cli.targets.cluster_events import happening
-from rlhf_cli.targets.cluster_pods import pod_view
-from rlhf_cli.targets.refusals import VERBS, refusal
+from rlhf_cli.targets.cluster_requests import ClusterRequests
+from rlhf_cli.targets.refusals import refusal
 from rlhf_cli.targets.target import (
     Going,
     Happening,
-    LogOptions,
     Object,
-    PodView,
     Scope,
     all_stages,
 )
 
-FIELD_MANAGER: Final = "rlhfctl"
-MERGE: Final = "application/merge-patch+json"
-APPLY: Final = "application/apply-patch+yaml"
-PODS: Final = Resource("v1", "Pod", "pods")
 EVENTS: Final = Resource("v1", "Event", "events")
-CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 RETRIES: Final = 5
 
 
-class ClusterTarget:
+class ClusterTarget(ClusterRequests):
     """The Target on a cluster, and what only a cluster has: apply, raw requests."""
 
     def __init__(self, api: Api, namespace: str, flags: Sequence[str]) -> None:
         """`flags`: those that lead here, for commands that the user is told."""
-        self.api = api
-        self.namespace = namespace
+        super().__init__(api, namespace)
         self._flags = list(flags)
 
     @property
@@ -61,7 +54,7 @@ class ClusterTarget:
 
     async def jobs(self, scope: Scope) -> list[Object]:
         namespace = None if scope.everywhere else self.namespace
-        items, _ = await self._listed(RLHFJOBS, namespace, scope.selector)
+        items, _ = await self.listed(RLHFJOBS, namespace, scope.selector)
         return sorted(items, key=_by_name)
 
     async def job(self, name: str | None) -> Object:
@@ -108,50 +101,29 @@ class ClusterTarget:
 
     async def events(self, job: RLHFJob) -> list[Happening]:
         name = job.metadata.name
-        mine, _ = await self._listed(
+        mine, _ = await self.listed(
             EVENTS, self.namespace, fields=f"involvedObject.uid={job.metadata.uid}"
         )
         pods = {pod.name for pod in await self.pods(job)}
         of_pods = []
         if pods:
-            listed, _ = await self._listed(EVENTS, self.namespace, fields="involvedObject.kind=Pod")
+            listed, _ = await self.listed(EVENTS, self.namespace, fields="involvedObject.kind=Pod")
             of_pods = [item for item in listed if item["involvedObject"].get("name") in pods]
         found = [happening(item, name) for item in [*mine, *of_pods]]
         return sorted(found, key=lambda item: item.time)
-
-    async def pods(self, job: RLHFJob) -> list[PodView]:
-        items = await self.raw_pods(f"{LABEL_JOB}={job.metadata.name}")
-        views = [view for item in items if (view := pod_view(item))]
-        return sorted(views, key=lambda view: (view.stage, view.attempt, view.completion_index))
-
-    async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
-        asked = {
-            "follow": "true" if options.follow else "",
-            "tailLines": "" if options.tail is None else str(options.tail),
-            "sinceSeconds": str(options.since or ""),
-            "timestamps": "true" if options.timestamps else "",
-            "previous": "true" if options.previous else "",
-        }
-        query = {key: value for key, value in asked.items() if value}
-        path = PODS.path(self.namespace, pod.name, "log")
-        try:
-            async for line in self.api.lines(path, query, "pods/log"):
-                yield line.decode("utf-8", "replace").rstrip("\r")
-        except ApiError as error:
-            raise refusal(error, "get", "pods/log", self.namespace) from None
 
     async def is_worked_on(self, job: RLHFJob) -> bool:
         return True
 
     async def annotate(self, job: RLHFJob, annotations: Mapping[str, str]) -> None:
-        await self._patch(job, {"metadata": {"annotations": dict(annotations)}})
+        await self.patch(job, {"metadata": {"annotations": dict(annotations)}})
 
     async def suspend(self, job: RLHFJob) -> str:
-        await self._patch(job, {"spec": {"suspend": True}})
+        await self.patch(job, {"spec": {"suspend": True}})
         return f"{job.metadata.name} is suspended: its pods save, then give their devices back."
 
     async def resume(self, job: RLHFJob) -> Going:
-        await self._patch(job, {"spec": {"suspend": False}})
+        await self.patch(job, {"spec": {"suspend": False}})
         return Going(lambda: DONE, f"{job.metadata.name} goes on.")
 
     async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Going:
@@ -161,18 +133,9 @@ class ClusterTarget:
         said = f"{job.metadata.name}: {' and '.join(stages)} gets another try."
         return Going(lambda: DONE, said)
 
-    async def kill(self, job: RLHFJob) -> None:
-        for pod in await self.pods(job):
-            if not pod.is_over:
-                body = {"gracePeriodSeconds": 0}
-                path = PODS.path(self.namespace, pod.name)
-                await self.request("DELETE", path, body=body, what=f"pods/{pod.name}")
-
     async def delete(
         self, job: RLHFJob, *, with_checkpoints: bool, wait: bool, force: bool
     ) -> list[str]:
-        from rlhf_cli.targets.cluster_delete import delete
-
         return await delete(
             self, job, claim_name(job), with_checkpoints=with_checkpoints, wait=wait, force=force
         )
@@ -186,51 +149,6 @@ class ClusterTarget:
         from rlhf_cli.targets.cluster_files import fetch
 
         await fetch(self, job, checkpoint, folder)
-
-    # What only a cluster has
-
-    async def raw_pods(self, selector: str) -> list[Object]:
-        """Pods by their labels, as the API server has them."""
-        items, _ = await self._listed(PODS, self.namespace, selector)
-        return items
-
-    async def raw_pod(self, name: str) -> Object:
-        """One of them."""
-        return await self.request("GET", PODS.path(self.namespace, name), what=f"pods/{name}")
-
-    async def apply(self, body: Object, *, dry_run: bool, force: bool) -> Object:
-        """Server-side apply as rlhfctl. ApiError 409 tells who else owns a field."""
-        meta = body["metadata"]
-        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
-        query |= {"dryRun": "All"} if dry_run else {}
-        query |= {"force": "true"} if force else {}
-        path = RLHFJOBS.path(self.namespace, meta["name"])
-        return await self.api.request("PATCH", path, query, body, APPLY, label="rlhfjobs")
-
-    async def request(
-        self, method: str, path: str, body: Object | None = None, *, what: str, kind: str = ""
-    ) -> Object:
-        """Any other request. Raises Failure."""
-        query = {"fieldManager": FIELD_MANAGER} if body and method in ("POST", "PATCH") else {}
-        try:
-            return await self.api.request(method, path, query, body, kind or "application/json")
-        except ApiError as error:
-            raise refusal(error, VERBS[method], what, self.namespace) from None
-
-    async def _patch(self, job: RLHFJob, change: Object) -> None:
-        name = job.metadata.name
-        meta = {"uid": job.metadata.uid, **change.get("metadata", {})}
-        path = RLHFJOBS.path(self.namespace, name)
-        body = {**change, "metadata": meta}
-        await self.request("PATCH", path, body, what=f"rlhfjobs/{name}", kind=MERGE)
-
-    async def _listed(
-        self, resource: Resource, namespace: str | None, selector: str = "", fields: str = ""
-    ) -> tuple[list[Object], int]:
-        try:
-            return await self.api.list(resource, namespace, selector=selector, fields=fields)
-        except ApiError as error:
-            raise refusal(error, "list", resource.plural, namespace) from None
 
     async def _not_found(self, name: str) -> Failure:
         try:

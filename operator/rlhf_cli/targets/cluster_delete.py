@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rlhf_api.job import RLHFJob
 from rlhf_operator.api import ApiError, Resource
 from rlhf_operator.cluster import RLHFJOBS
 
 from rlhf_cli.output import full_name
+from rlhf_cli.targets.cluster_requests import ClusterRequests
 from rlhf_cli.targets.refusals import refusal, refuse_storage_of_others
 from rlhf_cli.waiting import until
-
-if TYPE_CHECKING:
-    from rlhf_cli.targets.cluster import ClusterTarget
 
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 
 
 async def delete(
-    target: ClusterTarget,
+    target: ClusterRequests,
     job: RLHFJob,
     claim: str,
     *,
@@ -48,14 +44,14 @@ async def delete(
 
 
 async def _delete(
-    target: ClusterTarget, resource: Resource, name: str, uid: str | None = None
+    target: ClusterRequests, resource: Resource, name: str, uid: str | None = None
 ) -> None:
     body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid} if uid else {}}
     path = resource.path(target.namespace, name)
     await target.request("DELETE", path, body, what=f"{resource.plural}/{name}")
 
 
-async def _is_gone(target: ClusterTarget, job: RLHFJob) -> bool:
+async def _is_gone(target: ClusterRequests, job: RLHFJob) -> bool:
     try:
         found = await target.api.get(RLHFJOBS, target.namespace, job.metadata.name)
     except ApiError as error:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import MANIFEST
@@ -22,13 +22,11 @@ from rlhf_cli.failures import CHECKPOINT, DENIED, TRANSIENT, UNAVAILABLE, Failur
 from rlhf_cli.progress.history import from_log
 from rlhf_cli.progress.transfer import Transfer
 from rlhf_cli.run_folder import STATUS_FILE, RunFolder
+from rlhf_cli.targets.cluster_requests import ClusterRequests
 from rlhf_cli.targets.files import Received
 from rlhf_cli.targets.reader_pod import reader_pod
 from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
 from rlhf_cli.yaml_text import write_document
-
-if TYPE_CHECKING:
-    from rlhf_cli.targets.cluster import ClusterTarget
 
 RECORDS: Final = ("metrics.jsonl", "samples.jsonl", "versions.json", "data.json")
 """What a report is made of, in the folder of an attempt."""
@@ -40,7 +38,7 @@ AFTER_A_CUT: Final = 1.0
 
 
 @asynccontextmanager
-async def records(target: ClusterTarget, job: RLHFJob) -> AsyncIterator[RunFolder]:
+async def records(target: ClusterRequests, job: RLHFJob) -> AsyncIterator[RunFolder]:
     """A folder as a local run's, with the job's status and what its trainers recorded."""
     with tempfile.TemporaryDirectory(prefix="rlhfctl-") as directory:
         folder = RunFolder(directory)
@@ -58,7 +56,7 @@ async def records(target: ClusterTarget, job: RLHFJob) -> AsyncIterator[RunFolde
         yield folder
 
 
-async def _bring_records(target: ClusterTarget, job: RLHFJob, folder: RunFolder) -> None:
+async def _bring_records(target: ClusterRequests, job: RLHFJob, folder: RunFolder) -> None:
     lineages = [
         found for name, stage in all_stages(job).items() if (found := _lineage(job, name, stage))
     ]
@@ -76,7 +74,7 @@ def _lineage(job: RLHFJob, name: str, stage: StageStatus) -> str | None:
     return lineage(job, name, stage.hash) if stage.hash and name != "prepare" else None
 
 
-async def _curves_of_logs(target: ClusterTarget, job: RLHFJob, folder: RunFolder) -> None:
+async def _curves_of_logs(target: ClusterRequests, job: RLHFJob, folder: RunFolder) -> None:
     with contextlib.suppress(Failure):
         for pod in await target.pods(job):
             stage = all_stages(job).get(pod.stage)
@@ -98,7 +96,7 @@ def _write_curves(attempt: Path, lines: Sequence[str]) -> None:
 
 
 async def fetch(
-    target: ClusterTarget, job: RLHFJob, checkpoint: CheckpointRef, folder: Path
+    target: ClusterRequests, job: RLHFJob, checkpoint: CheckpointRef, folder: Path
 ) -> None:
     """All files of a checkpoint, each verified against its manifest. Raises Failure."""
     patterns = [f"{checkpoint.uri}/{MANIFEST}", f"{checkpoint.uri}/**"]
@@ -110,7 +108,7 @@ async def fetch(
 
 
 async def _read_all(
-    target: ClusterTarget, job: RLHFJob, patterns: Sequence[str], received: Received
+    target: ClusterRequests, job: RLHFJob, patterns: Sequence[str], received: Received
 ) -> None:
     """Goes on after a cut, as long as each time more has come. Raises Failure."""
     before = 0
@@ -129,7 +127,7 @@ async def _read_all(
 
 
 async def _read(
-    target: ClusterTarget, job: RLHFJob, patterns: Sequence[str], received: Received
+    target: ClusterRequests, job: RLHFJob, patterns: Sequence[str], received: Received
 ) -> None:
     """Has a pod write the files that fit, and takes them. Raises Failure."""
     if uri := job.spec.checkpoints.uri:
@@ -165,7 +163,7 @@ async def _read(
 
 
 async def _pod(
-    target: ClusterTarget, job: RLHFJob, patterns: Sequence[str], have: Mapping[str, int]
+    target: ClusterRequests, job: RLHFJob, patterns: Sequence[str], have: Mapping[str, int]
 ) -> Object:
     """With the image of the job's own pods: it is on the nodes already, and has Python."""
     pods = await target.raw_pods(f"{LABEL_JOB}={job.metadata.name}")
@@ -183,7 +181,7 @@ async def _pod(
     return reader_pod(job, image, patterns, have, node)
 
 
-async def _started(target: ClusterTarget, name: str) -> None:
+async def _started(target: ClusterRequests, name: str) -> None:
     """Until its container has run. Raises Failure with the pod's own words."""
     waited, has_told = 0.0, False
     while True:
