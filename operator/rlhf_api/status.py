@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rlhf_api.base import Contract
 from rlhf_api.lists import KeyedBy
+from rlhf_api.pods import Image
 
 MOST_METRICS: Final = 128
 """Metrics that a status holds of one stage."""
@@ -63,6 +64,7 @@ class FinishedRun(Contract):
     hash: Digest = Field(description="Input hash of the stage.")
     attempt: int = Field(description="Attempt that reached it.")
     checkpoint: CheckpointRef = Field(description="The stage's output.")
+    image: Image | None = Field(default=None, description="Image that it was reached with.")
     metrics: Metrics = Field(default_factory=dict, description="Final metrics.")
     start_time: Time | None = Field(default=None, description="RFC 3339.")
     completion_time: Time | None = Field(default=None, description="RFC 3339.")
@@ -136,6 +138,9 @@ class StageStatus(Contract):
     settings: Digest | None = Field(
         default=None,
         description="Digest of all that the newest attempt was started with.",
+    )
+    image: Image | None = Field(
+        default=None, description="Image of the newest attempt's pods, also where it is a default."
     )
     gpus: int = Field(default=0, ge=0, description="Devices of the newest attempt's gang.")
     ended: AttemptEnd | None = Field(

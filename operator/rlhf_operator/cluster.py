@@ -29,6 +29,7 @@ from rlhf_operator.names import ANNOTATION_GANG, child_name
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.plan import stage_status
 from rlhf_operator.render import Platform
+from rlhf_operator.render.defaults import default_image
 from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.settle import is_under_way
 
@@ -90,6 +91,7 @@ class KubernetesCluster:
             attempts=tuple(a._replace(is_whole=self._is_whole(job, a, now)) for a in found),
             progress=self._reports(key),
             scheduling=SchedulingStatus(gang=gang.name, reason=gang.why),
+            image=default_image(self.platform.defaults),
         )
 
     def _attempts(self, job: RLHFJob, now: datetime) -> tuple[Attempt, ...]:

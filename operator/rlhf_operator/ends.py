@@ -140,6 +140,7 @@ def _finished(look: Look, status: StageStatus, outcome: Outcome) -> StageStatus:
             hash=status.hash,
             attempt=status.attempt,
             checkpoint=result.checkpoint,
+            image=status.image,
             metrics=metrics,
             start_time=status.start_time,
             completion_time=now,

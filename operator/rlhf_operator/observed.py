@@ -127,6 +127,7 @@ class Observed(NamedTuple):
     scheduling: SchedulingStatus | None = None  # the gang scheduler of its pods
     left_over: tuple[tuple[str, int], ...] = ()  # attempts without Job and pods: a Service, …
     is_interrupted: bool = False  # whoever runs its pods on this machine was told to stop
+    image: str | None = None  # trainer image of jobs that name none
     directory: str = ""  # of a run on this machine; empty on a cluster
 
     def of(self, stage: str) -> tuple[Attempt, ...]:

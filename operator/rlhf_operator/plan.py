@@ -18,7 +18,8 @@ from rlhf_api.status import FinishedRun, JobStatus, StageStatus
 from rlhf_operator.decisions import Context, Decision
 from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
-from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash, settings
+from rlhf_operator.images import wanted_of
+from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.pausing import pause_of
 from rlhf_operator.policies import decide, finished_run, is_prepared
@@ -129,14 +130,14 @@ def _wanted(
     runs: Mapping[str, FinishedRun],
 ) -> Wanted | None:
     if stage == PREPARE:
-        wanted = prepare_hash(job, observed.fingerprints)
-        return Wanted(wanted, settings(job, stage, wanted))
+        before = stage_status(status, stage)
+        return wanted_of(job, stage, before, lambda it: prepare_hash(it, observed.fingerprints))
     needed = set(parents(job.spec, stage).values())
     if not is_prepared(stage_status(status, PREPARE), prepare) or not needed <= set(runs):
         return None
     outputs = {parent: runs[parent].checkpoint.digest for parent in needed}
-    wanted = input_hash(job, stage, status.sources, outputs)
-    return Wanted(wanted, settings(job, stage, wanted))
+    before = stage_status(status, stage)
+    return wanted_of(job, stage, before, lambda it: input_hash(it, stage, status.sources, outputs))
 
 
 def _context(

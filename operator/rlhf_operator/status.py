@@ -15,6 +15,7 @@ from rlhf_operator.columns import columns
 from rlhf_operator.conditions import State, conditions, job_state, with_conditions
 from rlhf_operator.decisions import Decision, Verdict
 from rlhf_operator.ends import Look, retry_is_asked, stopped
+from rlhf_operator.images import image_of
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
 from rlhf_operator.pausing import pause_of
@@ -99,7 +100,7 @@ def _stage(
     status = stage_status(assessment.status, stage)
     decision = assessment.decisions.get(stage) or _removed(status)
     if begin:
-        status = _begun(look.job, status, begin)
+        status = _begun(look.job, status, begin, assessment.observed.image)
     elif decision.verdict == "Stop":
         status = stopped(look, stage, status, decision.reason)
     elif run := assessment.runs.get(stage):
@@ -125,8 +126,13 @@ def _paused(decision: Decision) -> StagePhase | None:
     return "Suspended" if decision.reason in pausing.REASONS else None
 
 
-def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatus:
-    """A fresh attempt; counts start again where inputs or settings are new, or a person asks."""
+def _begun(
+    job: RLHFJob, status: StageStatus, begin: BeginAttempt, default: str | None
+) -> StageStatus:
+    """A fresh attempt; counts start again where inputs or settings are new, or a person asks.
+
+    `default`: image of jobs that name none.
+    """
     restarts, before = dict(status.restarts), status.ended
     if before and before.kind != "Done":
         restarts[before.kind] = restarts.get(before.kind, 0) + 1
@@ -134,6 +140,7 @@ def _begun(job: RLHFJob, status: StageStatus, begin: BeginAttempt) -> StageStatu
         "attempt": begin.attempt,
         "hash": begin.hash,
         "settings": begin.settings,
+        "image": image_of(job, begin.stage, default),
         "gpus": _gpus(job, begin.stage),
         "restarts": restarts,
         "start_time": None,
@@ -169,6 +176,7 @@ def _with_result(status: StageStatus, run: FinishedRun) -> StageStatus:
         update={
             "hash": run.hash,
             "settings": None,  # the newest attempt worked on something else
+            "image": run.image,
             "checkpoint": run.checkpoint,
             "metrics": run.metrics,
             "start_time": run.start_time,

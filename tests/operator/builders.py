@@ -88,6 +88,7 @@ class World:
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.progress: dict[tuple[str, int], Progress] = {}
         self.fingerprints: dict[str, str] = {}
+        self.default_image = "trainer:1"
 
     @property
     def status(self) -> JobStatus:
@@ -104,7 +105,12 @@ class World:
         return found.status, found.reason
 
     def observed(self) -> Observed:
-        return Observed(tuple(self.attempts.values()), dict(self.progress), dict(self.fingerprints))
+        return Observed(
+            tuple(self.attempts.values()),
+            dict(self.progress),
+            dict(self.fingerprints),
+            image=self.default_image,
+        )
 
     def assess(self, observed: Observed) -> Assessment:
         return assess(self.job, observed, self.now)

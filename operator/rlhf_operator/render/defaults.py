@@ -13,13 +13,18 @@ def with_defaults(job: RLHFJob, defaults: Defaults) -> RLHFJob:
     """The job as it is rendered. Hashes are taken of the job as its user wrote it."""
     spec = job.spec
     update = {
-        "image": spec.image or defaults.image or DEFAULT_IMAGE,
+        "image": spec.image or default_image(defaults),
         "scheduling": spec.scheduling.model_copy(
             update={"queue": spec.scheduling.queue or defaults.queue}
         ),
         "checkpoints": spec.checkpoints.model_copy(update={"claim": _claim(spec, defaults)}),
     }
     return job.model_copy(update={"spec": spec.model_copy(update=update)})
+
+
+def default_image(defaults: Defaults) -> str:
+    """The trainer image of jobs that name none."""
+    return defaults.image or DEFAULT_IMAGE
 
 
 def _claim(spec: JobSpec, defaults: Defaults) -> Claim | None:
