@@ -19,6 +19,7 @@ from rlhf_operator.names import (
     child_name,
 )
 from rlhf_operator.observed import Attempt, Pod, PodPhase, parse_result
+from rlhf_operator.render.pod import GRACE_SECONDS
 from rlhf_operator.times import read
 
 Object = dict[str, Any]
@@ -148,6 +149,7 @@ def _attempt(
         condition=condition,
         reason=reason,
         is_suspended=bool((job.get("spec") or {}).get("suspend")),
+        lost_a_node=_outlived_grace(job),
     )
     return attempt._replace(pods=(*seen, *_unseen_end(attempt, job)))
 
@@ -162,6 +164,21 @@ def job_end(job: Object) -> tuple[Literal["Complete", "Failed"] | None, str | No
         if condition["type"] == "Failed":
             return "Failed", condition.get("reason")
     return None, None
+
+
+def _outlived_grace(job: Object) -> bool:
+    """Whether a pod was still there long after its Job had failed, and had told it to end.
+
+    Its kubelet would have ended it in time, so its node did not answer. The Job controller sets
+    FailureTarget when it begins to delete pods, Failed when the last one is gone, and leaves both:
+    all that still tells of the node to an operator that was away meanwhile.
+    """
+    found = (job.get("status") or {}).get("conditions") or []
+    times = {c["type"]: c.get("lastTransitionTime") for c in found if c.get("status") == "True"}
+    told, gone = times.get("FailureTarget"), times.get("Failed")
+    if not told or not gone:
+        return False
+    return read(gone) > read(told) + timedelta(seconds=GRACE_SECONDS) + NODE_SILENCE
 
 
 def _unseen_end(attempt: Attempt, job: Object) -> Iterator[Pod]:

@@ -57,6 +57,7 @@ class Attempt(NamedTuple):
     is_terminating: bool = False  # deletion has begun
     is_whole: bool = True  # Service, ConfigMap and gang object are there too, as they were made
     is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
+    lost_a_node: bool = False  # told by its Job alone, also where nobody looked at that time
     queue_message: str = ""  # why, in the queue's own words; empty where they are not known
 
     @property

@@ -78,11 +78,12 @@ def _settled_stage(look: Look, stage: str, status: StageStatus, observed: Observ
 def _pardoned(status: StageStatus, attempt: Attempt, outcome: Outcome) -> Outcome:
     """A fault whose cause was no fault of the pods: their exit codes tell nothing of it.
 
-    Pods of a node that was lost are gone by now, and only what was written down still tells of it.
+    Pods of a node that was lost are gone by now: what was written down still tells of it, or the
+    Job.
     """
     if outcome.kind != "Fault":
         return outcome
-    if status.timeline and status.timeline.node_lost:
+    if attempt.lost_a_node or (status.timeline and status.timeline.node_lost):
         return Outcome("Disruption", "NodeLost", "A node was lost, and pods of the gang with it.")
     if attempt.is_terminating:  # somebody deleted it
         return outcome._replace(kind="Disruption")

@@ -105,6 +105,54 @@ def test_a_lost_node_is_waited_for_until_somebody_says_that_it_is_gone(
     assert stage(jobs.get(), "sft")["faults"] == 0
 
 
+def test_a_node_that_is_lost_while_no_operator_is_there_is_no_fault(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], gpus: list[FakeNode]
+) -> None:
+    """Its peer in the gang fails by itself, and is all that is left of the attempt."""
+
+    def chosen(pod: Object) -> Script:
+        labels = pod["metadata"]["labels"]
+        is_first = (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "1")
+        return Script(run_s=None) if is_first else succeed(pod)
+
+    kubelet = play(chosen)
+    operator = run_operator()
+    made = manifest(jobs.namespace, nodes=2, stages="sft")
+    made["spec"]["resources"]["gpusPerNode"] = 8
+    jobs.create(made)
+    jobs.wait_running("sft")
+    operator.kill()
+    lost, peer = jobs.pods("sft")
+    node = next(n for n in gpus if n.name == lost["spec"]["nodeName"])
+    kubelet.lose_node(node.name)
+    node.lose()
+    kubelet.kill(peer)
+    wait_until(lambda: "FailureTarget" in ends(jobs), timeout=60)
+    node.take_out_of_service()
+    wait_until(lambda: "Failed" in ends(jobs), timeout=60)
+    assert [pod["metadata"]["name"] for pod in jobs.pods("sft")] == [peer["metadata"]["name"]]
+    as_after_a_grace_period(jobs)
+    operator.start()
+    status = stage(jobs.wait(lambda job: "ended" in stage(job, "sft"), timeout=60), "sft")
+    assert (status["ended"]["kind"], status["ended"]["reason"]) == ("Disruption", "NodeLost")
+    assert (status["faults"], status["disruptions"]) == (0, 1)
+
+
+def ends(jobs: Jobs) -> dict[str, Object]:
+    """The conditions by which the Job controller ends the first attempt."""
+    job = jobs.client.get("batch/v1/jobs", "tiny-sft-1", jobs.namespace)
+    return {item["type"]: item for item in job["status"].get("conditions", [])}
+
+
+def as_after_a_grace_period(jobs: Jobs) -> None:
+    """Moves the Job's failure back, in place of minutes in which the lost pod stays."""
+    early = ends(jobs)
+    early["FailureTarget"]["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    status = {"status": {"conditions": list(early.values())}}
+    plural = "batch/v1/jobs"
+    jobs.client.patch(plural, "tiny-sft-1", status, jobs.namespace, subresource="status")
+
+
 def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(
     jobs: Jobs,
     run_operator: Run,

@@ -261,6 +261,18 @@ def test_a_pod_that_failed_is_the_cause_even_where_others_are_missing() -> None:
     assert outcome_of(attempt).kind == "Fault"
 
 
+@pytest.mark.parametrize(("last_pod_goes", "lost"), [("12:02:30", False), ("12:02:31", True)])
+def test_a_pod_that_outlives_its_grace_period_was_on_a_node_that_was_lost(
+    last_pod_goes: str, lost: bool
+) -> None:
+    told = condition("FailureTarget", "True") | {"lastTransitionTime": "2026-01-31T12:00:00Z"}
+    gone = FAILED | {"lastTransitionTime": f"2026-01-31T{last_pod_goes}Z"}
+    (attempt,) = attempts("tiny", OURS, [a_job(told, gone, size=2)], [], NOON)
+    assert attempt.lost_a_node is lost
+    (attempt,) = attempts("tiny", OURS, [a_job(told, size=2)], [], NOON)
+    assert not attempt.lost_a_node
+
+
 def test_an_attempt_that_took_too_long_is_no_disruption() -> None:
     late = condition("Failed", "True", "DeadlineExceeded")
     (attempt,) = attempts("tiny", OURS, [a_job(late)], [], NOON)
