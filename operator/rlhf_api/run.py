@@ -95,6 +95,9 @@ class StageRun(Contract):
         description="Folder in an object store that lineage and output belong to; on the pod's "
         "own disk they are then but a copy.",
     )
+    store_secret: str | None = Field(
+        default=None, description="Secret with the credentials of the store."
+    )
     evaluation: Evaluation | None = Field(default=None, description="Prompts to answer at the end.")
 
     @property

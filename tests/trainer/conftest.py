@@ -59,6 +59,7 @@ def ranks() -> Iterator[Any]:
 def open_session(in_pod: Pod, ranks: Any) -> Iterator[Any]:
     """Opens a Session on the shared process group, for stages that are trained in this process."""
     from rlhf_trainer.checkpoint import Checkpointer
+    from rlhf_trainer.disk import SharedDisk
     from rlhf_trainer.guards import Guard
     from rlhf_trainer.session import Session, seed_everything
     from rlhf_trainer.telemetry import Telemetry
@@ -73,7 +74,7 @@ def open_session(in_pod: Pod, ranks: Any) -> Iterator[Any]:
             ranks=ranks,
             tokenizer=load_tokenizer(run),
             telemetry=Telemetry(run, ranks, {}),
-            checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep),
+            checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep, SharedDisk(ranks)),
             guard=Guard(ranks),
         )
         opened.append(session)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from engine_curve import curve, make_engine, weights
 from rlhf_trainer.checkpoint import Checkpointer, verify
+from rlhf_trainer.disk import open_disk
 from rlhf_trainer.errors import CheckpointUnusable, Transient
 from rlhf_trainer.ranks import Ranks
 from trainer_pod import Pod
@@ -22,7 +23,8 @@ SFT = {"data": {"source": "unused"}}
 
 
 def checkpointer(pod: Pod, ranks: Ranks, attempt: int = 1, keep: int = 2, **changes: Any) -> Any:
-    return Checkpointer(pod.stage_run("sft", SFT, attempt=attempt, **changes), ranks, keep)
+    run = pod.stage_run("sft", SFT, attempt=attempt, **changes)
+    return Checkpointer(run, ranks, keep, open_disk(run, ranks))
 
 
 def steps(saver: Checkpointer) -> list[int]:

@@ -7,7 +7,8 @@ Layout below the lineage (all attempts on one input hash):
     attempt-<n>/output/           what the stage hands on
 
 A directory is written under a name that starts with `.tmp-`, its files are fsynced and hashed, the
-manifest is written, and only then it gets its name: what has a name is whole.
+manifest is written, and only then it gets its name: what has a name is whole. Whether the ranks see
+one disk or each node its own, and what becomes of what is committed, is for `disk.py` to know.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -27,6 +28,7 @@ import torch
 from rlhf_api.run import MANIFEST, StageRun
 from rlhf_api.status import CheckpointRef
 
+from rlhf_trainer.disk import SharedDisk, Sharing, Shelf
 from rlhf_trainer.errors import CheckpointUnusable, Transient
 from rlhf_trainer.ranks import Ranks
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from rlhf_trainer.engine import Engine
 
 FORMAT_VERSION: Final = 1
-CHECKPOINT_VOLUME: Final = "checkpoints"
 _STEP = re.compile(r"^step-(\d+)$")
 _ATTEMPT = re.compile(r"^attempt-(\d+)$")
 _WALL_CLOCK = ("time/", "train/tokens_per_second")
@@ -57,8 +58,8 @@ class _Candidate(NamedTuple):
 class Checkpointer:
     """Saves and restores one run. All its methods are collectives but where it says otherwise."""
 
-    def __init__(self, run: StageRun, ranks: Ranks, keep: int) -> None:
-        self.run, self.ranks, self.keep = run, ranks, keep
+    def __init__(self, run: StageRun, ranks: Ranks, keep: int, disk: SharedDisk) -> None:
+        self.run, self.ranks, self.keep, self.disk = run, ranks, keep, disk
         self.directory = Path(run.output)
         self.lineage = {"job": run.job.uid, "stage": run.stage, "hash": run.hash}
 
@@ -87,9 +88,7 @@ class Checkpointer:
             write,
             {**self._origin(step), "best": best},
         )
-        if self.ranks.is_main:
-            self._delete_old()
-        self.ranks.barrier()
+        self.disk.tidy(self._delete_old)
 
     def restore(self, engines: Mapping[str, Engine]) -> Restored | None:
         """Load the newest valid checkpoint of this lineage; None where there is none.
@@ -98,7 +97,7 @@ class Checkpointer:
         by another number of ranks is shared out anew; a rank that was not there then takes over
         the random states of another, so that only what is drawn in dropout differs.
         """
-        for candidate in self.ranks.broadcast(self._candidates("steps")):
+        for candidate in self._candidates("steps"):
             manifest = self._accepted(candidate)
             if manifest is None:
                 continue
@@ -122,7 +121,7 @@ class Checkpointer:
 
     def kept_weights(self, step: int) -> Path | None:
         """The valid model that `keep_weights` committed at this step, in any attempt."""
-        for candidate in self.ranks.broadcast(self._candidates("best")):
+        for candidate in self._candidates("best"):
             if candidate.step == step and self._accepted(candidate) is not None:
                 return candidate.path
         return None
@@ -139,14 +138,11 @@ class Checkpointer:
         """
         steady = {k: v for k, v in (metrics or {}).items() if not k.startswith(_WALL_CLOCK)}
         result = {"stage": self.run.stage, "hash": self.run.hash, "metrics": steady}
-        self._commit(self.directory / "output", write, result)
-        uri = self.directory.relative_to(CHECKPOINT_VOLUME) if self._on_volume else self.directory
-        digest = self.ranks.broadcast(_sha256(self.directory / "output" / MANIFEST))
-        return CheckpointRef(uri=f"{uri.as_posix()}/output", digest=f"sha256:{digest}")
-
-    @property
-    def _on_volume(self) -> bool:
-        return self.directory.parts[:1] == (CHECKPOINT_VOLUME,)
+        output = self.directory / "output"
+        self._commit(output, write, result)
+        self.disk.bring(output)  # every rank reads it
+        digest = self.ranks.broadcast(_sha256(output / MANIFEST))
+        return CheckpointRef(uri=self.disk.address(output), digest=f"sha256:{digest}")
 
     def _origin(self, step: int) -> dict[str, Any]:
         """Where a training state comes from; only the same lineage goes on from it."""
@@ -159,21 +155,23 @@ class Checkpointer:
 
     def _commit(self, final: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
         temporary = final.with_name(f".tmp-{final.name}")
+        self.disk.settle()
         try:
-            self.ranks.on_main(lambda: _fresh(temporary))
+            self.disk.once(lambda: _fresh(temporary))
             write(temporary)
             self.ranks.barrier()
             files = self._hashed(temporary)
-            self.ranks.on_main(lambda: self._publish(temporary, final, {**about, "files": files}))
+            self.disk.once(lambda: self._publish(temporary, final, {**about, "files": files}))
         except OSError as error:
             reason = error.strerror or str(error)
             raise Transient(f"cannot write {final}: {reason}", step=about.get("step")) from error
+        self.disk.keep(final)
 
     def _hashed(self, directory: Path) -> dict[str, Any]:
         """SHA-256 and size of each file, fsynced; the ranks share the work."""
         mine = {
             str(path.relative_to(directory)): {"sha256": _synced_sha256(path), "size": size}
-            for path, size in _share(directory, self.ranks)
+            for path, size in _share(directory, self.disk.sharing)
         }
         parts = self.ranks.gather_objects(mine)
         return {name: part[name] for part in parts for name in part}
@@ -191,21 +189,22 @@ class Checkpointer:
 
     def _candidates(self, kind: str) -> list[_Candidate]:
         """Committed directories of this and earlier attempts, newest step first."""
+        return self._newest_first(kind, self.disk.candidates(self.directory.parent))
+
+    def _newest_first(self, kind: str, paths: Iterable[Path]) -> list[_Candidate]:
         found = []
-        for attempt_directory in self.directory.parent.glob("attempt-*"):
-            match = _ATTEMPT.match(attempt_directory.name)
-            if match is None or int(match[1]) > self.run.attempt:
-                continue
-            for path in (attempt_directory / kind).glob("step-*"):
-                if step := _STEP.match(path.name):
-                    found.append(_Candidate(int(step[1]), int(match[1]), path))
-        return sorted(found, reverse=True)
+        for path in paths:
+            step, attempt = _STEP.match(path.name), _ATTEMPT.match(path.parents[1].name)
+            if step and attempt and path.parent.name == kind:
+                found.append(_Candidate(int(step[1]), int(attempt[1]), path))
+        return sorted((item for item in found if item.attempt <= self.run.attempt), reverse=True)
 
     def _accepted(self, candidate: _Candidate) -> dict[str, Any] | None:
         """The manifest, if this is whole and of our lineage; else None, with the reason logged."""
         reason, manifest = "", {}
+        self.disk.bring(candidate.path)
         try:
-            manifest = _checked_manifest(candidate.path, self.ranks)
+            manifest = _checked_manifest(candidate.path, self.disk.sharing)
             if manifest.get("lineage") != self.lineage:
                 reason = f"it is of another lineage: {manifest.get('lineage')}"
         except CheckpointUnusable as error:
@@ -221,23 +220,24 @@ class Checkpointer:
             return
         scratch = self.directory / ".tmp-regrouped"
         try:
-            self.ranks.on_main(lambda: _fresh(scratch))
-            engine.load_regrouped(directory, scratch)
+            self.disk.once(lambda: _fresh(scratch))
+            engine.load_regrouped(directory, scratch, self.disk.once)
             self.ranks.barrier()
-            self.ranks.on_main(lambda: shutil.rmtree(scratch))
+            self.disk.once(lambda: shutil.rmtree(scratch))
         except OSError as error:
             reason = error.strerror or str(error)
             raise Transient(f"cannot lay out {directory} in {scratch}: {reason}") from error
 
-    def _delete_old(self) -> None:
+    def _delete_old(self, shelf: Shelf) -> None:
         """Keep the newest checkpoints and the best weights that they name."""
-        candidates = self._candidates("steps")
+        found = shelf.committed(self.directory.parent)
+        candidates = self._newest_first("steps", found)
         for candidate in candidates[self.keep :]:
-            _remove(candidate.path)
-        named = {_best_of(candidate.path) for candidate in candidates[: self.keep]}
-        for candidate in self._candidates("best"):
+            shelf.remove(candidate.path)
+        named = {_best_of(shelf.manifest(candidate.path)) for candidate in candidates[: self.keep]}
+        for candidate in self._newest_first("best", found):
             if candidate.step not in named:
-                _remove(candidate.path)
+                shelf.remove(candidate.path)
 
 
 def verify(directory: Path, digest: str | None = None) -> dict[str, Any]:
@@ -251,10 +251,10 @@ def verify(directory: Path, digest: str | None = None) -> dict[str, Any]:
         found = f"sha256:{_sha256(manifest_file)}"
         if found != digest:
             raise CheckpointUnusable(f"{manifest_file} has digest {found}, expected {digest}")
-    return _checked_manifest(directory, Ranks())
+    return _checked_manifest(directory, Sharing(0, 1))
 
 
-def _checked_manifest(directory: Path, ranks: Ranks) -> dict[str, Any]:
+def _checked_manifest(directory: Path, sharing: Sharing) -> dict[str, Any]:
     """The manifest, this rank's share of the files checked."""
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
@@ -267,7 +267,7 @@ def _checked_manifest(directory: Path, ranks: Ranks) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise CheckpointUnusable(f"{directory} has format {version}, this trainer reads 1")
     for index, name in enumerate(sorted(files)):
-        if index % ranks.world_size == ranks.rank:
+        if index % sharing.count == sharing.number:
             _check_file(directory / name, files[name])
     return manifest
 
@@ -285,10 +285,10 @@ def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
         raise CheckpointUnusable(f"{path} cannot be read: {error}") from None
 
 
-def _share(directory: Path, ranks: Ranks) -> list[tuple[Path, int]]:
+def _share(directory: Path, sharing: Sharing) -> list[tuple[Path, int]]:
     """This rank's share of a directory's files, with their sizes."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    return [(path, path.stat().st_size) for path in paths[ranks.rank :: ranks.world_size]]
+    return [(path, path.stat().st_size) for path in paths[sharing.number :: sharing.count]]
 
 
 def _random_states() -> dict[str, Any]:
@@ -318,10 +318,10 @@ def _restore_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def _best_of(path: Path) -> int | None:
+def _best_of(manifest: bytes | None) -> int | None:
     try:
-        best: int | None = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("best")
-    except (OSError, ValueError):
+        best: int | None = json.loads(manifest or b"{}").get("best")
+    except ValueError:
         return None
     return best
 
@@ -329,14 +329,6 @@ def _best_of(path: Path) -> int | None:
 def _fresh(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-
-
-def _remove(path: Path) -> None:
-    """Out of sight first, so that a crash in mid-removal leaves nothing that looks whole."""
-    gone = path.with_name(f".old-{path.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ DeepSpeed's averaging over ranks is undone and its scaling by accumulation steps
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,6 +22,7 @@ from rlhf_trainer.quiet import import_deepspeed, no_prints
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.regroup import lay_out_whole
 
+Once = Callable[[Callable[[], object]], None]
 LARGEST_BUCKET = 500_000_000
 """Elements reduced at once at most: DeepSpeed's default, which it allocates for any model."""
 
@@ -168,15 +169,15 @@ class Engine:
                 load_lr_scheduler_states=False,
             )
 
-    def load_regrouped(self, directory: Path, scratch: Path) -> None:
+    def load_regrouped(self, directory: Path, scratch: Path, once: Once) -> None:
         """Restore what `save` wrote on another number of ranks, with the same ZeRO stage. The state
-        of the whole model is laid out in `scratch`, a directory that all ranks see.
+        of the whole model is laid out in `scratch`, `once` on each disk.
         """
         if self._stage == 0:
             self.load(directory)  # every rank holds all of it
             return
         decays = [group["weight_decay"] for group in self._engine.optimizer.param_groups]
-        self._ranks.on_main(lambda: lay_out_whole(directory, scratch / directory.name))
+        once(lambda: lay_out_whole(directory, scratch / directory.name))
         self._engine._config.load_universal_checkpoint = True
         self.load(scratch / directory.name)
         self._engine._config.load_universal_checkpoint = False

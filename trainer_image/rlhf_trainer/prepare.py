@@ -24,8 +24,10 @@ from rlhf_trainer.data.stage_rows import (
     prompt_rows,
     sft_rows,
 )
+from rlhf_trainer.disk import bring_source, keep_source, name_of, open_store
 from rlhf_trainer.errors import BadData, ConfigurationError
 from rlhf_trainer.installed import refuse_missing_for_stages
+from rlhf_trainer.store import ObjectStore
 
 Read = Callable[[], Loaded[Any]]
 
@@ -38,8 +40,9 @@ def prepare(run: StageRun) -> StageResult:
     refuse_missing_for_stages(run)
     refs = list(sources_of(run))
     _refuse_two_revisions(refs)
+    store = _writable_store(run)
     for ref in refs:
-        _fetch(ref, run)
+        _fetch(ref, run, store)
     for ref in refs:
         _check_files(ref, run)
     refuse_beyond_context(run)
@@ -68,15 +71,33 @@ def _refuse_two_revisions(refs: list[SourceRef]) -> None:
                 )
 
 
-def _fetch(ref: SourceRef, run: StageRun) -> None:
+def _writable_store(run: StageRun) -> ObjectStore | None:
+    """Refused credentials are found before a stage asks for GPUs."""
+    store = open_store(run)
+    if store is not None:
+        probe = f"{name_of(Path(run.output))}/probe"
+        store.write(probe, b"")
+        store.remove([probe])
+    return store
+
+
+def _fetch(ref: SourceRef, run: StageRun, store: ObjectStore | None) -> None:
     for uri in filter(is_remote, uris(ref.value)):
         target = path_of(uri, run.paths)
-        if isinstance(ref.value, DataSource):
-            fetch_data(ref.value, uri, target)
-        elif isinstance(ref.value, ModelSource):
-            fetch_model(ref.value, uri, target)
-        else:
-            raise ConfigurationError(f"spec.{ref.field}: code comes from a folder, not from {uri}")
+        if store is not None:
+            bring_source(store, target)
+        _fetch_address(ref, uri, target)
+        if store is not None:
+            keep_source(store, target)
+
+
+def _fetch_address(ref: SourceRef, uri: str, target: Path) -> None:
+    if isinstance(ref.value, DataSource):
+        fetch_data(ref.value, uri, target)
+    elif isinstance(ref.value, ModelSource):
+        fetch_model(ref.value, uri, target)
+    else:
+        raise ConfigurationError(f"spec.{ref.field}: code comes from a folder, not from {uri}")
 
 
 def _check_files(ref: SourceRef, run: StageRun) -> None:

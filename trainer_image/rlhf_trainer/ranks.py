@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    local_world_size: int = 1  # processes of this node
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -39,7 +41,7 @@ class Ranks:
         """
         env = os.environ
         env.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        rank, world, local = (int(env.get(k, d)) for k, d in TORCHRUN_DEFAULTS.items())
+        rank, world, local, here = (int(env.get(k, d)) for k, d in TORCHRUN_DEFAULTS.items())
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", local) if cuda else torch.device("cpu")
         if cuda:
@@ -49,7 +51,7 @@ class Ranks:
             torch.set_num_threads(cpu_threads(env, os.cpu_count() or 1))
             keep_freed_memory()
         _join(rank, world, "nccl" if cuda else "gloo")
-        return cls(rank, world, local, device)
+        return cls(rank, world, local, here, device)
 
     def stop(self) -> None:
         """Leave the group; without this, torch warns at exit."""
@@ -105,6 +107,24 @@ class Ranks:
         done: T = result
         return done
 
+    def on_each_node(self, action: Callable[[], object]) -> None:
+        """Let the first rank of each node act; if one fails, all ranks raise its exception."""
+        failed: Exception | None = None
+        if self.local_rank == 0:
+            try:
+                action()
+            except Exception as error:
+                failed = error
+        _raise_first(self.gather_objects(failed))
+
+    def group_of_nodes(self) -> NodeGroup:
+        """The first ranks of all nodes, as a group of their own. A collective of all ranks."""
+        firsts = list(range(0, self.world_size, self.local_world_size))
+        if len(firsts) == 1:
+            return NodeGroup(None, 1)
+        group = dist.new_group(firsts, timeout=LONGEST_WAIT, backend="gloo")
+        return NodeGroup(group, len(firsts))
+
     def _reduced(self, tensor: Tensor, op: Any) -> Tensor:
         if self.world_size == 1:
             return tensor
@@ -113,7 +133,40 @@ class Ranks:
         return box.to(tensor.device)
 
 
-TORCHRUN_DEFAULTS: Mapping[str, str] = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+class NodeGroup:
+    """The first ranks of all nodes. One thread of each may use it while others train."""
+
+    def __init__(self, group: Any, size: int) -> None:
+        self._group, self._size = group, size
+
+    def all_or_none(self, action: Callable[[], object]) -> None:
+        """Let each act, and wait for all; if one fails, each raises its exception."""
+        failed: Exception | None = None
+        try:
+            action()
+        except Exception as error:
+            failed = error
+        box = [failed]
+        if self._group is not None:
+            box = [None] * self._size
+            dist.all_gather_object(box, failed, group=self._group)
+        _raise_first(box)
+
+
+def _raise_first(outcomes: Sequence[Exception | None]) -> None:
+    for failed in outcomes:
+        if failed is not None:
+            raise failed
+
+
+LONGEST_WAIT: Final = timedelta(hours=6)
+"""Of a node for another that still uploads; one that is lost ends the wait at once."""
+TORCHRUN_DEFAULTS: Final[Mapping[str, str]] = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "1",
+}
 
 
 def cpu_threads(env: Mapping[str, str], cores: int) -> int:

@@ -19,7 +19,7 @@ from rlhf_api.run import (
     StageRun,
 )
 
-from rlhf_trainer.errors import ConfigurationError, TrainerError, Transient
+from rlhf_trainer.errors import ConfigurationError, Terminated, TrainerError, Transient
 
 MESSAGE_LENGTH: Final = 1024
 LOST_PEER_SIGNS: Final = (
@@ -81,7 +81,12 @@ def _train(run: StageRun) -> StageResult:
         return train(session)
 
     try:
-        return with_one_rollback(attempt)
+        result = with_one_rollback(attempt)
+        session.finish()
+        return result
+    except Terminated:
+        session.finish()
+        raise
     finally:
         session.close()
 

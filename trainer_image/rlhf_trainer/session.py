@@ -15,6 +15,7 @@ from rlhf_api.stages import AnyStage
 from rlhf_trainer.checkpoint import Checkpointer
 from rlhf_trainer.context import refuse_beyond_context
 from rlhf_trainer.data.digests import refuse_changed_sources
+from rlhf_trainer.disk import open_disk
 from rlhf_trainer.guards import Guard
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.telemetry import Telemetry
@@ -59,6 +60,8 @@ class Session:
         ranks = Ranks.start()
         guard = Guard(ranks)
         guard.listen()
+        disk = open_disk(run, ranks)
+        disk.bring_inputs(run)
         ranks.on_main(lambda: refuse_changed_sources(run))
         ranks.on_main(lambda: refuse_beyond_context(run))
         os.makedirs(run.output, exist_ok=True)
@@ -67,7 +70,7 @@ class Session:
             ranks=ranks,
             tokenizer=load_tokenizer(run),
             telemetry=Telemetry(run, ranks),
-            checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep),
+            checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep, disk),
             guard=guard,
         )
 
@@ -86,11 +89,17 @@ class Session:
             self._made[name] = make()
         return cast(C, self._made[name])
 
+    def finish(self) -> None:
+        """End as planned: whatever was committed and recorded is kept. A collective."""
+        self.telemetry.close()
+        self.checkpointer.disk.settle()
+
     def close(self) -> None:
-        """Flush what is open, end what was made once, and leave the group."""
+        """Flush what is open, end what was made once, and leave the group, however it ended."""
         self.telemetry.close()
         for made in self._made.values():
             made.close()
+        self.checkpointer.disk.close()
         self.ranks.stop()
 
 

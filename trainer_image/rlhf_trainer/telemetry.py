@@ -98,7 +98,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Flush everything; the last POST says 100 % if the last step was reached."""
-        if not self._is_main:
+        if not self._is_main or self._file.closed:
             return
         self._file.close()
         if self._writer is not None:

@@ -58,6 +58,7 @@ def stage_run(key: AttemptKey, placed: list[Placed]) -> StageRun:
         lineage=f"{CHECKPOINTS}/{lineage(job, key.stage, key.hash)}",
         output=f"{CHECKPOINTS}/{attempt_folder(job, key.stage, key.hash, key.number)}",
         store=spec.checkpoints.uri,
+        store_secret=spec.checkpoints.secret,
         evaluation=_evaluation(spec, key.stage),
     )
 

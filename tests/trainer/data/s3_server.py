@@ -1,27 +1,38 @@
-"""What a client needs of S3 to read: HEAD, GET with ranges, and lists, checked for credentials."""
+"""What a client needs of S3: HEAD, GET with ranges, lists, PUT, uploads in parts, DELETE; checked
+for credentials. A key that is in `refuse` is neither read nor written, one in `broken` fails as a
+server does that is overloaded."""
 
 from __future__ import annotations
 
+import io
+import re
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 MODIFIED = 1_700_000_000
 
 
 class Bucket(ThreadingHTTPServer):
-    """Keys and bytes; `asked` are the keys that were read."""
+    """Keys and bytes; `asked` are the keys that were read, `put` those that were written, in their
+    order."""
 
     def __init__(self, files: dict[str, bytes], access_key: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
         self.access_key = access_key
         self.asked: list[str] = []
+        self.put: list[str] = []
+        self.deleted: list[str] = []
         self.refuse: set[str] = set()
+        self.broken: Callable[[str], bool] = lambda key: False
+        self.parts: dict[str, dict[int, bytes]] = defaultdict(dict)
 
     @property
     def url(self) -> str:
@@ -46,16 +57,91 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
-    def _answer(self, *, body: bool) -> None:
-        if f"Credential={self.server.access_key}/" not in self.headers.get("Authorization", ""):
-            self._send(403, _error("AccessDenied"), body)
+    def do_PUT(self) -> None:
+        content = self._received()
+        if (asked := self._asked()) is None:
             return
+        key, query = asked
+        if key in self.server.refuse:
+            self._send(403, _error("AccessDenied"), True)
+        elif self.server.broken(key):
+            self._send(503, _error("SlowDown"), True)
+        elif "partNumber" in query:
+            self.server.parts[query["uploadId"]][int(query["partNumber"])] = content
+            self._send(200, b"", True, {"ETag": f'"{query["partNumber"]}"'})
+        else:
+            self._store(key, content)
+            self._send(200, b"", True, {"ETag": '"whole"'})
+
+    def do_POST(self) -> None:
+        content = self._received()
+        if (asked := self._asked()) is None:
+            return
+        key, query = asked
+        if "uploads" in query:
+            upload = f"upload-{len(self.server.parts)}"
+            self.server.parts[upload] = {}
+            self._send(200, _xml("InitiateMultipartUploadResult", UploadId=upload, Key=key), True)
+        elif "uploadId" in query:
+            parts = self.server.parts.pop(query["uploadId"])
+            self._store(key, b"".join(parts[number] for number in sorted(parts)))
+            self._send(200, _xml("CompleteMultipartUploadResult", Key=key), True)
+        else:  # several keys at once
+            for gone in re.findall(r"<Key>(.*?)</Key>", content.decode()):
+                self._remove(gone)
+            self._send(200, _xml("DeleteResult"), True)
+
+    def do_DELETE(self) -> None:
+        if (asked := self._asked()) is not None:
+            self._remove(asked[0])
+            self._send(204, b"", False)
+
+    def _store(self, key: str, content: bytes) -> None:
+        self.server.put.append(key)
+        self.server.files[key] = content
+
+    def _remove(self, key: str) -> None:
+        self.server.deleted.append(key)
+        self.server.files.pop(key, None)
+
+    def _received(self) -> bytes:
+        """The body; the SDK sends it in chunks of its own, within those of HTTP."""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = self._chunks(self.rfile)
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "aws-chunked" in self.headers.get("Content-Encoding", ""):
+            return self._chunks(io.BytesIO(body))
+        return body
+
+    def _chunks(self, stream: Any) -> bytes:
+        found = b""
+        while size := int(stream.readline().split(b";")[0], 16):
+            found += stream.read(size)
+            stream.readline()
+        while stream.readline().strip():  # checksums
+            pass
+        return found
+
+    def _asked(self) -> tuple[str, dict[str, str]] | None:
+        """The key and the query; None where the answer was a refusal."""
         parts = urlsplit(self.path)
         name, _, key = unquote(parts.path).lstrip("/").partition("/")
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if name != "bucket":
-            self._send(404, _error("NoSuchBucket"), body)
-        elif "list-type" in query:
+        given = parse_qs(parts.query, keep_blank_values=True)
+        query = {name: values[0] for name, values in given.items()}
+        if f"Credential={self.server.access_key}/" not in self.headers.get("Authorization", ""):
+            self._send(403, _error("AccessDenied"), self.command != "HEAD")
+        elif name != "bucket":
+            self._send(404, _error("NoSuchBucket"), self.command != "HEAD")
+        else:
+            return key, query
+        return None
+
+    def _answer(self, *, body: bool) -> None:
+        if (asked := self._asked()) is None:
+            return
+        key, query = asked
+        if "list-type" in query:
             self._send(200, self._listing(query.get("prefix", ""), query.get("delimiter")), body)
         elif not key:
             self._send(200, b"", body)
@@ -118,4 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _error(code: str) -> bytes:
-    return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>no</Message></Error>'.encode()
+    return _xml("Error", Code=code, Message="no")
+
+
+def _xml(root: str, **fields: str) -> bytes:
+    inside = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
+    return f'<?xml version="1.0"?><{root}>{inside}</{root}>'.encode()

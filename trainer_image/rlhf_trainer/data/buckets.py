@@ -1,4 +1,4 @@
-"""Files of S3 (or what speaks its protocol) and of Google Cloud Storage, read through pyarrow."""
+"""Files of S3 (or what speaks its protocol) and of Google Cloud Storage, through pyarrow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ COPIES_AT_ONCE: Final = 8
 CHUNK: Final = 8 << 20
 PATIENCE: Final = timedelta(minutes=1)
 """How long a request is repeated; the attempt itself is repeated after that."""
+CONNECT_WITHIN: Final = 10.0
+ANSWER_WITHIN: Final = 60.0
+"""Seconds; the SDK's own second and three are short for a store under load."""
+ENDPOINT: Final = "AWS_ENDPOINT_URL"
 REFUSALS: Final = (
     "ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID",
     "HTTP status 403", "PERMISSION_DENIED", "UNAUTHENTICATED", "invalid_grant",
@@ -30,17 +34,18 @@ def fetch_bucket(uri: str, credentials: Credentials, directory: Path) -> None:
     parts = urlsplit(uri)
     path = f"{parts.netloc}{parts.path}".rstrip("/")
     try:
-        files = _file_system(parts.scheme, credentials)
+        files = file_system(parts.scheme, credentials)
         found = _files_at(files, path)
     except (OSError, ValueError) as error:
-        raise _plain(uri, error) from None
+        raise plain_error(uri, error) from None
     if not found:
         raise FileNotFoundError(f"there is nothing at {uri}")
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
         list(pool.map(lambda info: _copy(files, info, directory / _below(info.path, path)), found))
 
 
-def _file_system(scheme: str, credentials: Credentials) -> Any:
+def file_system(scheme: str, credentials: Credentials) -> Any:
+    """What speaks to the store: a pyarrow.fs.FileSystem, whose paths begin with the bucket."""
     import pyarrow.fs
 
     if scheme == "gs":
@@ -50,7 +55,8 @@ def _file_system(scheme: str, credentials: Credentials) -> Any:
         return pyarrow.fs.GcsFileSystem(retry_time_limit=PATIENCE)
     credentials.require(*S3_KEYS)
     access_key, secret_key = (credentials.get(key) for key in S3_KEYS)
-    endpoint = urlsplit(credentials.get("AWS_ENDPOINT_URL") or "")
+    own = None if credentials.is_there else os.environ.get(ENDPOINT)  # pyarrow does not look
+    endpoint = urlsplit(credentials.get(ENDPOINT) or own or "")
     return pyarrow.fs.S3FileSystem(
         access_key=access_key,
         secret_key=secret_key,
@@ -58,6 +64,8 @@ def _file_system(scheme: str, credentials: Credentials) -> Any:
         region=credentials.get("AWS_REGION"),
         scheme=endpoint.scheme or None,
         endpoint_override=endpoint.netloc or None,
+        connect_timeout=CONNECT_WITHIN,
+        request_timeout=ANSWER_WITHIN,
     )
 
 
@@ -93,7 +101,7 @@ def _same(target: Path, info: Any) -> bool:
     return (state.st_size, state.st_mtime_ns) == (info.size, info.mtime_ns or 0)
 
 
-def _plain(uri: str, error: Exception) -> Exception:
+def plain_error(uri: str, error: Exception) -> Exception:
     """pyarrow says in words alone whether another try can help."""
     text = str(error)
     if any(sign in text for sign in REFUSALS):
