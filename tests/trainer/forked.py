@@ -38,11 +38,22 @@ class ForkedRun:
     """All ranks of one stage's attempt."""
 
     def __init__(
-        self, directory: Path, ranks: int, port: int, body: Callable[[], int] | None = None
+        self,
+        directory: Path,
+        ranks: int,
+        port: int,
+        body: Callable[[], int] | None = None,
+        *others: Path,
     ) -> None:
+        """`others` are the directories of further nodes, with as many ranks each."""
         self.log_file = directory / "log.txt"
         self.log_file.unlink(missing_ok=True)
-        places = [(directory, rank, ranks, port) for rank in range(ranks)]
+        nodes = [directory, *others]
+        places = [
+            (node, number * ranks + rank, rank, ranks, len(nodes) * ranks, port)
+            for number, node in enumerate(nodes)
+            for rank in range(ranks)
+        ]
         self.processes: list[ForkServerProcess] = [
             _context().Process(target=_run, args=(*place, body or _stage), daemon=True)
             for place in places
@@ -78,16 +89,24 @@ class ForkedRun:
         return self.log_file.read_text("utf-8") if self.log_file.exists() else ""
 
 
-def _run(directory: Path, rank: int, ranks: int, port: int, body: Callable[[], int]) -> None:
+def _run(
+    directory: Path,
+    rank: int,
+    local_rank: int,
+    local_ranks: int,
+    ranks: int,
+    port: int,
+    body: Callable[[], int],
+) -> None:
     os.chdir(directory)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ |= {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(local_ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",

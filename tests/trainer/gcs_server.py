@@ -1,4 +1,5 @@
-"""What a client needs of Google Cloud Storage to read: a token, metadata, lists, media."""
+"""What a client needs of Google Cloud Storage to read and write: a token, metadata, lists, media,
+uploads."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 OBJECTS = "/storage/v1/b/bucket/o"
+UPLOADS = "/upload/storage/v1/b/bucket/o"
 REFRESH_TOKEN = "refresh"
 TOKEN = "ya29.token"
 
@@ -21,6 +23,7 @@ class GoogleBucket(ThreadingHTTPServer):
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
+        self.begun: dict[str, bytes] = {}
 
     @property
     def url(self) -> str:
@@ -47,6 +50,47 @@ class _Handler(BaseHTTPRequestHandler):
     server: GoogleBucket
 
     def do_POST(self) -> None:
+        if self.path.startswith(UPLOADS):
+            self._begin_upload()
+        else:
+            self._give_token()
+
+    def do_PUT(self) -> None:
+        """A piece of an upload, or the end of it."""
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        piece = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        key = query["upload_id"]
+        begun = self.server.begun[key] = self.server.begun[key] + piece
+        if self.headers.get("Content-Range", "*/*").endswith("/*"):
+            last = {"Range": f"bytes=0-{len(begun) - 1}"} if begun else {}
+            self._send(308, b"", last)
+        else:
+            self.server.files[key] = self.server.begun.pop(key)
+            self._send(200, json.dumps(self._about(key)).encode())
+
+    def do_DELETE(self) -> None:
+        key = unquote(urlsplit(self.path).path.removeprefix(f"{OBJECTS}/"))
+        found = self.server.files.pop(key, None)
+        self._send(404 if found is None else 204, b"")
+
+    def _begin_upload(self) -> None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._send(401, b'{"error": {"code": 401, "message": "Invalid Credentials"}}')
+        elif query["uploadType"] == "multipart":
+            boundary = self.headers["Content-Type"].partition("boundary=")[2].strip('"').encode()
+            about, content = body.split(b"--" + boundary)[1:3]
+            key = json.loads(about.partition(b"\r\n\r\n")[2])["name"]
+            self.server.files[key] = content.partition(b"\r\n\r\n")[2][:-2]
+            self._send(200, json.dumps(self._about(key)).encode())
+        else:
+            key = query.get("name") or json.loads(body)["name"]
+            self.server.begun[key] = b""
+            where = f"{self.server.url}{UPLOADS}?uploadType=resumable&upload_id={quote(key, '')}"
+            self._send(200, b"", {"Location": where})
+
+    def _give_token(self) -> None:
         """The exchange of a refresh token for one that opens the bucket."""
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         if form["refresh_token"] == [REFRESH_TOKEN]:
@@ -77,8 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
         about = {"kind": "storage#object", "id": key, "name": key, "bucket": "bucket"}
         return {**about, "size": size, "generation": "1", "timeCreated": time, "updated": time}
 
-    def _send(self, code: int, content: bytes) -> None:
+    def _send(self, code: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

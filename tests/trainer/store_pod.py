@@ -1,0 +1,36 @@
+"""Pods whose checkpoints are in an object store: a Secret, a stage file, a disk for each node."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rlhf_api.run import StageRun
+from s3_server import Bucket
+
+STORE = "s3://bucket/team"
+
+
+def write_secret(directory: Path, server: Bucket, key: str = "KEY") -> None:
+    """The Secret `store` as a pod sees it: a folder of files."""
+    keys = {
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_REGION": "us-east-1",
+    }
+    folder = directory / "secrets" / "store"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in keys.items():
+        (folder / name).write_text(value + "\n")
+
+
+def on_store(run: StageRun, uri: str = STORE) -> StageRun:
+    """The same attempt, with its checkpoints in the store."""
+    return run.model_copy(update={"store": uri, "store_secret": "store"})
+
+
+def empty_disk(directory: Path) -> None:
+    """What a new pod finds."""
+    shutil.rmtree(directory / "checkpoints")
+    (directory / "checkpoints").mkdir()
