@@ -6,6 +6,7 @@ Admission refuses such an edit; where it was bypassed, this says so, and nothing
 from __future__ import annotations
 
 from rlhf_api.job import RLHFJob
+from rlhf_api.status import CheckpointRef
 
 from rlhf_operator.names import claim_name
 
@@ -16,6 +17,12 @@ def location(job: RLHFJob) -> str:
     if checkpoints.uri:
         return checkpoints.uri
     return "/".join(filter(None, (f"pvc://{claim_name(job)}", checkpoints.sub_path)))
+
+
+def place_on_volume(job: RLHFJob, checkpoint: CheckpointRef) -> str:
+    """Where a checkpoint is below the volume; in an object store, below spec.checkpoints.uri."""
+    store = job.spec.checkpoints.uri
+    return checkpoint.uri.removeprefix(f"{store.rstrip('/')}/") if store else checkpoint.uri
 
 
 def moved_storage(job: RLHFJob) -> str | None:

@@ -113,6 +113,13 @@ def cases_of_each_stage(stage: str) -> list[Case]:
             f"spec.{stage}.command",
             {f"{stage}.command": ["train"], f"{stage}.image": "mine"},
         ),
+        Case(
+            "own_trainer_has_a_volume",
+            {f"{stage}.command": ["train"], f"{stage}.image": "mine"}
+            | {"checkpoints": {"uri": "gs://models/a"}},
+            f"spec.{stage}.command",
+            {"checkpoints": {"uri": "gs://models/a"}},
+        ),
     ]
 
 
@@ -449,10 +456,10 @@ CASES: list[Case] = [
         {"checkpoints": {"claim": {"size": 2**63 - 1}}},
     ),
     Case(
-        "object_stores_are_not_written",
+        "folder_is_in_a_claim",
+        {"checkpoints": {"uri": "s3://models/a", "secret": "keys", "subPath": "a"}},
+        "spec.checkpoints.subPath",
         {"checkpoints": {"uri": "s3://models/a", "secret": "keys"}},
-        "spec.checkpoints.uri",
-        {"checkpoints": {}},
     ),
     Case(
         "checkpoint_secret_is_used",

@@ -172,6 +172,23 @@ def own_trainer_has_an_image(name: str) -> Rule:
     )
 
 
+def own_trainer_has_a_volume(name: str) -> Rule:
+    """What brings files from an object store and takes them there is our trainer."""
+    cel = _Cel(name)
+    return Rule(
+        "own_trainer_has_a_volume",
+        f"stages.{name}.command",
+        lambda spec: (
+            not _stage(spec, name)
+            or _stage(spec, name).command is None
+            or spec.checkpoints.uri is None
+        ),
+        f"{cel.absent} || !has({cel.stage}.command) || !has(self.checkpoints.uri)",
+        "runs a trainer that is not ours, which knows no object store",
+        "checkpoints.claim or checkpoints.existingClaim in place of checkpoints.uri",
+    )
+
+
 ROLES: Final = tuple(Placement.model_fields)
 
 
@@ -265,6 +282,7 @@ PER_STAGE: Final = (
     devices_are_counted,
     rdma_serves_gpus,
     own_trainer_has_an_image,
+    own_trainer_has_a_volume,
 )
 
 GANG_RULES: Final = (

@@ -100,12 +100,12 @@ CHECKPOINT_RULES: Final = (
         "claim makes a new volume, existingClaim uses one that is there; keep one of them",
     ),
     Rule(
-        "object_stores_are_not_written",
-        "uri",
-        lambda place: place.uri is None,
-        "!has(self.uri)",
-        "object stores are not written to in this version",
-        "claim or existingClaim",
+        "folder_is_in_a_claim",
+        "subPath",
+        lambda place: not place.sub_path or place.uri is None,
+        "!has(self.uri) || !has(self.subPath) || size(self.subPath) == 0",
+        "is set, and checkpoints are in an object store",
+        "leave it out; uri may name a folder itself",
     ),
     Rule(
         "checkpoint_secret_is_used",

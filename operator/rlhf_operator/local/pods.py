@@ -16,7 +16,10 @@ from rlhf_api.run import TERMINATION_LOG
 from rlhf_operator.local.container import Container, read, write
 from rlhf_operator.local.kubelet import termination_message
 from rlhf_operator.observed import Pod, PodPhase, parse_result
+from rlhf_operator.render.volumes import CHECKPOINTS
 
+SCRATCH: Final = ("tmp", CHECKPOINTS)
+"""Where a pod has room of its own, which goes with it."""
 GONE: Final = "pod.deleted.json"
 
 
@@ -104,7 +107,8 @@ class LocalPod(Container):
 
     def collect(self) -> None:
         """After the end: frees scratch space; a deleted pod leaves its log and nothing else."""
-        shutil.rmtree(self.directory / "tmp", ignore_errors=True)
+        for name in SCRATCH:  # a link stays: behind it is a volume
+            shutil.rmtree(self.directory / name, ignore_errors=True)
         if self.is_deleting:
             (self.directory / "pod.json").replace(self.directory / GONE)
 

@@ -15,6 +15,7 @@ from rlhf_operator.inputs import parents
 from rlhf_operator.names import attempt_folder, lineage
 from rlhf_operator.render.metadata import AttemptKey, Object, metadata
 from rlhf_operator.render.volumes import CHECKPOINTS, Placed
+from rlhf_operator.storage import place_on_volume
 
 FILE_NAME: Final = PurePosixPath(STAGE_FILE).name
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where it can be
@@ -76,7 +77,7 @@ def _inputs(key: AttemptKey, paths: dict[str, str]) -> dict[str, Input]:
     if key.stage == PREPARE:
         return {"base": base}
     outputs = {
-        role: _output(parent_checkpoint(key, parent))
+        role: _output(key, parent_checkpoint(key, parent))
         for role, parent in parents(spec, key.stage).items()
     }
     return {"base": base, "policy": _start(key, base), **outputs}
@@ -89,8 +90,9 @@ def _start(key: AttemptKey, base: Input) -> Input:
     return base.model_copy(update={"init": "random"}) if fresh else base
 
 
-def _output(checkpoint: CheckpointRef) -> Input:
-    return Input(path=f"{CHECKPOINTS}/{checkpoint.uri}", digest=checkpoint.digest)
+def _output(key: AttemptKey, checkpoint: CheckpointRef) -> Input:
+    path = f"{CHECKPOINTS}/{place_on_volume(key.job, checkpoint)}"
+    return Input(path=path, digest=checkpoint.digest)
 
 
 def parent_checkpoint(key: AttemptKey, parent: str) -> CheckpointRef:

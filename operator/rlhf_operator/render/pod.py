@@ -15,6 +15,8 @@ from rlhf_operator.render.volumes import Contents, pod_volumes
 
 GRACE_SECONDS: Final = 120
 """Time to save the whole state after SIGTERM."""
+UPLOAD_SECONDS: Final = 480
+"""Time to upload it as well, where checkpoints are in an object store."""
 DAY: Final = 86_400
 LONGEST_PREPARE: Final = DAY
 LONGEST_ATTEMPT: Final = 30 * DAY
@@ -30,7 +32,7 @@ def pod_spec(
     spec: Object = {
         "restartPolicy": "Never",
         "subdomain": key.name,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": _grace(key),
         "activeDeadlineSeconds": _longest(key),
         **security,
         "containers": [container(key, contents, resources, platform)],
@@ -52,7 +54,11 @@ def _longest(key: AttemptKey) -> int:
     Later than the Job's, so that the Job controller is the one who says what happened.
     """
     longest = LONGEST_PREPARE if key.stage == PREPARE else LONGEST_ATTEMPT
-    return (deadline(key) or longest) + GRACE_SECONDS
+    return (deadline(key) or longest) + _grace(key)
+
+
+def _grace(key: AttemptKey) -> int:
+    return GRACE_SECONDS + (UPLOAD_SECONDS if key.job.spec.checkpoints.uri else 0)
 
 
 def _placement(key: AttemptKey, resources: Resources) -> Object:
