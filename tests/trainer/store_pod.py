@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf_api.run import StageRun
 from s3_server import Bucket
+from trainer_pod import Pod
 
 STORE = "s3://bucket/team"
 
@@ -28,6 +29,16 @@ def write_secret(directory: Path, server: Bucket, key: str = "KEY") -> None:
 def on_store(run: StageRun, uri: str = STORE) -> StageRun:
     """The same attempt, with its checkpoints in the store."""
     return run.model_copy(update={"store": uri, "store_secret": "store"})
+
+
+def second_node(pod: Pod) -> Path:
+    """Another pod of the gang: the same stage file, data and Secret, a disk of its own."""
+    directory = pod.directory / "node-1"
+    for name in ("checkpoints", "termination", "tmp"):
+        (directory / name).mkdir(parents=True)
+    for name in ("config", "inputs", "secrets"):
+        (directory / name).symlink_to(pod.directory / name)
+    return directory
 
 
 def empty_disk(directory: Path) -> None:

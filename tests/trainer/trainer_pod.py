@@ -193,11 +193,14 @@ class Pod:
         log, _ = process.communicate(timeout=300)
         return process.returncode, log
 
-    def fork(self, run: StageRun, ranks: int = 1) -> ForkedRun:
-        """Start the ranks as forks: seconds faster than `start`, without the launcher."""
+    def fork(self, run: StageRun, ranks: int = 1, *others: Path) -> ForkedRun:
+        """Start the ranks as forks: seconds faster than `start`, without the launcher.
+
+        `others` are the directories of further nodes, with as many ranks each.
+        """
         self.write(run)
         (self.directory / "termination" / "message.json").unlink(missing_ok=True)
-        return ForkedRun(self.directory, ranks, free_port())
+        return ForkedRun(self.directory, ranks, free_port(), None, *others)
 
     def forked(self, run: StageRun, ranks: int = 1) -> tuple[list[int | None], str]:
         """Run the stage to its end in forks: (exit code of each rank, log)."""
