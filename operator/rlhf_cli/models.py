@@ -11,6 +11,7 @@ from rlhf_operator.render.volumes import CHECKPOINTS, fetched_path
 
 from rlhf_cli.failures import Failure
 from rlhf_cli.locations import is_local
+from rlhf_cli.object_store import bring_folder
 from rlhf_cli.run_folder import RunFolder
 
 NEWEST_FIRST: Final = ("ppo", "dpo", "sft")
@@ -41,7 +42,11 @@ def base_model(folder: RunFolder, job: RLHFJob) -> Path:
     if model.init == "random":
         raise Failure("the base model of this run has random weights; there is nothing to talk to")
     fetched = fetched_path(model.source, model.revision).removeprefix(f"{CHECKPOINTS}/")
-    path = Path(model.source) if is_local(model.source) else folder.volume(job) / fetched
+    if is_local(model.source):
+        path = Path(model.source)
+    else:
+        bring_folder(folder, job, fetched)
+        path = folder.volume(job) / fetched
     if not path.is_dir():
         raise Failure(f"the base model is not there: {path}")
     return path

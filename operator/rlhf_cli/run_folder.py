@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
 from rlhf_api.job import RLHFJob
-from rlhf_api.run import TERMINATION_LOG, StageResult
+from rlhf_api.run import PREPARE, TERMINATION_LOG, StageResult
 from rlhf_api.status import CheckpointRef, StageStatus
 from rlhf_operator.events import Event
 from rlhf_operator.names import child_name, claim_name, lineage
 from rlhf_operator.observed import parse_result
+from rlhf_operator.storage import place_on_volume
 from rlhf_operator.times import written
 
 from rlhf_cli.failures import Failure
@@ -24,6 +25,7 @@ STATUS_FILE: Final = "status.yaml"
 REPORT_FILE: Final = "report.html"
 VERSIONS_FILE: Final = "versions.json"
 EVENTS_FILE: Final = "events.jsonl"
+COPIES: Final = "copies"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -78,23 +80,24 @@ class RunFolder:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def volume(self, job: RLHFJob) -> Path:
-        """The folder that stands for the job's checkpoint volume."""
+        """The folder that stands for the job's checkpoint volume, or has copies of what an object
+        store keeps."""
+        if job.spec.checkpoints.uri:
+            return self.path / COPIES
         return self.path / "volumes" / claim_name(job) / job.spec.checkpoints.sub_path
 
     def attempts(self, job: RLHFJob, stage: str, status: StageStatus) -> list[Path]:
         """Folders of the attempts that led to a stage's output, or work on it, oldest first."""
-        if status.checkpoint:
-            folder = self.checkpoint(job, status.checkpoint).parents[1]
-        elif status.hash:
-            folder = self.volume(job) / lineage(job, stage, status.hash)
-        else:
+        place = lineage_of(job, stage, status)
+        if place is None:
             return []
-        found = [path for path in folder.glob("attempt-*") if path.name[8:].isdigit()]
+        attempts = (self.volume(job) / place).glob("attempt-*")
+        found = [path for path in attempts if path.name[8:].isdigit()]
         return sorted(found, key=lambda path: int(path.name[8:]))
 
     def checkpoint(self, job: RLHFJob, ref: CheckpointRef) -> Path:
         """The folder of a committed checkpoint."""
-        return self.volume(job) / ref.uri
+        return self.volume(job) / place_on_volume(job, ref)
 
     def pods(self, job: RLHFJob, stage: str, attempt: int) -> list[Path]:
         """Working directories of the pods of one attempt, pod 0 first."""
@@ -106,3 +109,10 @@ class RunFolder:
         files = [pod / TERMINATION_LOG for pod in self.pods(job, stage, attempt)]
         texts = [file.read_text("utf-8", "replace") for file in files if file.is_file()]
         return [result for text in texts if (result := parse_result(text))]
+
+
+def lineage_of(job: RLHFJob, stage: str, status: StageStatus) -> str | None:
+    """The folder of all attempts on a stage's inputs, below the volume."""
+    if status.checkpoint:
+        return str(PurePosixPath(place_on_volume(job, status.checkpoint)).parents[1])
+    return lineage(job, stage, status.hash) if status.hash and stage != PREPARE else None

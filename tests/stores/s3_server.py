@@ -32,6 +32,7 @@ class Bucket(ThreadingHTTPServer):
         self.deleted: list[str] = []
         self.refuse: set[str] = set()
         self.broken: Callable[[str], bool] = lambda key: False
+        self.shut: Callable[[str], bool] = lambda key: False
         self.parts: dict[str, dict[int, bytes]] = defaultdict(dict)
 
     @property
@@ -130,6 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         given = parse_qs(parts.query, keep_blank_values=True)
         query = {name: values[0] for name, values in given.items()}
         if f"Credential={self.server.access_key}/" not in self.headers.get("Authorization", ""):
+            self._send(403, _error("AccessDenied"), self.command != "HEAD")
+        elif self.server.shut(key):
             self._send(403, _error("AccessDenied"), self.command != "HEAD")
         elif name != "bucket":
             self._send(404, _error("NoSuchBucket"), self.command != "HEAD")

@@ -4,6 +4,7 @@ python -m rlhf_trainer run config/stage.yaml       one rank (torchrun or `launch
 python -m rlhf_trainer launch … config/stage.yaml  all ranks of this pod
 python -m rlhf_trainer prepare config/stage.yaml   fetch and check, no GPU
 python -m rlhf_trainer chat DIRECTORY              talk to a trained model
+python -m rlhf_trainer copy URI DIRECTORY PATTERN  bring files of a job from an object store
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str]) -> int:
             from rlhf_trainer.chat import main as chat
 
             return chat(directory, rest)
+        case ["copy", *rest]:
+            from rlhf_trainer.copying import main as copy
+
+            return copy(rest)
         case ["-h" | "--help"]:
             print(USAGE)
             return 0

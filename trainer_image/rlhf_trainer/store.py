@@ -155,7 +155,7 @@ class ObjectStore:
                 failure = self._failure(address, plain_error(address, error))
                 is_final = isinstance(failure, ConfigurationError) or _is_full(error)
             pause = None if is_final else next(pauses, None)
-            if pause is None:
+            if pause is None or self._is_given_up.is_set():
                 raise failure
             log.warning("%s; trying again in %.0f s", failure, pause)
             if self._is_given_up.wait(pause):

@@ -12,6 +12,7 @@ from pathlib import Path
 from rlhf_cli.failures import Failure
 from rlhf_cli.fetching import fetched
 from rlhf_cli.models import base_model, stage_with_model
+from rlhf_cli.object_store import bring_checkpoint
 from rlhf_cli.targets.directory import Directory
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import parsed
@@ -34,6 +35,7 @@ async def _model(args: argparse.Namespace) -> Path:
             return base_model(target.folder, job)
         stage, checkpoint = stage_with_model(job, args.stage, target.place)
         if isinstance(target, Directory):
+            bring_checkpoint(target.folder, job, checkpoint)
             path = target.folder.checkpoint(job, checkpoint)
             if not path.is_dir():
                 raise Failure(f"{path} is gone; run the manifest again", exit_code=65)

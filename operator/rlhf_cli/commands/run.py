@@ -20,6 +20,7 @@ from rlhf_cli.failures import DONE, FAILED, INTERRUPTED, TERMINATED, Failure
 from rlhf_cli.locations import missing_paths, resolved
 from rlhf_cli.main import Terminated
 from rlhf_cli.manifest import STDIN, Refused, locate, read_job
+from rlhf_cli.object_store import bring_records
 from rlhf_cli.post_mortem import explain
 from rlhf_cli.program import command, program
 from rlhf_cli.progress.lines import LineProgress
@@ -105,6 +106,7 @@ def _tell(job: RLHFJob, folder: RunFolder) -> int:
     console = console_for(sys.stdout)
     print_summary(console, job, datetime.now(UTC))
     try:
+        bring_records(folder, job)
         console.print(f"Report: {write_report(folder)}", soft_wrap=True, markup=False)
     except Failure as failure:  # a finished training is not failed by its report
         print(f"{program()}: {failure}", file=sys.stderr)

@@ -14,22 +14,22 @@ from typing import Final
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import MANIFEST
-from rlhf_api.status import CheckpointRef, StageStatus
-from rlhf_operator.names import LABEL_JOB, lineage
+from rlhf_api.status import CheckpointRef
+from rlhf_operator.names import LABEL_JOB
 from rlhf_operator.render.volumes import CHECKPOINTS
+from rlhf_operator.storage import place_on_volume
 
 from rlhf_cli.failures import CHECKPOINT, DENIED, TRANSIENT, UNAVAILABLE, Failure
+from rlhf_cli.object_store import record_patterns
 from rlhf_cli.progress.history import from_log
 from rlhf_cli.progress.transfer import Transfer
-from rlhf_cli.run_folder import STATUS_FILE, RunFolder
+from rlhf_cli.run_folder import STATUS_FILE, RunFolder, lineage_of
 from rlhf_cli.targets.cluster_requests import ClusterRequests
 from rlhf_cli.targets.files import Received
 from rlhf_cli.targets.reader_pod import reader_pod
 from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
 from rlhf_cli.yaml_text import write_document
 
-RECORDS: Final = ("metrics.jsonl", "samples.jsonl", "versions.json", "data.json")
-"""What a report is made of, in the folder of an attempt."""
 START_WITHIN: Final = 300.0
 """Seconds that the reader may take to start: its image may have to be pulled."""
 PATIENCE: Final = 5.0
@@ -57,28 +57,15 @@ async def records(target: ClusterRequests, job: RLHFJob) -> AsyncIterator[RunFol
 
 
 async def _bring_records(target: ClusterRequests, job: RLHFJob, folder: RunFolder) -> None:
-    lineages = [
-        found for name, stage in all_stages(job).items() if (found := _lineage(job, name, stage))
-    ]
-    if not lineages:
-        return
-    patterns = [f"{path}/attempt-*/{name}" for path in lineages for name in RECORDS]
-    received = Received(folder.volume(job))
-    await _read(target, job, patterns, received)
-
-
-def _lineage(job: RLHFJob, name: str, stage: StageStatus) -> str | None:
-    """The folder of all attempts on a stage's inputs, below the volume."""
-    if stage.checkpoint:
-        return str(Path(stage.checkpoint.uri).parents[1])
-    return lineage(job, name, stage.hash) if stage.hash and name != "prepare" else None
+    if patterns := record_patterns(job, all_stages(job)):
+        await _read(target, job, patterns, Received(folder.volume(job)))
 
 
 async def _curves_of_logs(target: ClusterRequests, job: RLHFJob, folder: RunFolder) -> None:
     with contextlib.suppress(Failure):
         for pod in await target.pods(job):
             stage = all_stages(job).get(pod.stage)
-            place = _lineage(job, pod.stage, stage) if stage else None
+            place = lineage_of(job, pod.stage, stage) if stage else None
             if place and pod.completion_index == 0:
                 lines = [line async for line in target.log(pod, LogOptions())]
                 _write_curves(folder.volume(job) / place / f"attempt-{pod.attempt}", lines)
@@ -99,12 +86,13 @@ async def fetch(
     target: ClusterRequests, job: RLHFJob, checkpoint: CheckpointRef, folder: Path
 ) -> None:
     """All files of a checkpoint, each verified against its manifest. Raises Failure."""
-    patterns = [f"{checkpoint.uri}/{MANIFEST}", f"{checkpoint.uri}/**"]
+    place = place_on_volume(job, checkpoint)
+    patterns = [f"{place}/{MANIFEST}", f"{place}/**"]
     with Transfer(f"checkpoint of {job.metadata.name}") as transfer:
-        received = Received(folder, below=checkpoint.uri, tell=transfer.show)
+        received = Received(folder, below=place, tell=transfer.show)
         await _read_all(target, job, patterns, received)
     if not (folder / MANIFEST).exists():
-        raise Failure(f"{checkpoint.uri} is not on the volume any more", exit_code=CHECKPOINT)
+        raise Failure(f"{checkpoint.uri} is not there any more", exit_code=CHECKPOINT)
 
 
 async def _read_all(
@@ -130,12 +118,6 @@ async def _read(
     target: ClusterRequests, job: RLHFJob, patterns: Sequence[str], received: Received
 ) -> None:
     """Has a pod write the files that fit, and takes them. Raises Failure."""
-    if uri := job.spec.checkpoints.uri:
-        raise Failure(
-            f"the checkpoints of {job.metadata.name} are in {uri}: copy them with the tool of that "
-            "object store",
-            exit_code=TRANSIENT,
-        )
     where = [f"{CHECKPOINTS}/{pattern}" for pattern in patterns]
     body = await _pod(target, job, where, received.have())
     path = f"/api/v1/namespaces/{target.namespace}/pods"
@@ -187,6 +169,7 @@ async def _started(target: ClusterRequests, name: str) -> None:
     while True:
         pod = await target.raw_pod(name)
         status = pod.get("status") or {}
+        _refuse_failed_copy(status)
         if status.get("phase") in ("Running", "Succeeded", "Failed"):
             return
         why = _why(status)
@@ -196,7 +179,25 @@ async def _started(target: ClusterRequests, name: str) -> None:
         if waited > START_WITHIN:
             raise Failure(f"the pod {name} does not start: {why}", exit_code=TRANSIENT)
         await asyncio.sleep(LOOK_EVERY)
-        waited += LOOK_EVERY
+        waited += 0.0 if _is_copying(status) else LOOK_EVERY
+
+
+def _copy_state(status: Object, name: str) -> Object | None:
+    """Of the container that copies from an object store, if there is one and it is so far."""
+    states = [item.get("state") or {} for item in status.get("initContainerStatuses") or []]
+    return next((state[name] for state in states if state.get(name)), None)
+
+
+def _is_copying(status: Object) -> bool:
+    return _copy_state(status, "running") is not None
+
+
+def _refuse_failed_copy(status: Object) -> None:
+    """Raises Failure with the last line that the copy wrote, and its exit code."""
+    ended = _copy_state(status, "terminated")
+    if ended and ended.get("exitCode"):
+        said = (ended.get("message") or "the copy from the object store failed").strip()
+        raise Failure(said.splitlines()[-1], exit_code=ended["exitCode"])
 
 
 def _why(status: Object) -> str:

@@ -17,6 +17,7 @@ from rlhf_operator.local.pods import LocalPod
 from rlhf_operator.local.store import is_in_use, owner_of
 
 from rlhf_cli.failures import TRANSIENT, Failure
+from rlhf_cli.object_store import bring_checkpoint, bring_records
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import EVENTS_FILE, STATUS_FILE, RunFolder
 from rlhf_cli.targets.directory_delete import delete
@@ -182,9 +183,11 @@ class Directory:
 
     @asynccontextmanager
     async def records(self, job: RLHFJob) -> AsyncIterator[RunFolder]:
+        bring_records(self.folder, job)
         yield self.folder
 
     async def fetch(self, job: RLHFJob, checkpoint: CheckpointRef, folder: Path) -> None:
+        bring_checkpoint(self.folder, job, checkpoint)
         source = self.folder.checkpoint(job, checkpoint)
         if not source.is_dir():
             raise Failure(f"{source} is gone; run the manifest again", exit_code=65)

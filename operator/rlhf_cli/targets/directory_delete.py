@@ -13,7 +13,14 @@ from rlhf_operator.names import claim_name
 
 from rlhf_cli.failures import TRANSIENT, Failure
 from rlhf_cli.program import command
-from rlhf_cli.run_folder import EVENTS_FILE, REPORT_FILE, STATUS_FILE, VERSIONS_FILE, RunFolder
+from rlhf_cli.run_folder import (
+    COPIES,
+    EVENTS_FILE,
+    REPORT_FILE,
+    STATUS_FILE,
+    VERSIONS_FILE,
+    RunFolder,
+)
 from rlhf_cli.targets.refusals import refuse_storage_of_others
 
 FILES: Final = (REPORT_FILE, VERSIONS_FILE, EVENTS_FILE, STATUS_FILE, LOCK_FILE)
@@ -33,6 +40,7 @@ def delete(folder: RunFolder, job: RLHFJob, with_checkpoints: bool) -> list[str]
             exit_code=TRANSIENT,
         )
     checkpoints = path / "volumes" / claim_name(job)
+    _remove(path / COPIES)
     if with_checkpoints:
         refuse_storage_of_others(job)
         _remove(checkpoints)
@@ -44,7 +52,8 @@ def delete(folder: RunFolder, job: RLHFJob, with_checkpoints: bool) -> list[str]
         with contextlib.suppress(OSError):
             left.rmdir()
     told = [f"The run in {path} is deleted{', with its checkpoints' * with_checkpoints}."]
-    told += [f"Its checkpoints stay in {checkpoints}."] if checkpoints.is_dir() else []
+    kept = job.spec.checkpoints.uri or (checkpoints if checkpoints.is_dir() else None)
+    told += [f"Its checkpoints stay in {kept}."] if kept else []
     return told + [f"{item} stays: it is not the run's own." for item in others]
 
 

@@ -1,4 +1,4 @@
-"""The pod that reads a job's checkpoint volume. Pure."""
+"""The pod that reads a job's checkpoint volume, or object store. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Final
 from rlhf_api.job import KIND, RLHFJob
 from rlhf_api.run import WORKDIR
 from rlhf_operator.names import claim_name
-from rlhf_operator.render.security import container_security, pod_security
-from rlhf_operator.render.volumes import CHECKPOINTS
+from rlhf_operator.render.secrets import Mounted, default_path
+from rlhf_operator.render.security import USER_ID, container_security, pod_security
+from rlhf_operator.render.volumes import CHECKPOINTS, SCRATCH_SIZE
 
 from rlhf_cli.targets import reader
 from rlhf_cli.targets.target import Object
@@ -25,7 +26,8 @@ LONGEST: Final = 6 * 3600
 def reader_pod(
     job: RLHFJob, image: str, patterns: Sequence[str], have: Mapping[str, int], node: str | None
 ) -> Object:
-    """It mounts the claim read-only. `node`: where a volume that one node alone mounts is in use.
+    """It mounts the claim read-only; what an object store keeps is first copied to its own disk.
+    `node`: where a volume that one node alone mounts is in use.
 
     The RLHFJob owns it, so that it never outlives it. Its labels are not those of an attempt.
     """
@@ -34,6 +36,7 @@ def reader_pod(
     if spec.checkpoints.sub_path:
         mount["subPath"] = spec.checkpoints.sub_path
     claim = {"claimName": claim_name(job), "readOnly": True}
+    volume: Object = {"name": CHECKPOINTS, "persistentVolumeClaim": claim}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
@@ -54,8 +57,10 @@ def reader_pod(
                 "volumeMounts": [mount],
             }
         ],
-        "volumes": [{"name": CHECKPOINTS, "persistentVolumeClaim": claim}],
+        "volumes": [volume],
     }
+    if spec.checkpoints.uri:
+        pod |= _from_store(job, image, patterns, pod["containers"][0]["resources"])
     if node:
         pod |= {"affinity": _beside(node), "tolerations": [{"operator": "Exists"}]}
     owner = {"apiVersion": job.api_version, "kind": KIND, "name": meta.name, "uid": meta.uid}
@@ -70,6 +75,34 @@ def reader_pod(
         },
         "spec": pod,
     }
+
+
+def _from_store(job: RLHFJob, image: str, patterns: Sequence[str], resources: Object) -> Object:
+    """A container of the trainer that brings what fits, as whom the job's own pods do."""
+    spec = job.spec
+    mounts: list[Object] = [{"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}"}]
+    volumes: list[Object] = [{"name": CHECKPOINTS, "emptyDir": {"sizeLimit": SCRATCH_SIZE}}]
+    words = ["python", "-m", "rlhf_trainer", "copy"]
+    if secret := spec.checkpoints.secret:
+        mounted = Mounted(secret, default_path(secret))
+        mounts.append(mounted.mount)
+        volumes.append(mounted.volume)
+        words += ["--secret", secret]
+    names = [pattern.removeprefix(f"{CHECKPOINTS}/") for pattern in patterns]
+    copy: Object = {
+        "name": "copy",
+        "image": image,
+        "workingDir": WORKDIR,
+        "command": [*words, str(spec.checkpoints.uri), CHECKPOINTS, *names],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "resources": resources,
+        "securityContext": container_security(),
+        "volumeMounts": mounts,
+    }
+    security = pod_security()["securityContext"] | {"fsGroup": USER_ID}
+    identity = spec.resources.service_account
+    as_whom = {"serviceAccountName": identity} if identity else {}
+    return {"initContainers": [copy], "volumes": volumes, "securityContext": security, **as_whom}
 
 
 def _beside(node: str) -> Object:
