@@ -35,13 +35,15 @@ class Checkpoints(Contract):
         default=None,
         max_length=1024,
         pattern=r"^(s3|gs)://[a-z0-9][a-z0-9._-]*(/[^\x00-\x1f]*)?$",
-        description="Folder in an object store.",
+        description="Folder in an object store. Each pod works on a copy of its own there, on its "
+        "node's disk.",
         examples=["s3://models/team-a"],
     )
     secret: ObjectName | None = Field(
         default=None,
         description="Secret with the object store's credentials: AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or credentials.json (Google).",
+        "AWS_SECRET_ACCESS_KEY, or credentials.json (Google). Default: the identity of the pods "
+        "(resources.serviceAccount) or of their node.",
     )
     sub_path: str = Field(
         default="",

@@ -59,12 +59,16 @@ class Here(RunHere):
 
 
 @pytest.fixture(scope="module")
+def trained(here: Here) -> Here:
+    here.train("stored")
+    return here
+
+
+@pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     rows = (EXAMPLES / ROWS).read_bytes()
     with bucket({ROWS: rows}) as server:
-        made = Here(tmp_path_factory.mktemp("stored"), server)
-        made.train("stored")
-        yield made
+        yield Here(tmp_path_factory.mktemp("stored"), server)
 
 
 def tree(names: list[str]) -> set[str]:
@@ -73,37 +77,37 @@ def tree(names: list[str]) -> set[str]:
     return {re.sub(r"^stored-[0-9a-f]{8}/", "job/", name) for name in kept}
 
 
-def test_the_results_are_those_of_a_directory_and_so_is_the_tree(here: Here) -> None:
-    here.train("directory")
-    stored, plain = here.stages("stored"), here.stages("directory")
+def test_the_results_are_those_of_a_directory_and_so_is_the_tree(trained: Here) -> None:
+    trained.train("directory")
+    stored, plain = trained.stages("stored"), trained.stages("directory")
     for name in ("sft", "dpo"):
         assert stored[name]["hash"] == plain[name]["hash"]
         assert stored[name]["checkpoint"]["digest"] == plain[name]["checkpoint"]["digest"]
         uri = stored[name]["checkpoint"]["uri"]
         assert re.fullmatch(rf"s3://bucket/team/stored-\w{{8}}/{name}-\w+/attempt-1/output", uri)
-    (volume,) = (here.folder / "directory" / "volumes").iterdir()
+    (volume,) = (trained.folder / "directory" / "volumes").iterdir()
     files = [p.relative_to(volume).as_posix() for p in volume.rglob("*") if p.is_file()]
-    keys = [key for key in here.server.files if key.startswith("team/") and key[-1] != "/"]
+    keys = [key for key in trained.server.files if key.startswith("team/") and key[-1] != "/"]
     assert tree([key.removeprefix("team/") for key in keys]) == tree(files)
 
 
-def test_a_second_run_trains_nothing_and_uploads_nothing(here: Here) -> None:
-    before, uploaded = here.stages("stored"), len(here.server.put)
-    here.train("stored")
-    assert here.stages("stored") == before
-    assert len(here.server.put) == uploaded
+def test_a_second_run_trains_nothing_and_uploads_nothing(trained: Here) -> None:
+    before, uploaded = trained.stages("stored"), len(trained.server.put)
+    trained.train("stored")
+    assert trained.stages("stored") == before
+    assert len(trained.server.put) == uploaded
 
 
-def test_a_report_and_a_model_come_from_the_store(here: Here) -> None:
-    shutil.rmtree(here.folder / "stored" / "copies")
-    here.rlhfctl("report", "--dir", "stored")
-    assert "<svg" in (here.folder / "stored" / "report.html").read_text()
-    here.rlhfctl("fetch", "--dir", "stored", "--stage", "sft", "--out", "model")
-    assert (here.folder / "model" / "model.safetensors").is_file()
+def test_a_report_and_a_model_come_from_the_store(trained: Here) -> None:
+    shutil.rmtree(trained.folder / "stored" / "copies")
+    trained.rlhfctl("report", "--dir", "stored")
+    assert "<svg" in (trained.folder / "stored" / "report.html").read_text()
+    trained.rlhfctl("fetch", "--dir", "stored", "--stage", "sft", "--out", "model")
+    assert (trained.folder / "model" / "model.safetensors").is_file()
 
 
-def test_no_pod_keeps_its_copy(here: Here) -> None:
-    assert not list((here.folder / "stored" / "pods").glob("*/checkpoints"))
+def test_no_pod_keeps_its_copy(trained: Here) -> None:
+    assert not list((trained.folder / "stored" / "pods").glob("*/checkpoints"))
 
 
 def test_credentials_that_are_refused_end_the_run_before_anything_trains(here: Here) -> None:

@@ -8,6 +8,8 @@ import pytest
 from builders import a_job
 from rendering import (
     ANY,
+    HASH,
+    STATUS,
     container,
     environment,
     mounts,
@@ -18,8 +20,9 @@ from rendering import (
     volume,
 )
 from rlhf_api.affinity import Toleration
+from rlhf_api.status import CheckpointRef, StageStatus
 from rlhf_operator.inputs import input_hash, prepare_hash, settings
-from rlhf_operator.render import Defaults, Platform
+from rlhf_operator.render import Defaults, Platform, render
 from rlhf_operator.render.quantities import times
 from rlhf_operator.render.sub_groups import sub_groups
 
@@ -235,8 +238,37 @@ def test_checkpoints_in_an_object_store_have_a_sized_disk_and_no_claim() -> None
     assert "PersistentVolumeClaim" not in objects
     assert volume(objects, "checkpoints")["emptyDir"]["sizeLimit"]
     assert "/rlhf/secrets/s3" in mounts(objects)
-    assert stage_file(objects).store == "s3://bucket/team"
+    assert [v["secret"]["secretName"] for v in pod(objects)["volumes"] if "secret" in v] == ["s3"]
+    run = stage_file(objects)
+    assert (run.store, run.store_secret) == ("s3://bucket/team", "s3")
     assert stage_file(rendered("ppo")).store is None
+    long, short = (pod(o)["terminationGracePeriodSeconds"] for o in (objects, rendered("ppo")))
+    assert long > short
+    assert pod(objects)["activeDeadlineSeconds"] - pod(rendered("ppo"))[
+        "activeDeadlineSeconds"
+    ] == (long - short)
+
+
+def test_an_output_in_an_object_store_is_found_on_the_disk_of_the_next_stage() -> None:
+    job = a_job().with_spec("checkpoints", {"uri": "s3://bucket/team/"}).build()
+    ref = CheckpointRef(uri="s3://bucket/team/tiny/sft/attempt-1/output", digest="sha256:sft")
+    status = STATUS.model_copy(
+        update={"stages": {**STATUS.stages, "sft": StageStatus(checkpoint=ref)}}
+    )
+    stored = job.model_copy(update={"status": status})
+    objects = render(stored, "ppo", 1, HASH, "sha256:settings", ANY)
+    inputs = stage_file({item["kind"]: item for item in objects}).inputs
+    assert inputs["policy"].path == "checkpoints/tiny/sft/attempt-1/output"
+
+
+def test_where_checkpoints_are_is_no_part_of_what_a_stage_is() -> None:
+    stored = a_job().with_spec("checkpoints", {"uri": "s3://bucket/team"}).build()
+    outputs = dict.fromkeys(("sft", "reward"), "sha256:0")
+    for name in ("sft", "ppo"):
+        assert input_hash(stored, name, {}, outputs) == input_hash(
+            a_job().build(), name, {}, outputs
+        )
+    assert prepare_hash(stored, {}) == prepare_hash(a_job().build(), {})
 
 
 # A cluster's defaults

@@ -130,9 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         name, _, key = unquote(parts.path).lstrip("/").partition("/")
         given = parse_qs(parts.query, keep_blank_values=True)
         query = {name: values[0] for name, values in given.items()}
-        if f"Credential={self.server.access_key}/" not in self.headers.get("Authorization", ""):
-            self._send(403, _error("AccessDenied"), self.command != "HEAD")
-        elif self.server.shut(key):
+        is_known = f"Credential={self.server.access_key}/" in self.headers.get("Authorization", "")
+        if not is_known or self.server.shut(key):
             self._send(403, _error("AccessDenied"), self.command != "HEAD")
         elif name != "bucket":
             self._send(404, _error("NoSuchBucket"), self.command != "HEAD")

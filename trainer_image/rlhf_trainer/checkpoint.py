@@ -267,7 +267,7 @@ def _checked_manifest(directory: Path, sharing: Sharing) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise CheckpointUnusable(f"{directory} has format {version}, this trainer reads 1")
     for index, name in enumerate(sorted(files)):
-        if index % sharing.count == sharing.number:
+        if index % sharing.ranks == sharing.number:
             _check_file(directory / name, files[name])
     return manifest
 
@@ -288,7 +288,7 @@ def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
 def _share(directory: Path, sharing: Sharing) -> list[tuple[Path, int]]:
     """This rank's share of a directory's files, with their sizes."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    return [(path, path.stat().st_size) for path in paths[sharing.number :: sharing.count]]
+    return [(path, path.stat().st_size) for path in paths[sharing.number :: sharing.ranks]]
 
 
 def _random_states() -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Sharing(NamedTuple):
     """This rank among those that see the same disk."""
 
     number: int
-    count: int
+    ranks: int
 
 
 class SharedDisk:

@@ -176,10 +176,10 @@ async def _started(target: ClusterRequests, name: str) -> None:
         if waited > PATIENCE and not has_told:
             has_told = True
             _say(f"Waiting for the pod {name} that reads the volume: {why}")
-        if waited > START_WITHIN:
+        if waited > START_WITHIN and not _is_copying(status):
             raise Failure(f"the pod {name} does not start: {why}", exit_code=TRANSIENT)
         await asyncio.sleep(LOOK_EVERY)
-        waited += 0.0 if _is_copying(status) else LOOK_EVERY
+        waited += LOOK_EVERY
 
 
 def _copy_state(status: Object, name: str) -> Object | None:
