@@ -11,7 +11,7 @@ Masks: `mask_BT` is True where a token of the response counts, its EOS included.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,9 +92,7 @@ class ExperienceFigures(NamedTuple):
     response_length: float
     eos_fraction: float
     explained_variance: float
-    mismatch: Mapping[
-        str, float
-    ]  # of sampler and trainer, by the metrics' names; of the actor none
+    mismatch: dict[str, float]  # of another sampler and the trainer, by the metrics' names
 
 
 def flat_rows(x_BT: Tensor, mask_BT: Tensor, rows: Sequence[int]) -> Tensor:
@@ -235,7 +233,7 @@ def kl_per_response(tokens: TokenFigures, mask_BT: Tensor) -> float:
 
 
 def _figures(
-    experience: Experience, tokens: TokenFigures, scores: Scores, mismatch: Mapping[str, float]
+    experience: Experience, tokens: TokenFigures, scores: Scores, mismatch: dict[str, float]
 ) -> ExperienceFigures:
     mask_BT, rollout = experience.mask, experience.rollout
     length_B = mask_BT.sum(-1).double()

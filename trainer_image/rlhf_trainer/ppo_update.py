@@ -143,11 +143,11 @@ def _micro_batches(
         tokens = token_batch(
             [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro], ranks.device
         )
-        figures = (
+        old, ref, values, advantages, returns, weights = (
             flat_rows(x_BT, experience.mask, micro).to(ranks.device) for x_BT in experience[2:]
         )
         mask_N = torch.ones(len(tokens.targets), dtype=torch.bool, device=ranks.device)
-        yield MicroBatch(tokens, mask_N, *figures, global_token_count=count)
+        yield MicroBatch(tokens, mask_N, old, ref, values, advantages, returns, weights, count)
 
 
 def _actor_gradients(

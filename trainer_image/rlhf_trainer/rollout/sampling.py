@@ -27,9 +27,7 @@ class Responses(NamedTuple):
 
     tokens: list[list[int]]  # with the end-of-sequence token where there is one
     finished: list[bool]  # ended by itself
-    logprobs: list[list[float]] | None = (
-        None  # of each token, where another engine than the actor sampled it
-    )
+    logprobs: list[list[float]] | None = None  # of the tokens, where it was not the actor
 
 
 def sample(
