@@ -28,12 +28,14 @@ def wanted_of(
     Where the job names the image that an attempt of this stage got while it named none, and all
     else is as it was, that is the same work.
     """
-    worked = {(status.hash, status.image), *((run.hash, run.image) for run in status.finished)}
-    unnamed, image = _without_name(job, stage), _named(job, stage)
-    same = image is not None and (hash_of(unnamed), image) in worked
-    taken = unnamed if same else job
-    wanted = hash_of(taken)
-    return Wanted(wanted, settings(taken, stage, wanted))
+    tried = [(status.hash, status.image), *((run.hash, run.image) for run in status.finished)]
+    wanted = hash_of(job)
+    if all(wanted != hash for hash, _ in tried):
+        unnamed = _without_name(job, stage)
+        same = hash_of(unnamed)
+        if (same, _named(job, stage)) in tried:
+            job, wanted = unnamed, same
+    return Wanted(wanted, settings(job, stage, wanted))
 
 
 def _named(job: RLHFJob, stage: str) -> str | None:
