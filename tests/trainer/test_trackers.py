@@ -256,6 +256,24 @@ def test_what_a_tracker_has_lost_is_told_at_the_end(
     ]
 
 
+def test_a_tracker_that_does_not_come_to_an_end_is_left(
+    fickle: type[Fickle], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    has_come, may_end = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        has_come.set()
+        may_end.wait(PATIENCE)
+
+    monkeypatch.setattr(fickle, "end", end)
+    thread = offered(fickle, steps=2)
+    thread.end(is_done=True)
+    assert has_come.wait(PATIENCE)
+    thread.wait(0.0)
+    may_end.set()
+    assert told(caplog) == ["mlflow has not ended its run; the stage ends without"]
+
+
 def test_no_more_reports_wait_than_there_is_room_for(
     fickle: type[Fickle], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -197,6 +197,8 @@ class TrackerThread:
         self._thread.join(max(seconds, 0.0))
         if lost := self._offered - self._taken:
             log.warning("%s has not got %d of %d reports", self._name, lost, self._offered)
+        elif self._thread.is_alive():
+            log.warning("%s has not ended its run; the stage ends without", self._name)
 
     def _work(self) -> None:
         tracker = self._patiently(self._begin)
