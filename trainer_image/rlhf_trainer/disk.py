@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple, Protocol
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 from rlhf_api.run import MANIFEST, StageRun
 
 from rlhf_trainer.data.fetched import MARKER
-from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, TrainerError
+from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.store import ObjectStore, files_below
 
@@ -29,6 +29,8 @@ COMMITTED: Final = ("steps", "best", "output")
 """Folders of an attempt that hold what a manifest vouches for; the rest are records."""
 COMMITTED_STEPS: Final = "attempt-*/*/step-*"
 """Below a lineage: what may go again."""
+ROUND: Final = 20.0
+"""Seconds that a node waits before it tells the others that it still does."""
 LAST_WORDS: Final = 60.0
 """Seconds that a failed attempt takes to upload what it recorded."""
 log = logging.getLogger(__name__)
@@ -112,8 +114,8 @@ class NodeDisks(SharedDisk):
         self.store, self._output = store, Path(run.output)
         self._stored = StoreShelf(store)
         self._leaders = ranks.group_of_nodes()
-        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="upload")
-        self._waiting: list[Future[None]] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._waiting: list[Future[object]] = []
         self._recorded: dict[Path, tuple[int, int]] = {}
 
     @property
@@ -136,23 +138,23 @@ class NodeDisks(SharedDisk):
 
     def bring_inputs(self, run: StageRun) -> None:
         """Sources that `prepare` has fetched, and outputs of earlier stages."""
-        self.once(lambda: bring_inputs(self.store, run))
+        self._later(lambda: bring_inputs(self.store, run))
+        self._wait_for_all()
 
     def bring(self, directory: Path) -> None:
         """From the store; what is there already stays."""
-        self.settle()
-        self.once(lambda: bring(self.store, directory))
+        self._later(lambda: bring(self.store, directory))
+        self._wait_for_all()
 
     def settle(self) -> None:
         """Until all is in the store; a failed upload fails every rank."""
         if self.ranks.is_main:
             self._later(self._upload_records)
-        self.once(self._wait)
+        self._wait_for_all()
 
     def keep(self, directory: Path) -> None:
         """In the background, one directory after the other."""
-        if self.ranks.local_rank == 0:
-            self._later(lambda: self._upload(directory))
+        self._later(lambda: self._upload(directory))
 
     def tidy(self, rule: Callable[[Shelf], None]) -> None:
         """Here at once; in the store after what was committed before is there."""
@@ -164,25 +166,35 @@ class NodeDisks(SharedDisk):
         """Records of a failed attempt are uploaded, too, as far as they can be within a minute."""
         if self.ranks.is_main:
             self._later(self._upload_records)
-        try:
-            for upload in self._waiting:
-                upload.result(LAST_WORDS)
-        except (TrainerError, TimeoutError) as error:
-            log.warning("not all of %s is in the store: %s", self._output, error or "no time left")
+        is_done, failed = self._waited(LAST_WORDS)
+        if failed is not None or not is_done:
+            log.warning("not all of %s is in the store: %s", self._output, failed or "no time left")
         self.store.stop()
-        self._uploads.shutdown(wait=False, cancel_futures=True)
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _later(self, action: Callable[[], None]) -> None:
-        self._waiting.append(self._uploads.submit(action))
+    def _later(self, action: Callable[[], object]) -> None:
+        """The first rank of a node acts for it, on one thread, in order."""
+        if self.ranks.local_rank == 0:
+            self._waiting.append(self._worker.submit(action))
 
-    def _wait(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        try:
-            for upload in waiting:
-                upload.result()
-        except TrainerError:
+    def _wait_for_all(self) -> None:
+        """In rounds: a collective that waits for long is taken for one that hangs."""
+        while True:
+            outcomes = self.ranks.gather_objects(self._waited(ROUND))
+            for _, failed in outcomes:
+                if failed is not None:
+                    raise failed
+            if all(is_done for is_done, _ in outcomes):
+                return
+
+    def _waited(self, seconds: float) -> tuple[bool, BaseException | None]:
+        """Whether all that this node had to do is done, and what failed."""
+        done, rest = wait(self._waiting, seconds, FIRST_EXCEPTION)
+        failed = next((error for item in done if (error := item.exception())), None)
+        if failed is not None:
             self.store.give_up()
-            raise
+        self._waiting = [] if failed is not None else list(rest)
+        return not self._waiting, failed
 
     def _upload(self, directory: Path) -> None:
         """The files of this node; after those of all nodes, the manifest."""

@@ -24,6 +24,8 @@ from rlhf_trainer.errors import ConfigurationError, TrainerError, Transient, fir
 PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
 """Seconds between tries: five minutes in all, for the attempt that gives up trains again from its
 newest checkpoint."""
+PIECE: Final = 32 << 20
+"""Bytes that are sent at once: of ten thousand pieces an object has at most."""
 NO_BUCKET: Final = ("NO_SUCH_BUCKET", "The specified bucket does not exist", "NoSuchBucket")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -113,7 +115,7 @@ class ObjectStore:
             def copy() -> None:
                 file.seek(0)
                 with self._files.open_output_stream(self._path(name)) as out:
-                    while chunk := file.read(CHUNK):
+                    while chunk := file.read(PIECE):
                         if self._is_stopped.is_set():
                             raise InterruptedError("the stage has ended")
                         out.write(chunk)

@@ -91,7 +91,10 @@ async def storage(look: Look) -> list[Finding]:
     name_one = "set checkpoints.claim.storageClass, or checkpoints.existingClaim"
     found = []
     if not classes:
-        advice = "install a CSI driver with shared file systems, or use checkpoints.existingClaim"
+        advice = (
+            "install a CSI driver with shared file systems, or use checkpoints.existingClaim or "
+            "checkpoints.uri"
+        )
         return [Finding("error", "Storage", "there is no storage class", advice)]
     if not default:
         found.append(Finding("warning", "Storage", "no storage class is the default", name_one))

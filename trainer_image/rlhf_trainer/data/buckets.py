@@ -66,6 +66,7 @@ def file_system(scheme: str, credentials: Credentials) -> Any:
         endpoint_override=endpoint.netloc or None,
         connect_timeout=CONNECT_WITHIN,
         request_timeout=ANSWER_WITHIN,
+        background_writes=False,  # what is read faster than it is sent would fill the memory
     )
 
 
