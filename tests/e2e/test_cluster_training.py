@@ -13,13 +13,9 @@ from typing import NamedTuple
 import pytest
 import short_job
 from cluster.control_plane import ControlPlane
-from cluster.kubelet import Kubelet, Processes
 from cluster.nodes import FakeNodes
-from cluster.programs import free_ports
-from cluster_jobs import Jobs, condition, stage, wait_until
-from operator_process import OperatorProcess
-from operator_rights import allow_reviews, limited
-from training_cluster import Object, TrainingCluster
+from cluster_jobs import condition, stage, wait_until
+from training_cluster import Object, TrainingCluster, a_training_cluster
 
 NODES = {"sft": 1, "reward": 1, "ppo": 2, "dpo": 1}
 KL_COEF = 0.05
@@ -50,27 +46,8 @@ def cluster(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TrainingCluster]:
     directory = tmp_path_factory.mktemp("cluster")
-    nodes = [fake_nodes.add({short_job.DEVICE: 2}) for _ in range(2)]
-    kubeconfig = limited(installed, module_namespace)
-    allow_reviews(installed, module_namespace)
-    (port,) = free_ports(1)
-    flags = (
-        *("--lease-namespace", module_namespace),
-        *("--progress-port", str(port), "--progress-url", f"http://127.0.0.1:{port}"),
-    )
-    log = directory / "operator.log"
-    operator = OperatorProcess(kubeconfig, [module_namespace], log, *flags)
-    pods = Processes(directory / "pods", short_job.ON_THE_CPU)
-    operator.start()
-    try:
-        with Kubelet(installed.kubeconfig, pods, nodes) as kubelet:
-            jobs = Jobs(installed.client, module_namespace)
-            yield TrainingCluster(installed, jobs, operator, kubelet, nodes)
-    finally:
-        operator.end()
-        print(operator.log()[-8000:])
-        for node in nodes:
-            fake_nodes.remove(node)
+    with a_training_cluster(installed, fake_nodes, module_namespace, directory) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

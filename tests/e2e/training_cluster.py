@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import short_job
 import yaml
 from cluster.control_plane import ControlPlane
-from cluster.kubelet import Kubelet
-from cluster.nodes import FakeNode
+from cluster.kubelet import Kubelet, Processes
+from cluster.nodes import FakeNode, FakeNodes
+from cluster.programs import free_ports
 from cluster_jobs import Jobs, condition
 from operator_process import OperatorProcess
+from operator_rights import allow_reviews, limited
 from prometheus_client.parser import text_string_to_metric_families
 
 Object = dict[str, Any]
@@ -70,8 +74,9 @@ class TrainingCluster:
     def job(self) -> Object:
         return self.jobs.get(short_job.NAME)
 
-    def apply(self) -> None:
-        self.kubectl("apply", "-f", "-", text=yaml.safe_dump(short_job.manifest()))
+    def apply(self, manifest: Object | None = None) -> None:
+        text = yaml.safe_dump(manifest or short_job.manifest())
+        self.kubectl("apply", "-f", "-", text=text)
 
     def edit(self, patch: str) -> None:
         self.kubectl("patch", "rlhfjob", short_job.NAME, "--type=merge", "--patch", patch)
@@ -132,3 +137,31 @@ class TrainingCluster:
 def _generation(job: Object) -> int:
     generation: int = job["metadata"]["generation"]
     return generation
+
+
+@contextmanager
+def a_training_cluster(
+    installed: ControlPlane, fake_nodes: FakeNodes, namespace: str, directory: Path
+) -> Iterator[TrainingCluster]:
+    """Two nodes of two devices, an operator, and a kubelet that runs pods as processes."""
+    nodes = [fake_nodes.add({short_job.DEVICE: 2}) for _ in range(2)]
+    kubeconfig = limited(installed, namespace)
+    allow_reviews(installed, namespace)
+    (port,) = free_ports(1)
+    flags = (
+        *("--lease-namespace", namespace),
+        *("--progress-port", str(port), "--progress-url", f"http://127.0.0.1:{port}"),
+    )
+    log = directory / "operator.log"
+    operator = OperatorProcess(kubeconfig, [namespace], log, *flags)
+    pods = Processes(directory / "pods", short_job.ON_THE_CPU)
+    operator.start()
+    try:
+        with Kubelet(installed.kubeconfig, pods, nodes) as kubelet:
+            jobs = Jobs(installed.client, namespace)
+            yield TrainingCluster(installed, jobs, operator, kubelet, nodes)
+    finally:
+        operator.end()
+        print(operator.log()[-8000:])
+        for node in nodes:
+            fake_nodes.remove(node)

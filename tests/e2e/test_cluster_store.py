@@ -1,0 +1,75 @@
+"""A gang of two nodes whose checkpoints are in an object store, on a real control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import short_job
+from cluster.control_plane import ControlPlane
+from cluster.nodes import FakeNodes
+from cluster_jobs import wait_until
+from s3_server import Bucket, bucket
+from training_cluster import PATIENCE, Object, TrainingCluster, a_training_cluster
+
+KEYS = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Bucket]:
+    with bucket({}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    installed: ControlPlane,
+    fake_nodes: FakeNodes,
+    module_namespace: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[TrainingCluster]:
+    directory = tmp_path_factory.mktemp("cluster")
+    with a_training_cluster(installed, fake_nodes, module_namespace, directory) as running:
+        yield running
+
+
+def manifest() -> Object:
+    """SFT alone, each step of it saved."""
+    made = short_job.manifest()
+    spec = made["spec"]
+    del spec["evaluation"]
+    small = {"globalBatchSize": 8, "microBatchSize": 4, "maxSteps": 8, "resources": {"nodes": 2}}
+    saved = {"checkpointing": {"everySteps": 1}, "retry": {"backoffSeconds": 1}}
+    spec["stages"] = {"sft": spec["stages"]["sft"] | small | saved}
+    spec["checkpoints"] = {"uri": "s3://bucket/team", "secret": "store"}
+    return made
+
+
+def steps(server: Bucket, attempt: int) -> list[str]:
+    """Steps of an attempt that are whole in the store."""
+    found = [key for key in server.files if f"/attempt-{attempt}/steps/" in key]
+    return sorted(key.split("/")[-2] for key in found if key.endswith("/manifest.json"))
+
+
+@pytest.mark.slow
+def test_a_gang_goes_on_from_the_store_after_a_worker_was_killed(
+    cluster: TrainingCluster, server: Bucket
+) -> None:
+    cluster.offer_data()
+    literals = [
+        f"--from-literal={k}={v}" for k, v in {**KEYS, "AWS_ENDPOINT_URL": server.url}.items()
+    ]
+    cluster.kubectl("create", "secret", "generic", "store", *literals)
+    cluster.apply(manifest())
+    wait_until(lambda: steps(server, 1), timeout=PATIENCE)
+    cluster.kubelet.kill(cluster.pod("sft", 1, 1))
+    job = cluster.wait_ready()
+    sft = job["status"]["stages"]["sft"]
+    assert sft["attempt"] == 2
+    assert sft["checkpoint"]["uri"].startswith("s3://bucket/team/quickstart-")
+    assert job["status"]["storage"] == "s3://bucket/team"
+    output = sft["checkpoint"]["uri"].removeprefix("s3://bucket/")
+    assert f"{output}/model.safetensors" in server.files
+    assert steps(server, 2)[0] > "step-00000001", "it went on from a step of the first attempt"
+    claims = cluster.kubectl("get", "pvc", "-o", "name").split()
+    assert claims == [f"persistentvolumeclaim/{short_job.CLAIM}"]
