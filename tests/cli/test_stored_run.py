@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from a_run_here import RunHere
-from s3_server import Bucket, bucket
+from s3_server import Bucket, bucket, keys
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ROWS = "data/sft.jsonl"
@@ -38,9 +38,7 @@ class Here(RunHere):
     """A run in the store, and one beside it in a directory."""
 
     def __init__(self, folder: Path, server: Bucket) -> None:
-        keys = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET"}
-        where = {"AWS_ENDPOINT_URL": server.url, "AWS_REGION": "us-east-1"}
-        super().__init__(folder, {**os.environ, **keys, **where, "OMP_NUM_THREADS": "1"})
+        super().__init__(folder, {**os.environ, **keys(server), "OMP_NUM_THREADS": "1"})
         self.server = server
         for name in ("base-model", "data"):
             shutil.copytree(EXAMPLES / name, folder / name)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import short_job
+from a_run_here import RunHere
 from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNodes
 from cluster_jobs import wait_until
-from s3_server import Bucket, bucket
+from s3_server import Bucket, bucket, keys
 from training_cluster import PATIENCE, Object, TrainingCluster, a_training_cluster
-
-KEYS = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,11 @@ def steps(server: Bucket, attempt: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_gang_goes_on_from_the_store_after_a_worker_was_killed(
-    cluster: TrainingCluster, server: Bucket
+def test_a_gang_goes_on_from_the_store_after_a_worker_was_killed_and_its_model_is_fetched(
+    cluster: TrainingCluster, server: Bucket, tmp_path: Path
 ) -> None:
     cluster.offer_data()
-    literals = [
-        f"--from-literal={k}={v}" for k, v in {**KEYS, "AWS_ENDPOINT_URL": server.url}.items()
-    ]
+    literals = [f"--from-literal={name}={value}" for name, value in keys(server).items()]
     cluster.kubectl("create", "secret", "generic", "store", *literals)
     cluster.apply(manifest())
     wait_until(lambda: steps(server, 1), timeout=PATIENCE)
@@ -73,3 +72,9 @@ def test_a_gang_goes_on_from_the_store_after_a_worker_was_killed(
     assert steps(server, 2)[0] > "step-00000001", "it went on from a step of the first attempt"
     claims = cluster.kubectl("get", "pvc", "-o", "name").split()
     assert claims == [f"persistentvolumeclaim/{short_job.CLAIM}"]
+    fetch = ["fetch", short_job.NAME, "--namespace", cluster.jobs.namespace, "--out", "model"]
+    kubeconfig = ["--kubeconfig", str(cluster.plane.kubeconfig)]
+    here = RunHere(tmp_path, os.environ)
+    here.rlhfctl(*fetch, *kubeconfig)
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert weights == server.files[f"{output}/model.safetensors"]

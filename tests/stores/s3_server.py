@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -47,6 +48,23 @@ def bucket(files: dict[str, bytes], access_key: str = "KEY") -> Iterator[Bucket]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def write_keys(folder: Path, server: Bucket, key: str = "KEY") -> None:
+    """A Secret for the server as a pod sees it: a folder of files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in (keys(server) | {"AWS_ACCESS_KEY_ID": key}).items():
+        (folder / name).write_text(value + "\n")
+
+
+def keys(server: Bucket) -> dict[str, str]:
+    """What opens the bucket, by the names of a Secret or of the environment."""
+    return {
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_REGION": "us-east-1",
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):

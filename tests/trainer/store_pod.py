@@ -6,24 +6,15 @@ import shutil
 from pathlib import Path
 
 from rlhf_api.run import StageRun
-from s3_server import Bucket
+from s3_server import Bucket, write_keys
 from trainer_pod import Pod
 
 STORE = "s3://bucket/team"
 
 
 def write_secret(directory: Path, server: Bucket, key: str = "KEY") -> None:
-    """The Secret `store` as a pod sees it: a folder of files."""
-    keys = {
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": "SECRET",
-        "AWS_ENDPOINT_URL": server.url,
-        "AWS_REGION": "us-east-1",
-    }
-    folder = directory / "secrets" / "store"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in keys.items():
-        (folder / name).write_text(value + "\n")
+    """The Secret `store`."""
+    write_keys(directory / "secrets" / "store", server, key)
 
 
 def on_store(run: StageRun, uri: str = STORE) -> StageRun:

@@ -169,35 +169,16 @@ async def _started(target: ClusterRequests, name: str) -> None:
     while True:
         pod = await target.raw_pod(name)
         status = pod.get("status") or {}
-        _refuse_failed_copy(status)
         if status.get("phase") in ("Running", "Succeeded", "Failed"):
             return
         why = _why(status)
         if waited > PATIENCE and not has_told:
             has_told = True
             _say(f"Waiting for the pod {name} that reads the volume: {why}")
-        if waited > START_WITHIN and not _is_copying(status):
+        if waited > START_WITHIN:
             raise Failure(f"the pod {name} does not start: {why}", exit_code=TRANSIENT)
         await asyncio.sleep(LOOK_EVERY)
         waited += LOOK_EVERY
-
-
-def _copy_state(status: Object, name: str) -> Object | None:
-    """Of the container that copies from an object store, if there is one and it is so far."""
-    states = [item.get("state") or {} for item in status.get("initContainerStatuses") or []]
-    return next((state[name] for state in states if state.get(name)), None)
-
-
-def _is_copying(status: Object) -> bool:
-    return _copy_state(status, "running") is not None
-
-
-def _refuse_failed_copy(status: Object) -> None:
-    """Raises Failure with the last line that the copy wrote, and its exit code."""
-    ended = _copy_state(status, "terminated")
-    if ended and ended.get("exitCode"):
-        said = (ended.get("message") or "the copy from the object store failed").strip()
-        raise Failure(said.splitlines()[-1], exit_code=ended["exitCode"])
 
 
 def _why(status: Object) -> str:

@@ -4,7 +4,8 @@
 
 Every frame is a line: `total BYTES`; then for each file `file SIZE OFFSET PATH` (JSON text), `data
 BASE64` of compressed pieces from the offset on, `end SHA256` of the whole file; after the last one
-`done COUNT`. `have` tells what is there already. Standard library only: any image with Python does.
+`done COUNT`. `have` tells what is there already; `copy` are words for the image's trainer, which
+brings the files from an object store first. Standard library only: any image with Python does.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import glob
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 
 PIECE = 6 << 10
 """Bytes; a line stays below the 16 KiB at which container runtimes cut lines."""
@@ -52,8 +55,10 @@ class Writer:
             time.sleep(max(0.0, self.written / RATE - (time.monotonic() - self.began)))
 
 
-def main(patterns: list[str], have: dict[str, int]) -> None:
+def main(patterns: list[str], have: dict[str, int], copy: Sequence[str] = ()) -> None:
     """Write all files that fit, each once, in the order of the patterns."""
+    if copy and (code := subprocess.run([sys.executable, "-m", "rlhf_trainer", *copy]).returncode):
+        sys.exit(code)
     fitting = (path for pattern in patterns for path in sorted(glob.glob(pattern, recursive=True)))
     paths = [path for path in dict.fromkeys(fitting) if os.path.isfile(path)]
     print("total", sum(map(os.path.getsize, paths)))

@@ -32,16 +32,17 @@ def reader_pod(
     The RLHFJob owns it, so that it never outlives it. Its labels are not those of an attempt.
     """
     meta, spec = job.metadata, job.spec
-    mount: Object = {"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}", "readOnly": True}
-    if spec.checkpoints.sub_path:
-        mount["subPath"] = spec.checkpoints.sub_path
-    claim = {"claimName": claim_name(job), "readOnly": True}
-    volume: Object = {"name": CHECKPOINTS, "persistentVolumeClaim": claim}
+    found = _in_store(job, patterns) if spec.checkpoints.uri else _on_claim(job)
+    copy, volumes, mounts = found
+    asked = {"patterns": list(patterns), "have": dict(have), "copy": copy}
+    security = pod_security()
+    if copy:  # it reads a Secret, and writes to a disk of its own
+        security["securityContext"] |= {"fsGroup": USER_ID}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "activeDeadlineSeconds": LONGEST,
-        **pod_security(),
+        **security,
         "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
         "containers": [
             {
@@ -50,17 +51,17 @@ def reader_pod(
                 "workingDir": WORKDIR,
                 "command": [
                     *("python", "-c", Path(reader.__file__).read_text(encoding="utf-8")),
-                    json.dumps({"patterns": list(patterns), "have": dict(have)}),
+                    json.dumps(asked),
                 ],
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
                 "securityContext": container_security(),
-                "volumeMounts": [mount],
+                "volumeMounts": mounts,
             }
         ],
-        "volumes": [volume],
+        "volumes": volumes,
     }
-    if spec.checkpoints.uri:
-        pod |= _from_store(job, image, patterns, pod["containers"][0]["resources"])
+    if identity := spec.resources.service_account:
+        pod["serviceAccountName"] = identity
     if node:
         pod |= {"affinity": _beside(node), "tolerations": [{"operator": "Exists"}]}
     owner = {"apiVersion": job.api_version, "kind": KIND, "name": meta.name, "uid": meta.uid}
@@ -77,32 +78,29 @@ def reader_pod(
     }
 
 
-def _from_store(job: RLHFJob, image: str, patterns: Sequence[str], resources: Object) -> Object:
-    """A container of the trainer that brings what fits, as whom the job's own pods do."""
-    spec = job.spec
-    mounts: list[Object] = [{"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}"}]
+def _in_store(
+    job: RLHFJob, patterns: Sequence[str]
+) -> tuple[list[str], list[Object], list[Object]]:
+    """Words for the trainer that copies what fits; the volumes and mounts that it needs."""
+    checkpoints = job.spec.checkpoints
+    words = ["copy", str(checkpoints.uri), CHECKPOINTS]
+    words += [pattern.removeprefix(f"{CHECKPOINTS}/") for pattern in patterns]
     volumes: list[Object] = [{"name": CHECKPOINTS, "emptyDir": {"sizeLimit": SCRATCH_SIZE}}]
-    words = ["python", "-m", "rlhf_trainer", "copy"]
-    if secret := spec.checkpoints.secret:
+    mounts: list[Object] = [{"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}"}]
+    if secret := checkpoints.secret:
         mounted = Mounted(secret, default_path(secret))
-        mounts.append(mounted.mount)
-        volumes.append(mounted.volume)
         words += ["--secret", secret]
-    names = [pattern.removeprefix(f"{CHECKPOINTS}/") for pattern in patterns]
-    copy: Object = {
-        "name": "copy",
-        "image": image,
-        "workingDir": WORKDIR,
-        "command": [*words, str(spec.checkpoints.uri), CHECKPOINTS, *names],
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "resources": resources,
-        "securityContext": container_security(),
-        "volumeMounts": mounts,
-    }
-    security = pod_security()["securityContext"] | {"fsGroup": USER_ID}
-    identity = spec.resources.service_account
-    as_whom = {"serviceAccountName": identity} if identity else {}
-    return {"initContainers": [copy], "volumes": volumes, "securityContext": security, **as_whom}
+        volumes.append(mounted.volume)
+        mounts.append(mounted.mount)
+    return words, volumes, mounts
+
+
+def _on_claim(job: RLHFJob) -> tuple[list[str], list[Object], list[Object]]:
+    mount: Object = {"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}", "readOnly": True}
+    if job.spec.checkpoints.sub_path:
+        mount["subPath"] = job.spec.checkpoints.sub_path
+    claim = {"claimName": claim_name(job), "readOnly": True}
+    return [], [{"name": CHECKPOINTS, "persistentVolumeClaim": claim}], [mount]
 
 
 def _beside(node: str) -> Object:
