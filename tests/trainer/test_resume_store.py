@@ -92,6 +92,16 @@ def test_a_killed_run_goes_on_from_the_store_with_the_same_weights(
 
 
 @pytest.mark.slow
+def test_a_node_that_is_lost_ends_the_other_one_for_another_attempt(
+    pod: Pod, server: Bucket
+) -> None:
+    run = on_store(pod.stage_run("sft", settings(pod, maxSteps=400)))
+    started = pod.fork(run, 1, second_node(pod))
+    stop_once_stored(started, server, started.processes[1].kill)
+    assert started.wait() == [75, -9], started.log
+
+
+@pytest.mark.slow
 def test_a_state_that_is_saved_on_sigterm_is_in_the_store_before_the_end(
     pod: Pod, server: Bucket
 ) -> None:

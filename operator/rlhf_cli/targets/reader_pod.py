@@ -60,7 +60,7 @@ def reader_pod(
         ],
         "volumes": volumes,
     }
-    if identity := spec.resources.service_account:
+    if copy and (identity := spec.resources.service_account):
         pod["serviceAccountName"] = identity
     if node:
         pod |= {"affinity": _beside(node), "tolerations": [{"operator": "Exists"}]}
