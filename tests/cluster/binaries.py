@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.modules import KUBERNETES, MODULES, Module
+from cluster.modules import KUBERNETES, MODULES, NODE, Module
 from cluster.toolchain import Go, NoBinaries, required_version, toolchain
 
 Report = Callable[[str], None]
@@ -43,7 +43,7 @@ def find_program(name: str, report: Report = report_on_stderr) -> Path:
     named = Path(os.environ.get("KUBEBUILDER_ASSETS", os.devnull)) / name
     if os.access(named, os.X_OK):
         return named
-    module = next(module for module in MODULES if name in module.packages)
+    module = next(module for module in (*MODULES, *NODE) if name in module.packages)
     return _built([module], report)[0] / name
 
 

@@ -16,7 +16,7 @@ import urllib3
 from kubernetes.client import ApiException
 
 from cluster.client import Client
-from cluster.layout import Layout
+from cluster.layout import LOOPBACK, Layout
 from cluster.programs import Group, Program, free_ports, listens
 from cluster.request_log import Request, read_requests
 
@@ -41,13 +41,21 @@ class ControlPlane:
     """Runs while it is entered as a context; its files are in `directory`, its logs stay there.
 
     `programs` are etcd, kube-apiserver, kube-controller-manager and kube-scheduler by name; each
-    can be stopped and started again. `client` and `kubeconfig` are the administrator's.
+    can be stopped and started again. `client` and `kubeconfig` are the administrator's. The API
+    server listens on `address`.
     """
 
-    def __init__(self, binaries: Path, directory: Path, *, gang_scheduling: bool = True) -> None:
+    def __init__(
+        self,
+        binaries: Path,
+        directory: Path,
+        *,
+        gang_scheduling: bool = True,
+        address: str = LOOPBACK,
+    ) -> None:
         self.binaries = binaries
         self.directory = directory
-        self._layout = Layout(directory, free_ports(3), gang_scheduling)
+        self._layout = Layout(directory, free_ports(3), gang_scheduling, address)
 
     def __enter__(self) -> Self:
         self._write_files()

@@ -16,20 +16,24 @@ NODE_GRACE: Final = 10
 EVICTION_GRACE: Final = 2
 """Seconds that a pod tolerates such a node unless it says otherwise; the usual default is 300."""
 
+LOOPBACK: Final = "127.0.0.1"
+
 ISSUER: Final = "https://kubernetes.default.svc"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Loopback only; `ports` are etcd's for clients and for peers, and the API server's."""
+    """`ports` are etcd's for clients and for peers, and the API server's, which alone listens on
+    `address`: all else is loopback."""
 
     directory: Path
     ports: Sequence[int]
     gang_scheduling: bool
+    address: str = LOOPBACK
 
     @property
     def server(self) -> str:
-        return f"https://127.0.0.1:{self.ports[2]}"
+        return f"https://{self.address}:{self.ports[2]}"
 
     @property
     def kubeconfig(self) -> Path:
@@ -125,9 +129,10 @@ class Layout:
     def _api_server(self) -> dict[str, str]:
         return {
             "etcd-servers": f"http://127.0.0.1:{self.ports[0]}",
-            "bind-address": "127.0.0.1",
+            "bind-address": self.address,
             "secure-port": str(self.ports[2]),
-            "endpoint-reconciler-type": "none",
+            # Nobody could reach an endpoint of the Service `kubernetes` on loopback: it is refused.
+            "endpoint-reconciler-type": "none" if self.address == LOOPBACK else "lease",
             "cert-dir": str(self.certificate.parent),
             "token-auth-file": str(self.tokens),
             "authorization-mode": "RBAC",

@@ -34,12 +34,17 @@ def _linked(variables: dict[str, str]) -> str:
     return "-s -w " + " ".join(f"-X {name}={value}" for name, value in variables.items())
 
 
-def _kubernetes() -> Module:
-    folder = _HERE / "tools"
-    version = pinned_version(folder, "k8s.io/kubernetes")
+def _of_kubernetes(version: str) -> str:
+    """What a program of Kubernetes is told of its version."""
     names = {"gitVersion": f"v{version}"} | dict(
         zip(("gitMajor", "gitMinor"), version.split("."), strict=False)
     )
+    return _linked({f"k8s.io/component-base/version.{name}": value for name, value in names.items()})
+
+
+def _kubernetes() -> Module:
+    folder = _HERE / "tools"
+    version = pinned_version(folder, "k8s.io/kubernetes")
     return Module(
         "Kubernetes",
         version,
@@ -51,7 +56,7 @@ def _kubernetes() -> Module:
             "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
             "kubectl": "k8s.io/kubernetes/cmd/kubectl",
         },
-        _linked({f"k8s.io/component-base/version.{name}": value for name, value in names.items()}),
+        _of_kubernetes(version),
     )
 
 
@@ -93,5 +98,24 @@ def _dashboard_check() -> Module:
     return Module("Grafana's types", version, folder, {"dashboard-check": "."})
 
 
+def _node() -> Module:
+    folder = _HERE / "go" / "node"
+    version = pinned_version(folder, "k8s.io/kubernetes")
+    packages = {
+        "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+        "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+        "pause": "./pause",
+    }
+    return Module("Kubernetes' node", version, folder, packages, _of_kubernetes(version))
+
+
+def _dns() -> Module:
+    folder = _HERE / "go" / "dns"
+    version = pinned_version(folder, "github.com/coredns/coredns")
+    return Module("CoreDNS", version, folder, {"coredns": "."})
+
+
 KUBERNETES: Final = _kubernetes()
 MODULES: Final = (KUBERNETES, _helm(), _promtool(), _gitops_judge(), _dashboard_check())
+NODE: Final = (_node(), _dns())
+"""What a real kubelet's test has beside these: not built for `make test`."""
