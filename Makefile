@@ -18,7 +18,7 @@ TRAINER_IMAGE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check generate verify format docs clean constraints constraints-vllm images \
-  images-test image-operator image-trainer vllm-test
+  images-test kubelet-test image-operator image-trainer vllm-test
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,11 @@ image-trainer:  ## Build the trainer's alone
 images-test: $(READY)  ## Run both from their images; as root, after `make images BUILDER=buildah`
 	PYTHONPATH=tests/charts:tests/e2e OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) \
 	  $(BIN)/python -m pytest tests/images/built_images.py
+
+kubelet-test: $(READY)  ## The same on a real kubelet with containerd; as root, in namespaces of its own
+	@PYTHONPATH=tests $(BIN)/python -m cluster.binaries etcd helm kubelet coredns > /dev/null  # once, with a network
+	PYTHONPATH=tests/charts:tests/e2e OPERATOR_IMAGE=$(OPERATOR_IMAGE) TRAINER_IMAGE=$(TRAINER_IMAGE) \
+	  unshare --net --mount --pid --fork --kill-child --mount-proc $(BIN)/python -m pytest tests/images/on_a_kubelet.py
 
 $(VLLM_READY): $(READY) constraints-vllm.txt tests/trainer/vllm-requirements.txt
 	$(BIN)/python -m venv $(VLLM_VENV)

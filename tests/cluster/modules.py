@@ -39,7 +39,9 @@ def _of_kubernetes(version: str) -> str:
     names = {"gitVersion": f"v{version}"} | dict(
         zip(("gitMajor", "gitMinor"), version.split("."), strict=False)
     )
-    return _linked({f"k8s.io/component-base/version.{name}": value for name, value in names.items()})
+    return _linked(
+        {f"k8s.io/component-base/version.{name}": value for name, value in names.items()}
+    )
 
 
 def _kubernetes() -> Module:

@@ -29,11 +29,19 @@ class NodeImages:
         full = f"{REGISTRY}/{name}"
         if full in self.names():
             return
-        source = ["buildah", "push", "--quiet", f"localhost/{name}", f"docker-archive:/dev/stdout:{full}"]
+        source = [
+            "buildah",
+            "push",
+            "--quiet",
+            f"localhost/{name}",
+            f"docker-archive:/dev/stdout:{full}",
+        ]
         with subprocess.Popen(source, stdout=subprocess.PIPE) as archive:
             self._run("images", "import", "-", stdin=archive.stdout)
         if archive.returncode:
-            raise RuntimeError(f"{name} cannot be read from buildah's storage; make images BUILDER=buildah")
+            raise RuntimeError(
+                f"{name} cannot be read from buildah's storage; make images BUILDER=buildah"
+            )
 
     def take_pause(self, program: Path, folder: Path) -> None:
         """The image whose only file is that program."""

@@ -120,9 +120,7 @@ class RealKubelet:
 
     name: Final = "machine"
 
-    def _run(
-        self, name: str, command: list[str], ready: Callable[[], bool] = lambda: True
-    ) -> None:
+    def _run(self, name: str, command: list[str], ready: Callable[[], bool] = lambda: True) -> None:
         program = Program(self._group, self._directory / f"{name}.log", command)
         self._programs.append(program)
         program.start()
