@@ -25,6 +25,10 @@ Take = Callable[[str | None, Object], None]
 
 RESTART_AFTER: Final = 5.0
 
+IDENTITY: Final[Any] = "rlhf-operator"
+"""kopf shows it to its peers, of which there are none. Left alone it asks for the name of the user,
+who in a pod has none, and ends."""
+
 
 class Unending:
     """Pauses between tries, in seconds, for as long as the API server is away.
@@ -92,6 +96,7 @@ def watch_jobs(take: Take, namespaces: Sequence[str], stop: threading.Event) -> 
                 kopf.operator(
                     registry=registry(take),
                     settings=settings(),
+                    identity=IDENTITY,
                     clusterwide=not namespaces,
                     namespaces=list(namespaces),
                     standalone=True,
