@@ -1,4 +1,4 @@
-"""What the programs of a node read: containerd, the network of pods, kubelet, kube-proxy, CoreDNS."""
+"""What a node's programs read: containerd, kubelet, kube-proxy, CoreDNS, the network of pods."""
 
 from __future__ import annotations
 

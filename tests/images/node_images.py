@@ -8,6 +8,7 @@ import json
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import IO
 
 from node_files import PAUSE
 
@@ -29,19 +30,21 @@ class NodeImages:
         full = f"{REGISTRY}/{name}"
         if full in self.names():
             return
-        source = [
-            "buildah",
-            "push",
-            "--quiet",
-            f"localhost/{name}",
-            f"docker-archive:/dev/stdout:{full}",
-        ]
-        with subprocess.Popen(source, stdout=subprocess.PIPE) as archive:
-            self._run("images", "import", "-", stdin=archive.stdout)
-        if archive.returncode:
+        archive = f"docker-archive:/dev/stdout:{full}"
+        command = ["buildah", "push", "--quiet", f"localhost/{name}", archive]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as source:
+            self._run("images", "import", "-", stdin=source.stdout)
+        if source.returncode:
             raise RuntimeError(
-                f"{name} cannot be read from buildah's storage; make images BUILDER=buildah"
+                f"{name} cannot be read from buildah's storage: run `make images BUILDER=buildah`"
             )
+        self._drop_layers()
+
+    def _drop_layers(self) -> None:
+        """They are unpacked; what they were unpacked from is as large again."""
+        for line in self._run("content", "list").splitlines():
+            if "containerd.io/uncompressed=" in line:
+                self._run("content", "remove", line.split()[0])
 
     def take_pause(self, program: Path, folder: Path) -> None:
         """The image whose only file is that program."""
@@ -53,7 +56,7 @@ class NodeImages:
     def names(self) -> list[str]:
         return self._run("images", "list", "--quiet").split()
 
-    def _run(self, *words: str, stdin: object = subprocess.DEVNULL) -> str:
+    def _run(self, *words: str, stdin: IO[bytes] | int | None = subprocess.DEVNULL) -> str:
         done = subprocess.run(
             [*self._ctr, *words], stdin=stdin, capture_output=True, text=True, check=False
         )
