@@ -109,8 +109,10 @@ def test_no_pod_keeps_its_copy(trained: Here) -> None:
 
 
 def test_credentials_that_are_refused_end_the_run_before_anything_trains(here: Here) -> None:
-    text = (here.folder / "stored.yaml").read_text().replace("s3://bucket/team", "s3://bucket/shut")
-    (here.folder / "shut.yaml").write_text(text)
+    shut = manifest()
+    shut["spec"]["stages"]["sft"]["data"] = {"source": ROWS, "limit": 60}  # nothing is fetched
+    shut["spec"]["checkpoints"] = {"uri": "s3://bucket/shut", "secret": "keys"}
+    (here.folder / "shut.yaml").write_text(yaml.safe_dump(shut))
     here.server.shut = lambda key: key.startswith("shut/")
     said = here.train("shut", code=64)
     assert "do not give access to s3://bucket/shut/" in said
