@@ -162,7 +162,8 @@ def test_trackers_that_cannot_be_reached_stop_nothing(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) < 2
+    one_answer = trackers.WeightsAndBiases.SETTINGS["x_graphql_timeout_seconds"]
+    assert float(done.stdout.splitlines()[-1]) < one_answer  # of 100 steps none has waited for one
     assert time.monotonic() - begun < 40
     assert len(in_pod.metrics(run)) == 100
 
