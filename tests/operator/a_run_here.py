@@ -43,7 +43,7 @@ class RunHere:
     def finish(self, process: subprocess.Popen[str], code: int = 0, seconds: int = 120) -> str:
         """What a command has said on both streams; the exit code has to be this one."""
         said = "".join(process.communicate(timeout=seconds))
-        assert "Traceback" not in said
+        assert "Traceback" not in said, said
         assert process.returncode == code, said
         return said
 
