@@ -15,9 +15,6 @@ ADDRESS: Final = "10.76.0.1"
 PODS: Final = "10.77.0.0/16"
 SERVICES: Final = "10.0.0.0/24"
 DOMAIN: Final = "cluster.local"
-CGROUP: Final = "/rlhf-operator-tests"
-"""Under it are the cgroups of all containers, in each hierarchy."""
-
 PAUSE: Final = "rlhf.dev/pause:tests"
 PLUGINS: Final = Path("/usr/lib/cni")
 LEASE_SECONDS: Final = 8
@@ -110,7 +107,6 @@ conf_dir = "{self._network.parent}"
             "failSwapOn": False,
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": False,
-            "cgroupRoot": CGROUP,
             "enforceNodeAllocatable": [],
             "localStorageCapacityIsolation": False,
             "containerRuntimeEndpoint": f"unix://{self.socket}",

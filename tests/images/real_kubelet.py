@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,11 +19,14 @@ from typing import Any, Final, Self
 
 from cluster.control_plane import ControlPlane
 from cluster.programs import Group, Program
-from node_files import ADDRESS, CGROUP, NodeFiles
+from node_files import ADDRESS, NodeFiles
 from node_images import NodeImages
 
 READY_TIMEOUT: Final = 120.0
 CGROUPS: Final = Path("/sys/fs/cgroup")
+OF_CONTAINERS: Final = "k8s.io"
+"""The cgroup that containerd makes in each hierarchy where the kubelet has none of its own."""
+
 FIXED: Final = ("/run/containerd", "/var/lib/cni", "/var/log/containers")
 """Folders that these programs write to, and no setting moves."""
 
@@ -102,7 +106,7 @@ class RealKubelet:
         """The folders in /proc of the processes in a pod's container."""
         status = pod["status"]["containerStatuses"][0]
         container = status["containerID"].removeprefix("containerd://")
-        group = CGROUPS / "pids" / CGROUP.strip("/") / container
+        group = CGROUPS / "pids" / OF_CONTAINERS / container
         numbers = (group / "cgroup.procs").read_text().split()
         return [Path("/proc", number) for number in numbers]
 
@@ -110,7 +114,7 @@ class RealKubelet:
         files = self._files
         self._run("containerd", ["containerd", "--config", str(files.containerd)], self._serves)
         self.images.take_pause(self._program("pause"), self._directory)
-        self._run("coredns", [str(self._program("coredns")), "-conf", str(files.dns)])
+        self._run("coredns", [str(self._program("coredns")), "-conf", str(files.dns)], _resolves)
         proxy = [str(self._program("kube-proxy")), f"--config={files.proxy}"]
         self._run("kube-proxy", [*proxy, f"--hostname-override={self.name}"])
         kubelet = [str(self._program("kubelet")), f"--config={files.kubelet}"]
@@ -142,24 +146,37 @@ class RealKubelet:
 
     def _stop(self) -> None:
         """In this order: nothing starts anew what has just ended."""
+        containers: list[str] = []
+        with contextlib.suppress(RuntimeError):  # it may be containerd that did not start
+            containers = self.images.containers()
         for program in reversed(self._programs):
             program.stop()
-        groups = [path for path in CGROUPS.glob(f"*{CGROUP}") if path.is_dir()]
-        _end_all(groups)
+        for container in containers:
+            for group in CGROUPS.glob(f"*/{OF_CONTAINERS}/{container}"):
+                _end(group)
+        for group in CGROUPS.glob(f"*/{OF_CONTAINERS}"):
+            with contextlib.suppress(OSError):  # where others have theirs in it
+                group.rmdir()
         self._group.close()
         for folder in FIXED:
             subprocess.run(["umount", "--lazy", folder], check=False)
 
 
-def _end_all(groups: list[Path]) -> None:
-    """Kills what is left in these cgroups, and removes them with all below."""
-    folders = [path for group in groups for path, _, _ in os.walk(group, topdown=False)]
-    for folder in map(Path, folders):
-        for number in (folder / "cgroup.procs").read_text().split():
+def _resolves() -> bool:
+    """Whether something listens where pods ask for names."""
+    try:
+        socket.create_connection((ADDRESS, 53), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _end(group: Path) -> None:
+    """Kills what is left in a cgroup, and removes it."""
+    deadline = time.monotonic() + 10
+    while group.exists() and time.monotonic() < deadline:
+        for number in filter(int, (group / "cgroup.procs").read_text().split()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(number), signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    for folder in map(Path, folders):
-        while folder.exists() and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        with contextlib.suppress(OSError):
+            group.rmdir()
