@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -102,7 +103,9 @@ class Api:
     ) -> Api:
         """By KUBECONFIG or ~/.kube/config, else as the pod that this process runs in."""
         settings = Configuration()
-        await config.load_config(client_configuration=settings)
+        with warnings.catch_warnings():  # in a pod it says that this might not work
+            warnings.filterwarnings("ignore", "kube_config_path not provided")
+            await config.load_config(client_configuration=settings)
         return cls(ApiClient(settings), may_write, on_request)
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any, Final, Self
 
 from cluster.control_plane import ControlPlane
 from cluster.programs import Group, Program
-from node_files import ADDRESS, NodeFiles
+from node_files import ADDRESS, PLUGINS, NodeFiles
 from node_images import NodeImages
 
 READY_TIMEOUT: Final = 120.0
@@ -29,6 +30,8 @@ OF_CONTAINERS: Final = "k8s.io"
 
 FIXED: Final = ("/run/containerd", "/var/lib/cni", "/var/log/containers")
 """Folders that these programs write to, and no setting moves."""
+
+PROGRAMS: Final = ("containerd", "ctr", "runc", "iptables", "ip")
 
 NETWORK: Final = f"""
 ip link set lo up
@@ -45,9 +48,18 @@ Object = dict[str, Any]
 
 
 def make_network() -> None:
-    """Gives this process's network the node's address. Raises RuntimeError in one that is used."""
-    lines = Path("/proc/net/dev").read_text().splitlines()[2:]
-    if {line.partition(":")[0].strip() for line in lines} & {"eth0", "node"} or os.getuid():
+    """Gives this process's network the node's address.
+
+    Raises RuntimeError in a network that is used, and where the machine lacks a program.
+    """
+    lacking = [name for name in PROGRAMS if not shutil.which(name)]
+    if lacking or not PLUGINS.is_dir():
+        raise RuntimeError(
+            f"not found: {', '.join(lacking) or PLUGINS}. A node needs Debian's packages "
+            "containerd, runc, containernetworking-plugins, iptables and iproute2"
+        )
+    _, *routes = Path("/proc/net/route").read_text().splitlines()
+    if routes or os.getuid():
         raise RuntimeError("a node needs a network of its own, and root: run `make kubelet-test`")
     subprocess.run(["sh", "-ec", NETWORK], check=True)
 
@@ -57,6 +69,8 @@ class RealKubelet:
 
     `program` finds kubelet, kube-proxy, pause and coredns. The control plane listens on ADDRESS.
     """
+
+    name: Final = "machine"
 
     def __init__(
         self, plane: ControlPlane, program: Callable[[str], Path], directory: Path
@@ -121,8 +135,6 @@ class RealKubelet:
         kubelet += [f"--kubeconfig={self._plane.kubeconfig}", f"--node-ip={ADDRESS}"]
         kubelet += [f"--hostname-override={self.name}", f"--root-dir={self._directory}/kubelet"]
         self._run("kubelet", kubelet, self._is_ready)
-
-    name: Final = "machine"
 
     def _run(self, name: str, command: list[str], ready: Callable[[], bool] = lambda: True) -> None:
         program = Program(self._group, self._directory / f"{name}.log", command)
