@@ -169,8 +169,15 @@ class RealKubelet:
             with contextlib.suppress(OSError):  # where others have theirs in it
                 group.rmdir()
         self._group.close()
-        for folder in FIXED:
-            subprocess.run(["umount", "--lazy", folder], check=False)
+        for place in [*_mounted_below(self._directory), *FIXED]:
+            subprocess.run(["umount", "--lazy", place], check=False)
+
+
+def _mounted_below(directory: Path) -> list[str]:
+    """Where pods and containers had something mounted, the innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    places = [line.split()[4] for line in lines]
+    return [place for place in reversed(places) if place.startswith(f"{directory}/")]
 
 
 def _resolves() -> bool:
