@@ -56,7 +56,8 @@ def ends(desk: Desk, code: int, process: subprocess.Popen[str]) -> None:
 
 
 def a_person_is_waited_for(desk: Desk) -> None:
-    assert "approve sft --dir run" in desk.finish(desk.train(gate={"approval": True}), 1)
+    said = desk.finish(desk.train(gate={"approval": True}), 1)
+    assert f"rlhfctl approve sft --dir {desk.directory}" in said
 
 
 def nobody_answers(desk: Desk) -> None:
