@@ -24,7 +24,7 @@ REMEMBERED: Final = 20_000
 
 KEPT_SPEC: Final = {
     "Pod": ("nodeName", "terminationGracePeriodSeconds"),
-    "Job": ("completions", "suspend"),
+    "Job": ("completions", "suspend", "template.spec.terminationGracePeriodSeconds"),
     KIND: None,
 }
 """Fields of `spec` that anything reads; None: all. The rest would be most of the memory.
@@ -176,7 +176,13 @@ def slim(item: Object) -> Object:
 
 
 def _only(values: Object, names: Iterable[str]) -> Object:
-    return {name: values[name] for name in names if name in values}
+    """A dot in a name leads into a field of which nothing else is kept."""
+    kept: Object = {}
+    for name in names:
+        field, _, inside = name.partition(".")
+        if field in values:
+            kept[field] = _only(values[field], [inside]) if inside else values[field]
+    return kept
 
 
 def version_of(item: Object) -> int:

@@ -19,7 +19,6 @@ from rlhf_operator.names import (
     child_name,
 )
 from rlhf_operator.observed import Attempt, Pod, PodPhase, parse_result
-from rlhf_operator.render.pod import GRACE_SECONDS
 from rlhf_operator.times import read
 
 Object = dict[str, Any]
@@ -178,7 +177,8 @@ def _outlived_grace(job: Object) -> bool:
     told, gone = times.get("FailureTarget"), times.get("Failed")
     if not told or not gone:
         return False
-    return read(gone) > read(told) + timedelta(seconds=GRACE_SECONDS) + NODE_SILENCE
+    grace = timedelta(seconds=job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
+    return read(gone) > read(told) + grace + NODE_SILENCE
 
 
 def _unseen_end(attempt: Attempt, job: Object) -> Iterator[Pod]:

@@ -121,6 +121,16 @@ def test_only_what_is_read_is_kept() -> None:
     found = cache.child(KEY, "Pod", "p")
     assert found is not None
     assert found["spec"] == {"nodeName": "a"}
+    job = an_object(11, kind="Job", name="j", uid="k")
+    template = {"spec": {"containers": ["much"], "terminationGracePeriodSeconds": 120}}
+    job["spec"] = {"completions": 2, "template": template}
+    cache.put(job)
+    kept = cache.child(KEY, "Job", "j")
+    assert kept is not None
+    assert kept["spec"] == {
+        "completions": 2,
+        "template": {"spec": {"terminationGracePeriodSeconds": 120}},
+    }
 
 
 def test_a_job_and_its_children_are_known_until_the_last_is_gone() -> None:

@@ -55,7 +55,10 @@ def a_job(*conditions: dict[str, str], size: int = 1, uid: str = OURS) -> dict[s
             "annotations": {"rlhf.dev/input-hash": "sha256:h", "rlhf.dev/settings": "sha256:s"},
             "ownerReferences": owner("RLHFJob", "tiny", uid),
         },
-        "spec": {"completions": size},
+        "spec": {
+            "completions": size,
+            "template": {"spec": {"terminationGracePeriodSeconds": 120}},
+        },
         "status": {"conditions": list(conditions)},
     }
 
@@ -270,6 +273,15 @@ def test_a_pod_that_outlives_its_grace_period_was_on_a_node_that_was_lost(
     (attempt,) = attempts("tiny", OURS, [a_job(told, gone, size=2)], [], NOON)
     assert attempt.lost_a_node is lost
     (attempt,) = attempts("tiny", OURS, [a_job(told, size=2)], [], NOON)
+    assert not attempt.lost_a_node
+
+
+def test_a_pod_that_still_uploads_is_on_no_lost_node() -> None:
+    told = condition("FailureTarget", "True") | {"lastTransitionTime": "2026-01-31T12:00:00Z"}
+    gone = FAILED | {"lastTransitionTime": "2026-01-31T12:10:00Z"}
+    job = a_job(told, gone)
+    job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 600
+    (attempt,) = attempts("tiny", OURS, [job], [], NOON)
     assert not attempt.lost_a_node
 
 
