@@ -29,11 +29,11 @@ def wanted_of(
     else is as it was, that is the same work.
     """
     tried = [(status.hash, status.image), *((run.hash, run.image) for run in status.finished)]
-    wanted = hash_of(job)
-    if all(wanted != hash for hash, _ in tried):
+    wanted, image = hash_of(job), _named(job, stage)
+    if image and all(wanted != hash for hash, _ in tried):
         unnamed = _without_name(job, stage)
         same = hash_of(unnamed)
-        if (same, _named(job, stage)) in tried:
+        if (same, image) in tried:
             job, wanted = unnamed, same
     return Wanted(wanted, settings(job, stage, wanted))
 
