@@ -39,10 +39,5 @@ def main(arguments: Sequence[str]) -> int:
 def copy(store: ObjectStore, directory: Path, pattern: str) -> None:
     """Lay out below a directory what fits a pattern; a file of the same size stays."""
     folder = pattern.partition("*")[0].rpartition("/")[0]
-    wanted = {}
-    for name, size in store.sizes(folder).items():
-        path = directory / name
-        is_here = path.is_file() and path.stat().st_size == size
-        if fnmatchcase(name, pattern) and not is_here:
-            wanted[name] = path
-    store.get(wanted)
+    sizes = store.sizes(folder)
+    store.bring({name: sizes[name] for name in sizes if fnmatchcase(name, pattern)}, directory)

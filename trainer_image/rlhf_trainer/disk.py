@@ -263,9 +263,7 @@ class StoreShelf:
 
     def remove(self, directory: Path) -> None:
         """The manifest first: what is left by a cut is no checkpoint."""
-        name = name_of(directory)
-        self._store.remove([f"{name}/{MANIFEST}"])
-        self._store.remove(self._store.sizes(name))
+        self._store.remove_folder(name_of(directory), MANIFEST)
 
 
 def open_disk(run: StageRun, ranks: Ranks) -> SharedDisk:
@@ -287,14 +285,8 @@ def name_of(path: Path) -> str:
 def bring(store: ObjectStore, directory: Path) -> bool:
     """Have what the store holds of a directory on this disk; False where that is nothing."""
     sizes = store.sizes(name_of(directory))
-    files = {name: Path(VOLUME, name) for name in sizes}
-    is_here = {name for name, path in files.items() if _size(path) == sizes[name]}
-    store.get({name: path for name, path in files.items() if name not in is_here})
+    store.bring(sizes, Path(VOLUME))
     return bool(sizes)
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
 
 
 def bring_source(store: ObjectStore, directory: Path) -> bool:
@@ -308,8 +300,7 @@ def keep_source(store: ObjectStore, directory: Path) -> None:
     marker = f"{name}/{MARKER}"
     if store.read(marker) == (directory / MARKER).read_bytes():
         return
-    store.remove([marker])
-    store.remove(store.sizes(name))
+    store.remove_folder(name, MARKER)
     files = {name_of(path): path for path in files_below(directory)}
     last = files.pop(marker)
     store.put(files)

@@ -109,12 +109,7 @@ class Ranks:
 
     def on_each_node(self, action: Callable[[], object]) -> None:
         """Let the first rank of each node act; if one fails, all ranks raise its exception."""
-        failed: Exception | None = None
-        if self.local_rank == 0:
-            try:
-                action()
-            except Exception as error:
-                failed = error
+        failed = _failure_of(action) if self.local_rank == 0 else None
         _raise_first(self.gather_objects(failed))
 
     def group_of_nodes(self) -> NodeGroup:
@@ -141,16 +136,20 @@ class NodeGroup:
 
     def all_or_none(self, action: Callable[[], object]) -> None:
         """Let each act, and wait for all; if one fails, each raises its exception."""
-        failed: Exception | None = None
-        try:
-            action()
-        except Exception as error:
-            failed = error
+        failed = _failure_of(action)
         box = [failed]
         if self._group is not None:
             box = [None] * self._size
             dist.all_gather_object(box, failed, group=self._group)
         _raise_first(box)
+
+
+def _failure_of(action: Callable[[], object]) -> Exception | None:
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
 
 
 def _raise_first(outcomes: Sequence[Exception | None]) -> None:

@@ -88,6 +88,18 @@ class ObjectStore:
         is left out."""
         _at_once(self._get, files.items())
 
+    def bring(self, sizes: Mapping[str, int], root: Path) -> None:
+        """Have files of these sizes below a directory, under their names. One that is there with
+        its size stays."""
+        paths = {name: root / name for name in sizes}
+        self.get({name: path for name, path in paths.items() if _size(path) != sizes[name]})
+
+    def remove_folder(self, folder: str, last: str) -> None:
+        """Delete all in a folder, the file first that was uploaded last: what a cut leaves behind
+        is not taken for whole."""
+        self.remove([f"{folder}/{last}"])
+        self.remove(self.sizes(folder))
+
     def remove(self, names: Iterable[str]) -> None:
         """Delete files, some at once; one that is not there is no error."""
         _at_once(self._remove, names)
@@ -185,6 +197,10 @@ class ObjectStore:
     def _who(self) -> str:
         has_secret = Credentials(self._secret).is_there
         return f"Secret {self._secret}" if has_secret else "the identity that the process runs as"
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _is_full(error: Exception) -> bool:
