@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from pydantic.alias_generators import to_snake
@@ -155,36 +156,41 @@ def rdma_serves_gpus(name: str) -> Rule:
     )
 
 
+def _has_beside_command(
+    name: str, rule: str, holds: Callable[[JobSpec], bool], cel: str, message: str, allowed: str
+) -> Rule:
+    """What a stage with a command of its own needs, `holds` and in CEL."""
+    of_stage = _Cel(name)
+    return Rule(
+        rule,
+        f"stages.{name}.command",
+        lambda spec: not _stage(spec, name) or _stage(spec, name).command is None or holds(spec),
+        f"{of_stage.absent} || !has({of_stage.stage}.command) || {cel}",
+        f"runs a trainer that is not ours, {message}",
+        allowed,
+    )
+
+
 def own_trainer_has_an_image(name: str) -> Rule:
     """A command that is not our trainer's needs the image that has it."""
-    cel = _Cel(name)
-    return Rule(
+    return _has_beside_command(
+        name,
         "own_trainer_has_an_image",
-        f"stages.{name}.command",
-        lambda spec: (
-            not _stage(spec, name)
-            or _stage(spec, name).command is None
-            or bool(_stage(spec, name).image or spec.image)
-        ),
-        f"{cel.absent} || !has({cel.stage}.command) || has({cel.stage}.image) || has(self.image)",
-        "runs a trainer that is not ours, and no image is named",
+        lambda spec: bool(_stage(spec, name).image or spec.image),
+        f"has({_Cel(name).stage}.image) || has(self.image)",
+        "and no image is named",
         "image: the image that has it",
     )
 
 
 def own_trainer_has_a_volume(name: str) -> Rule:
     """What brings files from an object store and takes them there is our trainer."""
-    cel = _Cel(name)
-    return Rule(
+    return _has_beside_command(
+        name,
         "own_trainer_has_a_volume",
-        f"stages.{name}.command",
-        lambda spec: (
-            not _stage(spec, name)
-            or _stage(spec, name).command is None
-            or spec.checkpoints.uri is None
-        ),
-        f"{cel.absent} || !has({cel.stage}.command) || !has(self.checkpoints.uri)",
-        "runs a trainer that is not ours, which knows no object store",
+        lambda spec: spec.checkpoints.uri is None,
+        "!has(self.checkpoints.uri)",
+        "which knows no object store",
         "checkpoints.claim or checkpoints.existingClaim in place of checkpoints.uri",
     )
 
