@@ -32,8 +32,7 @@ def reader_pod(
     The RLHFJob owns it, so that it never outlives it. Its labels are not those of an attempt.
     """
     meta, spec = job.metadata, job.spec
-    found = _in_store(job, patterns) if spec.checkpoints.uri else _on_claim(job)
-    copy, volumes, mounts = found
+    copy, volumes, mounts = _in_store(job, patterns) if spec.checkpoints.uri else _on_claim(job)
     asked = {"patterns": list(patterns), "have": dict(have), "copy": copy}
     security = pod_security()
     if copy:  # it reads a Secret, and writes to a disk of its own

@@ -67,23 +67,23 @@ class Store:
         return self.job.model_copy(update={"status": self.status})
 
     def _remembered(self, previous: RLHFJob | None) -> JobStatus | None:
-        """What earlier runs reached, as far as it is still there."""
+        """What earlier runs reached, as far as it is still there.
+
+        An object store is not asked: it is known to the pods alone, as on a cluster.
+        """
         if previous is None or previous.metadata.uid != self.job.metadata.uid:
             return None
         status = previous.status or JobStatus()
+        if self.job.spec.checkpoints.uri:
+            return status
         stages = {name: self._with_outputs(stage) for name, stage in status.stages.items()}
         prepare = status.prepare
-        if prepare and not all(map(self._is_there, self._fetched())):
+        if prepare and not all(path.exists() for path in self._fetched()):
             prepare = prepare.model_copy(update={"hash": None})
         return status.model_copy(update={"stages": stages, "prepare": prepare})
 
     def _with_outputs(self, stage: StageStatus) -> StageStatus:
-        """Results whose directory was removed or damaged are no results any more.
-
-        An object store is not asked: it is known to the pods alone, as on a cluster.
-        """
-        if self.job.spec.checkpoints.uri:
-            return stage
+        """Results whose directory was removed or damaged are no results any more."""
         there = [run for run in stage.finished if self._is_intact(run.checkpoint)]
         return stage if there == stage.finished else stage.model_copy(update={"finished": there})
 
@@ -94,9 +94,6 @@ class Store:
         except OSError:
             return False
         return f"sha256:{digest}" == checkpoint.digest
-
-    def _is_there(self, fetched: Path) -> bool:
-        return bool(self.job.spec.checkpoints.uri) or fetched.exists()
 
     def _checkpoints(self) -> Path:
         return self.volumes / claim_name(self.job) / self.job.spec.checkpoints.sub_path
