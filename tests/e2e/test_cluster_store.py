@@ -9,28 +9,14 @@ from pathlib import Path
 import pytest
 import short_job
 from a_run_here import RunHere
-from cluster.control_plane import ControlPlane
-from cluster.nodes import FakeNodes
 from cluster_jobs import wait_until
 from s3_server import Bucket, bucket, keys
-from training_cluster import PATIENCE, Object, TrainingCluster, a_training_cluster
+from training_cluster import PATIENCE, Object, TrainingCluster
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Bucket]:
     with bucket({}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    installed: ControlPlane,
-    fake_nodes: FakeNodes,
-    module_namespace: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[TrainingCluster]:
-    directory = tmp_path_factory.mktemp("cluster")
-    with a_training_cluster(installed, fake_nodes, module_namespace, directory) as running:
         yield running
 
 

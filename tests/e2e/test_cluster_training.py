@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 import pytest
 import short_job
-from cluster.control_plane import ControlPlane
-from cluster.nodes import FakeNodes
 from cluster_jobs import condition, stage, wait_until
-from training_cluster import Object, TrainingCluster, a_training_cluster
+from training_cluster import Object, TrainingCluster
 
 NODES = {"sft": 1, "reward": 1, "ppo": 2, "dpo": 1}
 KL_COEF = 0.05
@@ -36,18 +34,6 @@ def on_one_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnOneMa
         edit = f"--set=spec.stages.ppo.kl.coef={KL_COEF}"
         yield OnOneMachine(pool.submit(machine.train), pool.submit(machine.train, edit))
         pool.shutdown(cancel_futures=True)
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    installed: ControlPlane,
-    fake_nodes: FakeNodes,
-    module_namespace: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[TrainingCluster]:
-    directory = tmp_path_factory.mktemp("cluster")
-    with a_training_cluster(installed, fake_nodes, module_namespace, directory) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

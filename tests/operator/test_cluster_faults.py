@@ -80,15 +80,17 @@ def test_a_quota_is_a_reason_to_wait(
     assert condition(job, "Stalled")[0] == "False"
 
 
+def first_attempt_never_ends(pod: Object) -> Script:
+    """That of SFT; all else succeeds."""
+    labels = pod["metadata"]["labels"]
+    is_first = (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "1")
+    return Script(run_s=None) if is_first else succeed(pod)
+
+
 def test_a_lost_node_is_waited_for_until_somebody_says_that_it_is_gone(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], gpus: list[FakeNode]
 ) -> None:
-    def chosen(pod: Object) -> Script:
-        labels = pod["metadata"]["labels"]
-        is_first = (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "1")
-        return Script(run_s=None) if is_first else succeed(pod)
-
-    kubelet = play(chosen)
+    kubelet = play(first_attempt_never_ends)
     run_operator()
     made = manifest(jobs.namespace, nodes=1, stages="sft")
     jobs.create(made)
@@ -110,12 +112,7 @@ def test_a_node_that_is_lost_while_no_operator_is_there_is_no_fault(
 ) -> None:
     """Its peer in the gang fails by itself, and is all that is left of the attempt."""
 
-    def chosen(pod: Object) -> Script:
-        labels = pod["metadata"]["labels"]
-        is_first = (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "1")
-        return Script(run_s=None) if is_first else succeed(pod)
-
-    kubelet = play(chosen)
+    kubelet = play(first_attempt_never_ends)
     operator = run_operator()
     made = manifest(jobs.namespace, nodes=2, stages="sft")
     made["spec"]["resources"]["gpusPerNode"] = 8

@@ -5,25 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from resuming import assert_killed_run_ends_with_the_same_weights
-from trainer_pod import Pod, sft_rows
+from resuming import assert_killed_run_ends_with_the_same_weights, sft_settings
+from trainer_pod import Pod
 
 STEPS = 40
-
-
-def settings(pod: Pod, **changes: Any) -> dict[str, Any]:
-    return {
-        "data": {"source": pod.data("sft", sft_rows()), "evalFraction": 0.2},
-        "globalBatchSize": 8,
-        "microBatchSize": 2,
-        "maxLength": 96,
-        "learningRate": 1e-2,
-        "maxSteps": STEPS,
-        "epochs": 1000,
-        "evalEverySteps": 4,
-        "checkpointing": {"everySteps": 3},
-        **changes,
-    }
 
 
 @pytest.mark.slow
@@ -39,7 +24,7 @@ def settings(pod: Pod, **changes: Any) -> dict[str, Any]:
 def test_a_killed_run_ends_with_the_same_weights(
     ranks: int, kills: int, changes: dict[str, Any], pod: Pod
 ) -> None:
-    chosen = settings(pod, **changes)
+    chosen = sft_settings(pod, STEPS, **changes)
     seed = f"{ranks}{kills}{changes}"
     whole = assert_killed_run_ends_with_the_same_weights(pod, "sft", chosen, seed, ranks, kills)
     assert pod.result()["metrics"]["eval/loss"] == pod.metrics(whole)[-1]["metrics"]["eval/loss"]

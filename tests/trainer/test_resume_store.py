@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cluster_jobs import wait_until
 from forked import ForkedRun
-from resuming import digest
+from resuming import digest, sft_settings
 from rlhf_api.run import StageRun
 from s3_server import Bucket, bucket
 from store_pod import empty_disk, on_store, second_node, write_secret
-from trainer_pod import Pod, sft_rows
+from trainer_pod import Pod
 
 STEPS = 16
 
@@ -23,21 +23,6 @@ def server(pod: Pod) -> Iterator[Bucket]:
     with bucket({}) as running:
         write_secret(pod.directory, running)
         yield running
-
-
-def settings(pod: Pod, **changes: Any) -> dict[str, Any]:
-    return {
-        "data": {"source": pod.data("sft", sft_rows()), "evalFraction": 0.2},
-        "globalBatchSize": 8,
-        "microBatchSize": 2,
-        "maxLength": 96,
-        "learningRate": 1e-2,
-        "maxSteps": STEPS,
-        "epochs": 1000,
-        "evalEverySteps": 4,
-        "checkpointing": {"everySteps": 3},
-        **changes,
-    }
 
 
 def manifests(server: Bucket) -> list[str]:
@@ -74,7 +59,7 @@ def stop_once_stored(started: ForkedRun, server: Bucket, stop: Callable[[], None
 def test_a_killed_run_goes_on_from_the_store_with_the_same_weights(
     ranks: int, nodes: int, changes: dict[str, Any], pod: Pod, server: Bucket
 ) -> None:
-    chosen = settings(pod, **changes)
+    chosen = sft_settings(pod, STEPS, **changes)
     expected = undisturbed(pod, chosen, ranks * nodes)
     others = [second_node(pod)] if nodes == 2 else []
     first = on_store(pod.stage_run("sft", chosen))
@@ -95,7 +80,7 @@ def test_a_killed_run_goes_on_from_the_store_with_the_same_weights(
 def test_a_node_that_is_lost_ends_the_other_one_for_another_attempt(
     pod: Pod, server: Bucket
 ) -> None:
-    run = on_store(pod.stage_run("sft", settings(pod, maxSteps=400)))
+    run = on_store(pod.stage_run("sft", sft_settings(pod, 400)))
     started = pod.fork(run, 1, second_node(pod))
     stop_once_stored(started, server, started.processes[1].kill)
     assert started.wait() == [75, -9], started.log
@@ -105,7 +90,7 @@ def test_a_node_that_is_lost_ends_the_other_one_for_another_attempt(
 def test_a_state_that_is_saved_on_sigterm_is_in_the_store_before_the_end(
     pod: Pod, server: Bucket
 ) -> None:
-    chosen = settings(pod, checkpointing={"everySteps": STEPS}, maxSteps=400)
+    chosen = sft_settings(pod, 400, checkpointing={"everySteps": STEPS})
     run = on_store(pod.stage_run("sft", chosen))
     started = pod.fork(run)
     record = pod.directory / run.output / "metrics.jsonl"
@@ -124,7 +109,9 @@ def test_refused_credentials_end_a_stage_for_good(pod: Pod, server: Bucket) -> N
     started = pod.fork(
         on_store(
             pod.stage_run(
-                "sft", settings(pod), paths={**pod.paths, "hf://m": "checkpoints/sources/a"}
+                "sft",
+                sft_settings(pod, STEPS),
+                paths={**pod.paths, "hf://m": "checkpoints/sources/a"},
             )
         )
     )
