@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -57,9 +58,9 @@ class Ranks:
         """Leave the group; without this, torch warns at exit."""
         if dist.is_initialized():
             dist.destroy_process_group()
-        import deepspeed.comm.comm as deepspeed_comm
-
-        deepspeed_comm.cdb = None
+        deepspeed_comm = sys.modules.get("deepspeed.comm.comm")
+        if deepspeed_comm is not None:
+            deepspeed_comm.cdb = None  # type: ignore[attr-defined]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over ranks, as a new tensor; the identity on one rank."""
