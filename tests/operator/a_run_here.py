@@ -28,13 +28,16 @@ class RunHere:
         self.directory = folder / "run"
         self._environ = dict(environ)
 
-    def start(self, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str, stdin: int | None = None, stdout: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         """A command that goes on in another terminal."""
         return subprocess.Popen(
             [sys.executable, "-m", "rlhf_cli", *words],
             cwd=self.folder,
             env=self._environ,
             text=True,
+            stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
             preexec_fn=heeds_ctrl_c,

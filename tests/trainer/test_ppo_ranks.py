@@ -47,8 +47,8 @@ def curve(
         **changes,
     }
     run = pod.stage_run("ppo", settings)
-    code, log = pod.run(run, ranks)
-    assert code == 0, log
+    codes, log = pod.forked(run, ranks)
+    assert codes == [0] * ranks, log
     lines = [line["metrics"] for line in pod.metrics(run)[:3]]
     return [[line[name] for name in COMPARED] for line in lines]
 
