@@ -8,7 +8,8 @@ from rlhf_operator.cluster import RLHFJOBS
 
 from rlhf_cli.output import full_name
 from rlhf_cli.targets.cluster_requests import ClusterRequests
-from rlhf_cli.targets.refusals import refusal, refuse_storage_of_others
+from rlhf_cli.targets.refusals import refusal
+from rlhf_cli.targets.storage import refuse_storage_of_others
 from rlhf_cli.waiting import until
 
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")

@@ -21,7 +21,7 @@ from rlhf_cli.run_folder import (
     VERSIONS_FILE,
     RunFolder,
 )
-from rlhf_cli.targets.refusals import refuse_storage_of_others
+from rlhf_cli.targets.storage import refuse_storage_of_others
 
 FILES: Final = (REPORT_FILE, VERSIONS_FILE, EVENTS_FILE, STATUS_FILE, LOCK_FILE)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_api.job import RLHFJob
 from rlhf_operator.api import ApiError
 
 from rlhf_cli.failures import DENIED, FAILED, TRANSIENT, UNAVAILABLE, USAGE, Failure
@@ -48,18 +47,6 @@ def refusal(error: ApiError, verb: str, what: str, namespace: str | None) -> Fai
 
 def _resource(plural: str, name: str) -> str:
     return f"{plural}/log" if name == "log" else plural
-
-
-def refuse_storage_of_others(job: RLHFJob) -> None:
-    """Raises Failure where the job's checkpoints are in storage that it did not make."""
-    spec = job.spec.checkpoints
-    if spec.uri or spec.existing_claim:
-        kept = spec.uri or f"the claim {spec.existing_claim}"
-        raise Failure(
-            f"the checkpoints of {job.metadata.name} are in {kept}, which it did not make: delete "
-            "them there",
-            "leave out --checkpoints to delete the job alone",
-        )
 
 
 def no_crd() -> Failure:
