@@ -1,4 +1,4 @@
-"""What a change in a manifest or in its data trains again: rlhfctl, its processes, real training."""
+"""What a change of a manifest or of its data trains again: rlhfctl, processes, real training."""
 
 from __future__ import annotations
 
