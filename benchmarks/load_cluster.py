@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -35,7 +36,11 @@ CONFIG_MAPS: Final = "/api/v1/namespaces/{namespace}/configmaps"
 
 @contextlib.contextmanager
 def running_cluster(directory: Path) -> Iterator[ControlPlane]:
-    """A control plane that serves RLHFJobs, with a node that has room for every pod."""
+    """A control plane that serves RLHFJobs, with a node that has room for every pod.
+
+    It collects its garbage as often as Go does by itself; in tests it may use more memory.
+    """
+    os.environ.setdefault("GOGC", "100")
     with (
         ControlPlane(find_binaries(), directory) as control_plane,
         FakeNodes(control_plane.client) as nodes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -12,6 +13,11 @@ from typing import Final
 
 TAIL: Final = 15
 """Lines of its log that an error about a program shows."""
+
+
+MEMORY_FOR_TIME: Final = {"GOGC": "300"}
+"""A third of an API server's time was garbage collection: its heap is small, each write makes much.
+What the environment says goes first."""
 
 
 class ProgramError(Exception):
@@ -56,6 +62,7 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=self._group.id,
+                env={**MEMORY_FOR_TIME, **os.environ},
             )
 
     def stop(self, *, grace: float = 10) -> None:

@@ -33,10 +33,13 @@ def manifest() -> Object:
     spec["evaluation"]["limit"] = 4
     stages = spec["stages"]
     for name in ("sft", "reward", "dpo"):
-        stages[name] |= {"maxSteps": 4}
-        stages[name]["data"]["limit"] = 200
+        stages[name] |= {"maxSteps": 2}
+        stages[name]["data"]["limit"] = 100
     stages["ppo"] |= {
         "rollouts": 6,
+        "globalBatchSize": 16,
+        "minibatchSize": 16,
+        "microBatchSize": 8,
         "checkpointing": {"everySteps": 1},
         "resources": {"nodes": 2},
         "retry": {"backoffSeconds": 1},
