@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from rlhf_trainer.sequences import SHORT, causal_attention, segments_attention
+from rlhf_trainer.sequences import (
+    SHORT,
+    causal_attention,
+    model_inputs,
+    pack,
+    pack_rows,
+    segments_attention,
+)
 from torch import Tensor
+from trainer_pod import IDS, logits
 
 
 def by_the_equation(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -57,3 +67,49 @@ def by_the_equation_of_the_last(q: Tensor, k: Tensor, v: Tensor, scale: float) -
     """What a query at the last key's place sees: all of them."""
     padded = torch.cat([q.new_zeros(*q.shape[:2], k.shape[2] - 1, q.shape[3]), q], dim=2)
     return by_the_equation(padded, k, v, scale, None)[:, :, -1:]
+
+
+def with_sinks(strength: float) -> Any:
+    """A tiny gpt-oss, whose attention has a learnt sink a head that takes weight from all keys."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "gpt_oss", hidden_size=32, intermediate_size=48, num_hidden_layers=2, vocab_size=320,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
+        num_experts_per_tok=1, sliding_window=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.sinks.fill_(strength)
+    return model
+
+
+@pytest.mark.parametrize("strength", [0.01, 3.0])
+def test_a_model_whose_attention_has_sinks_keeps_them(strength: float) -> None:
+    model = with_sinks(strength)
+    expected = logits(model)
+    inputs, real_BT = model_inputs(pack_rows(IDS.tolist()), pack(model))
+    with torch.no_grad():
+        found = model(**inputs).logits
+    found_NV = found[0] if real_BT is None else found[real_BT]
+    torch.testing.assert_close(found_NV, expected.flatten(0, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def colder(module: Any, q: Tensor, *rest: Any, **kwargs: Any) -> Any:
+        return sdpa_attention_forward(module, 2 * q, *rest, **kwargs)
+
+    model = AutoModelForCausalLM.from_pretrained(models["llama"])
+    for layer in model.model.layers:
+        for parameter in layer.self_attn.parameters():
+            parameter.data.mul_(20)  # attention of a tiny random model tells little
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", colder)
+    assert not pack(model)

@@ -108,14 +108,16 @@ def model_inputs(packed: Packed, is_packable: bool) -> tuple[dict[str, Any], Ten
 def pack(model: Any) -> bool:
     """Make a transformers model take packed rows; False, and the model as it was, if it cannot.
 
-    The proof is by trial: three short rows give the same logits packed as one by one.
+    The proof is by trial: three short rows give the same logits packed as one by one, and these
+    with the model's own attention.
     """
     before = model.config._attn_implementation
     if not _might_pack(model):
         return False
     try:
+        own_NV = _logits_row_by_row(model)
         model.set_attn_implementation(ATTENTION)
-        if _packs_exactly(model):
+        if _packs_exactly(model, own_NV):
             return True
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError):
         pass  # a model with attention or masks of its own: padded rows serve it
@@ -139,7 +141,10 @@ def segments_attention(
 
     Returns (1, N, H, D). Without `segments` (generation with a cache) it is transformers' own, but
     for one token a row on a CPU, where that would copy all keys and values for each query head.
+    NotImplementedError for what would be left out: sinks (gpt-oss), soft caps.
     """
+    if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:
+        raise NotImplementedError("attention with sinks or a soft cap")
     if segments is None:
         if query.device.type == "cpu" and query.shape[2] == 1 and attention_mask is not None:
             out_BHqD = F.scaled_dot_product_attention(
@@ -268,22 +273,33 @@ def _might_pack(model: Any) -> bool:
     )
 
 
-@torch.no_grad()
-def _packs_exactly(model: Any) -> bool:
+def _trial_rows(model: Any) -> list[list[int]]:
     """Rows of 5, 3 and 3 tokens: a leak between rows, or positions that run on, would show."""
-    device = next(model.parameters()).device
     top = int(model.config.vocab_size)
-    rows = [[(7 * i + 3 * j + 1) % top for j in range(n)] for i, n in enumerate((5, 3, 3))]
-    inputs, _ = model_inputs(pack_rows(rows, device), is_packable=True)
+    return [[(7 * i + 3 * j + 1) % top for j in range(n)] for i, n in enumerate((5, 3, 3))]
+
+
+@torch.no_grad()
+def _logits_row_by_row(model: Any) -> Tensor:
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    together = _first_output(model(**inputs))[0].float()
-    alone = [_first_output(model(torch.tensor([r], device=device), use_cache=False)) for r in rows]
+    rows = [torch.tensor([row], device=device) for row in _trial_rows(model)]
+    alone = [_first_output(model(row, use_cache=False))[0] for row in rows]
     model.train(was_training)
-    expected = torch.cat([x[0] for x in alone]).float()
+    return torch.cat(alone).float()
+
+
+@torch.no_grad()
+def _packs_exactly(model: Any, expected_NV: Tensor) -> bool:
+    inputs, _ = model_inputs(pack_rows(_trial_rows(model), expected_NV.device), is_packable=True)
+    was_training = model.training
+    model.eval()
+    together_NV = _first_output(model(**inputs))[0].float()
+    model.train(was_training)
     coarse = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
-    tolerance = (0.05 if coarse else 1e-4) * max(1.0, float(expected.abs().max()))
-    return bool((together - expected).abs().max() <= tolerance)
+    tolerance = (0.05 if coarse else 1e-4) * max(1.0, float(expected_NV.abs().max()))
+    return bool((together_NV - expected_NV).abs().max() <= tolerance)
 
 
 def _first_output(output: Any) -> Tensor:
