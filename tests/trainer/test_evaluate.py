@@ -11,7 +11,7 @@ from rlhf_api.stages.ppo import FunctionReward
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.stages import sft
 from rlhf_trainer.user_code import call_function, load_function
-from trainer_pod import Pod, sft_rows
+from trainer_pod import TEMPLATE, Pod, sft_rows
 
 PROMPTS = [{"prompt": "what colour has a lemon?", "fact": "yellow"}, {"prompt": "香蕉是什么颜色？"}]
 JUDGE = """
@@ -96,6 +96,23 @@ def test_answers_are_those_of_the_committed_output(in_pod: Pod, open_session: An
     answer = samples(in_pod, run)[2]
     assert answer["answer"] == tokenizer.decode(tokens, skip_special_tokens=True)
     assert answer["finished"] == (int(tokens[-1]) == tokenizer.eos_token_id)
+
+
+def test_answers_end_where_a_turn_ends_in_the_template(in_pod: Pod, open_session: Any) -> None:
+    """As with Qwen2.5's base models: EOS is one token, and a turn ends with another."""
+    from transformers import AutoModelForCausalLM
+
+    template = TEMPLATE.replace("{{ eos_token }}", "{{ '<|system|>' }}")
+    model = {"source": "model", "chatTemplate": template}
+    rows = [{"prompt": f"{i}?", "answer": "yes"} for i in range(8)]
+    learnt = {"data": {"source": in_pod.data("yes", rows)}, "maxSteps": 20}
+    evaluation = judged(in_pod) | {"maxNewTokens": 24}
+    run = in_pod.stage_run("sft", settings(in_pod) | learnt, model=model, evaluation=evaluation)
+    sft.train(open_session(run))
+    trained = samples(in_pod, run)[2:]
+    assert [(row["answer"], row["finished"]) for row in trained] == [("yes", True)] * 2
+    output = AutoModelForCausalLM.from_pretrained(in_pod.output(run))
+    assert output.generation_config.eos_token_id == [2, 3]  # whoever serves it stops there too
 
 
 def test_a_stage_that_starts_from_another_model_answers_as_itself_alone(

@@ -17,9 +17,10 @@ from rlhf_api.job import Evaluation
 from rlhf_trainer.context import context_length
 from rlhf_trainer.data.encode import EncodedPrompt, encode_prompt
 from rlhf_trainer.data.load import load_prompts
+from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import BadData
-from rlhf_trainer.models import input_of, load_output
+from rlhf_trainer.models import generation_ends, input_of, load_output
 from rlhf_trainer.session import Session
 from rlhf_trainer.user_code import call_function, load_function
 
@@ -123,11 +124,9 @@ def _answers(
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's EOS and those of the generation config."""
-    config = getattr(model, "generation_config", None)
-    more = getattr(config, "eos_token_id", None)
-    ids = more if isinstance(more, list) else [more]
-    return sorted({int(i) for i in (tokenizer.eos_token_id, *ids) if i is not None})
+    """Tokens that end an answer: those that the model learnt to end with, and those of its
+    generation config."""
+    return sorted({*end_token_ids(tokenizer), *generation_ends(model)})
 
 
 def _judged(

@@ -11,6 +11,7 @@ from rlhf_api.stages.common import LoRA
 from torch import nn
 
 from rlhf_trainer.checkpoint import verify
+from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, first_line
 from rlhf_trainer.lora import (
     ADAPTER_CONFIG,
@@ -103,15 +104,30 @@ def save_model(
 
     Call it on one rank, within `Engine.gathered()`. An adapter is merged, without touching the
     model, unless `lora.output` is "adapter": then the adapter is written, and beside it the model
-    that it was trained on, if that is not what the hub has as `hub`.
+    that it was trained on, if that is not what the hub has as `hub`. The generation config
+    of a model also names the token that ends a turn, at which those who serve the model stop.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    _let_end(plain_model(model), tokenizer)
     if lora is not None and lora.output == "adapter":
         save_adapter(model, directory, hub)
     else:
         plain = plain_model(model)
         plain.save_pretrained(directory, state_dict=merged_state_dict(model))
     tokenizer.save_pretrained(directory)
+
+
+def generation_ends(model: Any) -> set[int]:
+    """Tokens that end an answer by the model's generation config."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {int(i) for i in (found if isinstance(found, list) else [found]) if i is not None}
+
+
+def _let_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A base model often has an EOS that is not the end of a turn in its template (Qwen2.5)."""
+    known, ends = generation_ends(model), set(end_token_ids(tokenizer))
+    if not ends <= known:
+        model.generation_config.eos_token_id = sorted(known | ends)
 
 
 def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> PreTrainedModel:
