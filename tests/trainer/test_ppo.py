@@ -48,10 +48,13 @@ def settings(in_pod: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def train(in_pod: Any, open_session: Any, settings: dict[str, Any]) -> Train:
-    """Trains one stage in this process: its result and the metrics of each rollout."""
+    """Trains one stage in this process: its result and the metrics of each rollout. A second one
+    needs another `digest`, or goes on where the first has ended."""
 
-    def run(**changes: Any) -> tuple[StageResult, list[dict[str, float]]]:
-        stage = in_pod.stage_run("ppo", settings | changes)
+    def run(
+        digest: str = "0123456789ab", **changes: Any
+    ) -> tuple[StageResult, list[dict[str, float]]]:
+        stage = in_pod.stage_run("ppo", settings | changes, digest=digest)
         result = ppo.train(open_session(stage))
         return result, [line["metrics"] for line in in_pod.metrics(stage)]
 
@@ -91,3 +94,26 @@ def test_every_variant_trains_to_a_finite_end(train: Train, changes: dict[str, A
     assert result.exit_code == 0
     assert result.checkpoint is not None
     assert all(isinstance(value, float | int) for value in metrics[-1].values())
+
+
+def test_grpo_weighs_its_kl_by_the_coefficient_that_adapts(train: Train) -> None:
+    rollout = {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4}
+    group = {"advantage": "grpo", "rollout": rollout, "rollouts": 3}
+    _, fixed = train(**group, kl={"coef": 5.0})
+    adaptive = {"coef": 5.0, "adaptive": {"target": 1e6, "horizon": 1}}
+    _, adapted = train("ba9876543210", **group, kl=adaptive)
+    assert [m["ppo/kl_coef"] for m in adapted[:3]] == pytest.approx([5.0, 4.0, 3.2])
+    kl = [[m["ppo/kl"] for m in run[:3]] for run in (fixed, adapted)]
+    assert kl[0][:2] == kl[1][:2]  # the first update has the same coefficient
+    assert kl[0][2] != kl[1][2]
+
+
+def test_while_a_shared_critic_warms_up_no_pretraining_text_moves_the_policy(
+    train: Train, in_pod: Any
+) -> None:
+    text = {"source": in_pod.data("texts", [{"text": "aaa aaa"}] * 4), "evalFraction": 0}
+    settings = {"critic": "shared", "rollouts": 2, "criticWarmupRollouts": 1}
+    _, metrics = train(**settings, pretraining={"data": text})
+    assert "ppo/pretraining_loss" not in metrics[0]
+    assert metrics[1]["ppo/kl"] == pytest.approx(0, abs=1e-5)
+    assert metrics[1]["ppo/pretraining_loss"] > 0

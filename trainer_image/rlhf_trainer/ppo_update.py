@@ -77,9 +77,11 @@ def update(
     experience: Experience,
     pretraining: PretrainingTexts | None,
     rollout: int,
+    kl_coef: float,
 ) -> UpdateFigures:
     """All optimizer steps over one rollout's experience. Actor and critic owe each other nothing in
-    it: all of the actor's steps may come before the critic's, or beside them.
+    it: all of the actor's steps may come before the critic's, or beside them. `kl_coef` is β where
+    the KL is a term of the loss.
     """
     for engine in team.engines.values():
         engine.module.train()
@@ -87,7 +89,7 @@ def update(
         list(_micro_batches(session, config, experience, rows))
         for rows in minibatches(config, session.run.seed, rollout)
     ]
-    of_actor = partial(_train_actor, config, team, steps, pretraining, rollout)
+    of_actor = partial(_train_actor, config, team, steps, pretraining, rollout, kl_coef)
     of_critic = partial(_train_critic, config, team, steps)
     if team.critic is not None and may_share_cores(config, session.ranks):
         (actor_parts, actor), (critic_parts, critic) = side_by_side(of_actor, of_critic)
@@ -102,6 +104,7 @@ def _train_actor(
     steps: Sequence[Sequence[MicroBatch]],
     pretraining: PretrainingTexts | None,
     rollout: int,
+    kl_coef: float,
 ) -> tuple[list[Figures], StepStats | None]:
     trains_policy = rollout >= config.critic_warmup_rollouts
     shares_trunk = team.has_values and team.critic is None
@@ -111,8 +114,9 @@ def _train_actor(
     stats = None
     first_step = rollout * steps_per_rollout(config)
     for number, batches in enumerate(steps):
-        texts = pretraining.micro_batches(first_step + number) if pretraining else []
-        parts += _actor_gradients(config, team, batches, texts, trains_policy)
+        mixed_in = pretraining if trains_policy else None
+        texts = mixed_in.micro_batches(first_step + number) if mixed_in else []
+        parts += _actor_gradients(config, team, batches, texts, trains_policy, kl_coef)
         stats = team.actor.step()
         if team.average is not None:
             team.average.update(team.actor.module)
@@ -156,13 +160,14 @@ def _actor_gradients(
     batches: Sequence[MicroBatch],
     texts: Sequence[tuple[TokenBatch, Tensor]],
     trains_policy: bool,
+    kl_coef: float,
 ) -> list[Figures]:
     """Gradients of policy, entropy, KL and shared value losses, and of language modelling."""
     parts: list[Figures] = []
     backwards = len(batches) + len(texts)
     for batch in batches:
         scores = TokenScores(*team.actor(batch.tokens, config.entropy_coef > 0, trains_policy))
-        loss, figures = _actor_loss(config, batch, scores, trains_policy)
+        loss, figures = _actor_loss(config, batch, scores, trains_policy, kl_coef)
         parts.append(figures)
         team.actor.backward(loss, last=len(parts) == backwards)
     for tokens, share_N in texts:
@@ -175,7 +180,7 @@ def _actor_gradients(
 
 
 def _actor_loss(
-    config: PPOStage, batch: MicroBatch, scores: TokenScores, trains_policy: bool
+    config: PPOStage, batch: MicroBatch, scores: TokenScores, trains_policy: bool, kl_coef: float
 ) -> tuple[Tensor, Figures]:
     """L = L_clip + c_v·L_value (shared critic) − c_e·H + β·KL (GRPO)."""
     count = batch.global_token_count
@@ -198,11 +203,11 @@ def _actor_loss(
     if scores.entropy is not None:
         bonus = entropy_loss(scores.entropy, batch.mask, global_token_count=count)
         loss = loss + (config.entropy_coef if trains_policy else 0.0) * bonus
-    if config.advantage == "grpo" and config.kl.coef > 0:
+    if config.advantage == "grpo" and kl_coef > 0:
         # k1 has no gradient on average: k3 stands in for it, as in the paper.
         estimator: Literal["k2", "k3"] = "k2" if config.kl.estimator == "k2" else "k3"
         kl = kl_loss(scores.logprobs, batch.ref_logprobs, batch.mask, estimator, count)
-        loss = loss + config.kl.coef * kl
+        loss = loss + kl_coef * kl
     if scores.values is not None:
         value, value_figures = _value_loss(config, batch, scores.values)
         loss = loss + config.value_coef * value

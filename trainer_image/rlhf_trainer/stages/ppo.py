@@ -72,7 +72,9 @@ def train(session: Session) -> StageResult:
             clock.lap("time/score")
             if config.max_kl is not None:
                 team.remember_good()
-            updated = update(session, config, team, experience, pretraining, done)
+            updated = update(
+                session, config, team, experience, pretraining, done, kl_coef=beta.coef
+            )
             clock.lap("time/update")
         metrics = base | named(config, team, figures, updated, rollout, beta.coef, clock)
         beta.update(figures.kl, config.global_batch_size)
