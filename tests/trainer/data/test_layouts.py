@@ -355,6 +355,27 @@ def test_columns_that_some_rows_lack_are_seen(tmp_path: Path) -> None:
     assert [len(row.messages) for row in found] == [2, 3]
 
 
+@pytest.mark.parametrize("absent", [{}, {"system_prompt": None, "input": None, "history": None}])
+def test_a_column_that_only_late_rows_have_is_not_lost(
+    absent: dict[str, Any], tmp_path: Path
+) -> None:
+    late = {"system_prompt": "S", "input": "I", "history": [["H", "R"]]}
+    rows: list[dict[str, Any]] = [{"instruction": Q, "output": A}] * 70
+    rows = [row | absent for row in rows] + [rows[0] | late]
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows)).train
+    assert texts(found[0].messages) == DIALOGUE
+    earlier = [("system", "S"), ("user", "H"), ("assistant", "R")]
+    assert texts(found[-1].messages) == [*earlier, ("user", f"{Q}\nI"), ("assistant", A)]
+
+
+def test_a_margin_that_only_late_rows_have_is_not_lost(tmp_path: Path) -> None:
+    pair = {"prompt": Q, "chosen": A, "rejected": "B"}
+    rows = [*([pair] * 70), pair | {"margin": 2, "tools": [{"name": "f"}]}]
+    found = load(load_preferences, jsonl(tmp_path / "a.jsonl", rows)).train
+    assert (found[0].margin, found[-1].margin) == (0, 2)
+    assert found[-1].tools == ({"name": "f"},)
+
+
 def test_files_of_a_folder_may_differ(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A}])
     jsonl(tmp_path / "b.jsonl", [{"messages": TURNS}])

@@ -48,16 +48,23 @@ class Names:
 
     def get(self, part: str, *, but: str | None = None) -> str | None:
         """The column of a part, or None. ``but`` is a column that is taken already."""
-        own = self._mapped.get(part)
-        if own is not None:
-            return own
-        taken = {but, *self._mapped.values()}
-        return next((n for n in SYNONYMS[part] if n in self.examples and n not in taken), None)
+        return self._found(part, self.examples, but)
+
+    def of_row(self, part: str, row: Mapping[str, Any], *, but: str | None = None) -> str | None:
+        """The column of a part that rows may do without: the first that has it may come late."""
+        return self._found(part, row, but)
 
     def example(self, part: str) -> Any:
         """A value of the part's column, or None."""
         column = self.get(part)
         return None if column is None else self.examples.get(column)
+
+    def _found(self, part: str, columns: Mapping[str, Any], but: str | None) -> str | None:
+        own = self._mapped.get(part)
+        if own is not None:
+            return own
+        taken = {but, *self._mapped.values()}
+        return next((n for n in SYNONYMS[part] if n in columns and n not in taken), None)
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:

@@ -106,7 +106,6 @@ def _pair(names: Names) -> Read | None:
     if chosen is None or rejected is None:
         return None
     prompt = PromptReader.of(names) or PromptReader.of_dialogue(names)
-    margin = names.get("margin")
 
     def read(row: dict[str, Any]) -> Sample:
         best = preferences.continuation(cell(row, chosen), chosen)
@@ -118,6 +117,7 @@ def _pair(names: Names) -> Read | None:
         before, answers = preferences.parted(asked, best, worst)
         if before[0].role != "system":
             before = system_turn(row, names) + before
+        margin = names.of_row("margin", row)
         by = number(row[margin], margin) if margin in row else 0.0
         return Sample(before, answers, (0, 1), margin=by, tools=tools_of(row, names))
 

@@ -24,13 +24,9 @@ class PromptReader:
 
     def __init__(self, names: Names, column: str, *, taken: str | None = None) -> None:
         self.column = column
-        self._names = names
-        history = names.get("history")
-        self._history = None if history == column else history
+        self._names, self._taken = names, taken
         # dolly's `context` belongs to its instruction; another prompt's context may be anything
-        own = names.mapped("input") or column in ("instruction", "prompt")
-        further = names.get("input", but=column) if own else None
-        self._input = None if further == taken else further
+        self._has_input = names.mapped("input") or column in ("instruction", "prompt")
 
     @classmethod
     def of(cls, names: Names, *, but: str | None = None) -> PromptReader | None:
@@ -51,8 +47,9 @@ class PromptReader:
     def __call__(self, row: dict[str, Any]) -> Turns:
         """System message, history, question."""
         turns = self._asked(row)
-        if self._history in row:
-            turns = history_of(row[self._history], self._history) + turns
+        history = self._names.of_row("history", row, but=self.column)
+        if history in row and history != self.column:
+            turns = history_of(row[history], history) + turns
         if turns[0].role == "system":
             return turns
         return system_turn(row, self._names) + turns
@@ -65,18 +62,19 @@ class PromptReader:
             return turns_of([value], self.column)
         if is_transcript(value):
             return transcript_turns(value, self.column)
-        further = row.get(self._input) if self._input else None
+        column = self._names.of_row("input", row, but=self.column) if self._has_input else None
+        further = row.get(column) if column and column != self._taken else None
         if further is None or further == "":
             return (Message("user", text_of(value, self.column)),)
         if not isinstance(further, str):
-            raise RowProblem(f"`{self._input}` is {type(further).__name__}, not text")
+            raise RowProblem(f"`{column}` is {type(further).__name__}, not text")
         text = f"{value}\n{further}" if value else further  # as LLaMA-Factory joins them
         return (Message("user", text_of(text, self.column)),)
 
 
 def system_turn(row: dict[str, Any], names: Names) -> Turns:
     """The system message in a column of its own, where the row has one with something in it."""
-    column = names.get("system")
+    column = names.of_row("system", row)
     text = row.get(column) if column else None
     if text is None or text == "":
         return ()
@@ -87,7 +85,7 @@ def system_turn(row: dict[str, Any], names: Names) -> Turns:
 
 def tools_of(row: dict[str, Any], names: Names) -> tuple[Any, ...]:
     """Schemas of the functions that the assistant may call; JSON text is decoded."""
-    column = names.get("tools")
+    column = names.of_row("tools", row)
     value = row.get(column) if column else None
     if isinstance(value, str) and value.strip():
         try:
