@@ -69,6 +69,17 @@ def test_a_held_out_set_of_its_own(tmp_path: Path) -> None:
     assert (len(found.train), len(found.heldout)) == (3, 2)
 
 
+def test_a_set_is_not_held_out_from_itself(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "answer": "a"} for i in range(3)]
+    file = jsonl(tmp_path / "set/train.jsonl", rows)
+    for path in (file, file.parent):
+        with pytest.raises(BadData, match="no split 'test' of its own"):
+            load(load_dialogues, path, eval_source="its/source")
+    jsonl(tmp_path / "set/test.jsonl", rows[:1])
+    found = load(load_dialogues, file.parent, eval_source="its/source")
+    assert (len(found.train), len(found.heldout)) == (3, 1)
+
+
 def test_variables_are_filled_in_everywhere_and_other_braces_left(tmp_path: Path) -> None:
     row = {
         "messages": [

@@ -267,6 +267,15 @@ def test_files_of_another_split_are_left(tmp_path: Path) -> None:
     assert answers(only) == [SAID[0]]  # nothing to choose from
 
 
+def test_files_that_name_no_split_are_for_training(tmp_path: Path) -> None:
+    for name, row in (("dolly", ROWS[0]), ("dolly-test", ROWS[1]), ("train", ROWS[2])):
+        jsonl(tmp_path / f"{name}.jsonl", [row])
+    assert sorted(answers(tmp_path)) == sorted([SAID[0], SAID[2]])
+    assert answers(tmp_path, split="test") == [SAID[1]]
+    (tmp_path / "train.jsonl").unlink()
+    assert answers(tmp_path) == [SAID[0]]
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, reason in (

@@ -16,7 +16,7 @@ from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
 from rlhf_trainer.data.layouts import Read, recognise
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
-from rlhf_trainer.data.rows import Row, read_rows
+from rlhf_trainer.data.rows import Row, data_files, read_rows
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.errors import BadData, ConfigurationError
 
@@ -140,9 +140,24 @@ def _load(source: DataSource, paths: Mapping[str, str], seed: int, make: Make[T]
     if source.eval_source is None:
         return Loaded(*_held_out(found, seed, source.eval_fraction), skipped)
     split = heldout_split(source)
+    if source.eval_source == source.source:
+        _refuse_own_rows(source, split, paths)
     heldout, also_skipped = _read(source, source.eval_source, split, paths, make)
     train, heldout_examples = ([item.example for item in part] for part in (found, heldout))
     return Loaded(train, heldout_examples, skipped + also_skipped)
+
+
+def _refuse_own_rows(source: DataSource, heldout: str, paths: Mapping[str, str]) -> None:
+    """An `evalSource` that is the very set would otherwise be judged by what was learnt."""
+    root = Path(paths[source.source])
+    learnt, held = (
+        set(data_files(folder_of_split(root, split), split)) for split in (source.split, heldout)
+    )
+    if learnt & held:
+        raise BadData(
+            f"{source.source}: evalSource is the source itself, which has no split {heldout!r} of "
+            "its own; without evalSource, evalFraction holds rows out"
+        )
 
 
 def _read(

@@ -120,7 +120,8 @@ def data_files(root: Path, split: str) -> list[Path]:
     """The data files of a source, sorted by path.
 
     In a folder whose file or folder names tell several splits apart (train-00000-of-00002.parquet,
-    helpful-base/test.jsonl.gz), those of other splits are left. A single file is taken as it is.
+    helpful-base/test.jsonl.gz), those of other splits are left; files that name none are for
+    training. A single file, or a folder of one split alone, is taken as it is.
     """
     if root.is_file():
         if _kind(root) not in READERS:
@@ -130,8 +131,10 @@ def data_files(root: Path, split: str) -> list[Path]:
         raise BadData(f"{root}: there is no such file or folder")
     files = [path for path in sorted(root.rglob("*")) if _is_data(path, root)]
     by_split = {path: _split_of(path.relative_to(root).as_posix()) for path in files}
-    if len(set(by_split.values()) - {None}) > 1:
-        files = [path for path in files if by_split[path] in (_canonical(split), None)]
+    if len(set(by_split.values())) > 1:
+        asked = _canonical(split)
+        wanted = {asked} if asked in ("validation", "test") else {asked, None}
+        files = [path for path in files if by_split[path] in wanted]
     if not files:
         raise BadData(f"{root}: no data file of split {split!r}; known kinds are {_known_kinds()}")
     return files
