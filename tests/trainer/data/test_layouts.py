@@ -328,6 +328,14 @@ def test_a_class_label_is_no_judgement(tmp_path: Path) -> None:
     assert texts(load(load_dialogues, path).train[0].messages) == DIALOGUE
 
 
+def test_a_label_of_0_or_1_is_a_judgement_where_the_format_says_so(tmp_path: Path) -> None:
+    rows = [{"prompt": Q, "answer": A, "label": label} for label in (1, 0)]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(BadData, match="`format: kto` reads a label of 0 or 1"):
+        load(load_labelled, path)
+    assert [row.good for row in load(load_labelled, path, format="kto").train] == [True, False]
+
+
 def test_plain_text_and_the_pretraining_mix(tmp_path: Path) -> None:
     text = jsonl(tmp_path / "c4.jsonl", [{"text": "Long ago", "url": "x"}])
     assert load(load_texts, text).train[0].text == "Long ago"
@@ -347,6 +355,13 @@ def test_lists_in_csv_cells_are_json(tmp_path: Path) -> None:
     cell = json.dumps(TURNS).replace('"', '""')
     path = write(tmp_path / "a.csv", f'id,messages\n1,"{cell}"\n')
     assert texts(load(load_dialogues, path).train[0].messages) == DIALOGUE
+
+
+def test_empty_csv_cells_of_what_rows_may_lack_are_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"prompt,answer,history,system\n{Q},{A},,\n{Q},{A},[],\n")
+    assert [texts(row.messages) for row in load(load_dialogues, path).train] == [DIALOGUE] * 2
+    path = write(tmp_path / "b.csv", f"prompt,chosen,rejected,margin\n{Q},{A},B,\n{Q},{A},B,2\n")
+    assert [row.margin for row in load(load_preferences, path).train] == [0, 2]
 
 
 def test_columns_that_some_rows_lack_are_seen(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rlhf_api.data import Columns
+from rlhf_api.data import Columns, Format
 
 from rlhf_trainer.data.problems import RowProblem
 
@@ -37,9 +37,11 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
 class Names:
     """The columns of one file, by part."""
 
-    def __init__(self, columns: Columns, examples: Mapping[str, Any]) -> None:
+    def __init__(
+        self, columns: Columns, examples: Mapping[str, Any], format: Format = "auto"
+    ) -> None:
         """``examples``: each column of the file with one value that is not null."""
-        self.examples = examples
+        self.examples, self.format = examples, format
         self._mapped: dict[str, str | None] = columns.model_dump(by_alias=False)
 
     def mapped(self, part: str) -> bool:

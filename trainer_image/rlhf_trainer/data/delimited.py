@@ -74,7 +74,7 @@ def _next(reader: Any) -> list[str] | None:
 
 def _cell(text: str) -> Any:
     """Lists (of messages, of answers) stand in a cell as JSON; all else is text."""
-    if text[:2] in ("[{", '["', "[[") and text.endswith("]"):
+    if text[:2] in ("[{", '["', "[[", "[]") and text.endswith("]"):
         try:
             return json.loads(text)
         except ValueError:

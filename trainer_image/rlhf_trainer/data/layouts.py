@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 def recognise(source: DataSource, examples: Mapping[str, Any]) -> Read:
     """The reader for files with these columns; BadData with what was found and what is known."""
-    names = Names(source.columns, examples)
+    names = Names(source.columns, examples, source.format)
     for layout in LAYOUTS:
         if source.format == "auto" or source.format in layout.formats:
             read = layout.fit(names)
@@ -66,7 +66,7 @@ def _kto(names: Names) -> Read | None:
         return None
     value = names.examples.get(label)
     sure = isinstance(value, bool) or label == "kto_tag" or str(value).lower() in ("true", "false")
-    if not sure and not names.mapped("label"):
+    if not sure and not names.mapped("label") and names.format != "kto":
         return None  # a class label of some other task
     read = _messages(names) or _answered(names)
     if read is None:
@@ -117,8 +117,8 @@ def _pair(names: Names) -> Read | None:
         before, answers = preferences.parted(asked, best, worst)
         if before[0].role != "system":
             before = system_turn(row, names) + before
-        margin = names.of_row("margin", row)
-        by = number(row[margin], margin) if margin in row else 0.0
+        margin = names.of_row("margin", row) or "margin"
+        by = number(row[margin], margin) if row.get(margin, "") != "" else 0.0
         return Sample(before, answers, (0, 1), margin=by, tools=tools_of(row, names))
 
     return read

@@ -103,7 +103,8 @@ def _labelled(row: Row, sample: Sample) -> list[Labelled]:
         only = (row.id, sample.prompt, sample.answers[0], sample.good, sample.tools)
         return [Labelled(*only)]
     if len(sample.answers) != 2:
-        raise RowProblem("there is neither a labelled answer nor a pair" + _seen(sample))
+        hint = "; `format: kto` reads a label of 0 or 1" if "label" in row.value else ""
+        raise RowProblem("there is neither a labelled answer nor a pair" + _seen(sample) + hint)
     both = zip(sample.answers, (True, False), strict=True)
     return [Labelled(row.id, sample.prompt, answer, good, sample.tools) for answer, good in both]
 

@@ -48,7 +48,7 @@ class PromptReader:
         """System message, history, question."""
         turns = self._asked(row)
         history = self._names.of_row("history", row, but=self.column)
-        if history in row and history != self.column:
+        if history in row and history != self.column and row[history] != "":
             turns = history_of(row[history], history) + turns
         if turns[0].role == "system":
             return turns
