@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,27 @@ def test_saving_twice_gives_the_same_bytes(in_pod: Pod, tokenizer: Any, tmp_path
     assert [(tmp_path / "a" / f).read_bytes() for f in files] == [
         (tmp_path / "b" / f).read_bytes() for f in files
     ]
+
+
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [
+        ({"temperature": 0.9, "top_p": 0.6}, {"temperature": 0.9, "top_p": 0.6, "do_sample": True}),
+        ({"early_stopping": True}, {}),  # without beams
+        ({"eos_token_id": [2, 4]}, {"eos_token_id": [2, 4]}),
+    ],
+)
+def test_a_generation_config_that_transformers_reads_and_would_not_write_is_settled(
+    found: dict[str, Any], left: dict[str, Any], in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    own = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    path = write_model(tmp_path / "model")
+    (path / "generation_config.json").write_text(json.dumps(own | found))
+    run = in_pod.stage_run("sft", SFT, inputs={"policy": {"path": str(path)}})
+    save_model(load_policy(run), tokenizer, tmp_path / "saved")
+    written = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    del written["transformers_version"]
+    assert written == own | left
 
 
 @pytest.mark.parametrize("zero", [0, 2, 3])

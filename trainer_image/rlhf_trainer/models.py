@@ -108,7 +108,7 @@ def save_model(
     of a model also names the token that ends a turn, at which those who serve the model stop.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _let_end(plain_model(model), tokenizer)
+    _settle_generation(plain_model(model), tokenizer)
     if lora is not None and lora.output == "adapter":
         save_adapter(model, directory, hub)
     else:
@@ -123,11 +123,27 @@ def generation_ends(model: Any) -> set[int]:
     return {int(i) for i in (found if isinstance(found, list) else [found]) if i is not None}
 
 
-def _let_end(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A base model often has an EOS that is not the end of a turn in its template (Qwen2.5)."""
+def _settle_generation(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the generation config one that ends answers, and that transformers agrees to write."""
     known, ends = generation_ends(model), set(end_token_ids(tokenizer))
-    if not ends <= known:
+    if not ends <= known:  # a base model's EOS may not be the end of a turn (Qwen2.5)
         model.generation_config.eos_token_id = sorted(known | ends)
+    if not _is_valid(model.generation_config):
+        # It is read without complaint. Nearly always it has a temperature and no do_sample (Vicuna,
+        # Llama 2); whoever wrote that meant to sample.
+        model.generation_config.do_sample = True
+    if not _is_valid(model.generation_config):
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept_values = {name: getattr(model.generation_config, name) for name in kept}
+        model.generation_config = type(model.generation_config)(**kept_values)
+
+
+def _is_valid(config: Any) -> bool:
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> PreTrainedModel:
