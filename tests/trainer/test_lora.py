@@ -15,7 +15,7 @@ from rlhf_api.stages.common import LoRA
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.lora import HubModel, add_lora, merged_state_dict
 from rlhf_trainer.models import load_directory, load_output, load_policy, save_model
-from trainer_pod import TINY, Pod, logits, write_model
+from trainer_pod import MIXTURE, TINY, Pod, logits, write_model
 
 SFT = {"data": {"source": "unused"}}
 
@@ -53,6 +53,22 @@ def test_tied_embeddings_stay_tied(in_pod: Pod, tokenizer: Any, tmp_path: Path) 
     loaded = load_output(run, tmp_path / "saved")
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
     torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["merged", "adapter"])
+def test_adapters_of_a_mixtures_experts_come_back_as_they_were(
+    output: Any, in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Experts are one tensor each, and PEFT puts their adapters around each other."""
+    path = write_model(tmp_path / "mixture", "mixtral", **MIXTURE)
+    run = starts_from(in_pod, path, path)
+    lora = LoRA(rank=2, output=output)
+    model = adapted(load_policy(run), lora)
+    assert any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    loaded = load_output(run, tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+    assert loaded.state_dict().keys() == load_policy(run).state_dict().keys()
 
 
 def test_merged_state_has_the_names_of_the_plain_model(in_pod: Pod) -> None:

@@ -21,10 +21,10 @@ from rlhf_trainer import experience, installed
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.experience import TokenFigures
 from rlhf_trainer.lora import merged_state_dict
-from rlhf_trainer.models import load_directory
+from rlhf_trainer.models import load_directory, save_model
 from rlhf_trainer.rollout.vllm import Colocated, logprobs_mode, row_seeds
 from rlhf_trainer.rollout.weights import checkpoint_weights
-from trainer_pod import Pod
+from trainer_pod import MIXTURE, Pod, write_model
 
 
 def stage(**rollout: Any) -> PPOStage:
@@ -47,6 +47,21 @@ def test_weights_are_named_and_merged_as_in_a_checkpoint(
     assert given.keys() == written.keys()
     for name, weight in written.items():
         assert torch.equal(given[name], weight), name
+
+
+def test_weights_of_a_mixtures_experts_are_those_of_its_file(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    lora = LoRA(rank=2)
+    path = write_model(tmp_path / "mixture", "mixtral", **MIXTURE)
+    model = adapted(load_directory(path), lora)
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    written = load_file(tmp_path / "saved" / "model.safetensors")
+    given = dict(checkpoint_weights(model))
+    assert given.keys() == written.keys()
+    assert all(torch.equal(given[name], weight) for name, weight in written.items())
 
 
 def test_a_row_has_a_seed_of_its_own_in_every_rollout() -> None:

@@ -37,6 +37,7 @@ TINY: dict[str, dict[str, Any]] = {
                 "max_position_embeddings": 1024},
     "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }  # fmt: skip
+MIXTURE: dict[str, Any] = {**TINY["mistral"], "num_local_experts": 2, "num_experts_per_tok": 1}
 
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 71]])
@@ -77,7 +78,7 @@ def write_model(directory: Path, family: str = "llama", **settings: Any) -> Path
 
     config = AutoConfig.for_model(
         family,
-        **{**TINY[family], **settings},
+        **{**TINY.get(family, {}), **settings},
         vocab_size=VOCABULARY,
         pad_token_id=0,
         bos_token_id=1,

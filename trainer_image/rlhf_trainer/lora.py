@@ -69,7 +69,7 @@ def fold_adapters(model: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
-    for name, layer in layers:
+    for name, layer in reversed(layers):  # from the inside, where one is around another
         layer.merge()
         model.set_submodule(name, layer.get_base_layer())
     model._hf_peft_config_loaded = False
@@ -82,8 +82,9 @@ def save_adapter(model: Any, directory: Path, hub: HubModel | None) -> None:
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = hub.name if hub else None
     config["revision"] = hub.commit if hub else None
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"] = sorted(config["target_modules"])  # a set, in hash order
+    for targets in ("target_modules", "target_parameters"):
+        if isinstance(config.get(targets), list):
+            config[targets] = sorted(config[targets])  # a set, in hash order
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (directory / "README.md").unlink(missing_ok=True)
     if hub is None:
@@ -101,7 +102,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     The model is left as it is: merging in place and back is not exact.
     """
     deltas = {
-        f"{name}.weight": module.get_delta_weight("default")
+        f"{_without_adapters(name)}.{adapted_parameter(module)}": module.get_delta_weight("default")
         for name, module in plain_model(model).named_modules()
         if has_adapter(module)
     }
@@ -114,6 +115,13 @@ def has_adapter(module: Any) -> bool:
     return hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
 
 
+def adapted_parameter(module: Any) -> str:
+    """The parameter of the base layer that the adapter is for. PEFT adapts the experts of a
+    mixture, which are one tensor each, by adapters around each other."""
+    name: str = getattr(module, "parameter_name", "weight")
+    return name
+
+
 def merged(weight: Tensor, delta: Tensor) -> Tensor:
     """W + ΔW, added in fp32, in the type of W."""
     return (weight.float() + delta.float()).to(weight.dtype).detach()
@@ -123,7 +131,11 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the model without its adapters."""
     state = plain_model(model).state_dict()
     return {
-        key.replace(".base_layer.", "."): value.detach()
+        _without_adapters(key): value.detach()
         for key, value in state.items()
         if ".lora_" not in key
     }
+
+
+def _without_adapters(name: str) -> str:
+    return name.replace(".base_layer", "")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_trainer.lora import has_adapter, merged, plain_model
+from rlhf_trainer.lora import adapted_parameter, has_adapter, merged, plain_model
 
 
 def checkpoint_weights(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -22,11 +22,12 @@ def checkpoint_weights(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, layer in _layers(plain):
         adapted = has_adapter(layer)
         with _whole(list(layer.parameters(recurse=adapted))):
-            own = layer.base_layer if adapted else layer
+            adapters = list(_adapters(layer))
+            own = adapters[-1].base_layer if adapters else layer
             weights = {f"{name}.{k}": p.detach() for k, p in own.named_parameters(recurse=False)}
-            if adapted:
-                key = f"{name}.weight"
-                weights[key] = merged(weights[key], layer.get_delta_weight("default"))
+            for adapter in adapters:
+                key = f"{name}.{adapted_parameter(adapter)}"
+                weights[key] = merged(weights[key], adapter.get_delta_weight("default"))
             # transformers may keep experts in one tensor that a checkpoint has one by one
             yield from revert_weight_conversion(plain, weights).items()
 
@@ -42,6 +43,13 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
         elif next(module.parameters(recurse=False), None) is not None:
             yield name, module
+
+
+def _adapters(layer: Any) -> Iterator[Any]:
+    """The adapters around a base layer, from the outside."""
+    while has_adapter(layer):
+        yield layer
+        layer = layer.base_layer
 
 
 def _whole(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
