@@ -15,7 +15,8 @@ from rlhf_trainer.data.digests import path_digest, refuse_changed_sources
 from rlhf_trainer.data.load import load_dialogues
 from rlhf_trainer.errors import BadData, ConfigurationError, Transient
 from rlhf_trainer.prepare import prepare
-from trainer_pod import Pod, pair_rows, sft_rows, write_jsonl
+from rlhf_trainer.stages import reward
+from trainer_pod import TINY, Pod, pair_rows, sft_rows, write_jsonl, write_model
 
 
 def sha256(data: bytes) -> str:
@@ -104,6 +105,19 @@ def test_models_and_code_that_are_not_there_are_named(in_pod: Pod) -> None:
     Path("inputs/nothing/config.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="init: random"):
         prepare(prepare_run(in_pod, stages))
+
+
+def test_a_reward_model_that_nobody_could_load_is_refused_before_it_is_trained(
+    in_pod: Pod, open_session: Any, tmp_path: Path
+) -> None:
+    path = write_model(tmp_path / "granite", "granite", **TINY["llama"])
+    in_pod.paths["model"] = str(path)
+    settings = {"data": {"source": in_pod.data("pairs", pair_rows())}}
+    with pytest.raises(ConfigurationError, match="no classifier for models of type granite"):
+        prepare(prepare_run(in_pod, {"reward": settings}))
+    inputs = {role: {"path": str(path)} for role in ("base", "policy")}
+    with pytest.raises(ConfigurationError, match="no classifier for models of type granite"):
+        reward.train(open_session(in_pod.stage_run("reward", settings, inputs=inputs)))
 
 
 def test_a_reward_function_needs_its_file(in_pod: Pod) -> None:

@@ -46,6 +46,7 @@ def prepare(run: StageRun) -> StageResult:
     for ref in refs:
         _check_files(ref, run)
     refuse_beyond_context(run)
+    _check_reward_model(run)
     rows = _check_rows(run)
     digests = {ref.field: source_digest(ref, run.paths) for ref in refs}
     return StageResult(
@@ -121,6 +122,14 @@ def _check_model(source: ModelSource, path: Path) -> None:
         raise ConfigurationError(
             f"{source.source}: there are no weights (*.safetensors); `init: random` draws new ones"
         )
+
+
+def _check_reward_model(run: StageRun) -> None:
+    from rlhf_trainer.models import model_config
+    from rlhf_trainer.scalar_models import refuse_without_classifier
+
+    if run.stages.reward is not None and not run.stages.reward.command:
+        refuse_without_classifier(model_config(path_of(run.model.source, run.paths)))
 
 
 def _check_function(source: FunctionReward, path: Path) -> None:

@@ -57,6 +57,19 @@ class ScalarHeadModel(nn.Module):
         self.trunk.gradient_checkpointing_enable(options)
 
 
+def refuse_without_classifier(config: Any) -> None:
+    """ConfigurationError for a kind of model that can be no reward model: one that transformers has
+    no classifier of, so that nobody could load what was trained."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ConfigurationError(
+            f"spec.stages.reward: transformers has no classifier for models of type "
+            f"{config.model_type}, which a reward model is; use another model, or another reward "
+            "(ppo.rewards) or dpo in its place"
+        )
+
+
 def scalar_from_trunk(
     trunk: PreTrainedModel, *, seed: int, dtype: torch.dtype = torch.float32, head: str = "normal"
 ) -> ScalarHeadModel:
@@ -142,9 +155,7 @@ def _classifier_config(config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     for part in (config, config.get_text_config()):
         part.pad_token_id = tokenizer.pad_token_id
         part.vocab_size = max(part.vocab_size, int(tokenizer.pad_token_id or 0) + 1)
-    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
-    if kind is not None:
-        config.architectures = [kind.__name__]
+    config.architectures = [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].__name__]
     return config
 
 

@@ -33,6 +33,7 @@ from rlhf_trainer.models import load_policy
 from rlhf_trainer.scalar_models import (
     REWARD_STATISTICS,
     ScalarHeadModel,
+    refuse_without_classifier,
     save_scalar,
     scalar_from_trunk,
 )
@@ -54,6 +55,7 @@ def train(session: Session) -> StageResult:
 
     dtype = model_dtype(config, ranks)
     trunk = load_policy(run, dtype=dtype).base_model.to(ranks.device)
+    refuse_without_classifier(trunk.config)
     is_packable = pack(trunk)
     model = scalar_from_trunk(trunk, seed=run.seed, dtype=dtype)
     if config.lora is not None:
