@@ -307,6 +307,17 @@ def test_a_bucket_that_does_not_exist_is_named(in_pod: Pod, server: Bucket) -> N
         ObjectStore("s3://other", "store").write("a", b"1")
 
 
+@pytest.mark.parametrize("name", ["x/../../harm", "x/../../../harm", "/harm"])
+def test_a_key_that_leads_out_of_the_store_is_refused(
+    in_pod: Pod, server: Bucket, name: str
+) -> None:
+    """Also on the machine of whoever fetches a checkpoint."""
+    store = ObjectStore(STORE, "store")
+    with pytest.raises(ConfigurationError, match="leads out of its folder"):
+        store.bring({"x/whole": 1, name: 1}, in_pod.directory / "copy")
+    assert not (in_pod.directory / "copy").exists()
+
+
 def test_google_cloud_storage_keeps_checkpoints_too(
     in_pod: Pod, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

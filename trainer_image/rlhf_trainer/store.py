@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from rlhf_trainer.data.buckets import CHUNK, COPIES_AT_ONCE, file_system, plain_error
+from rlhf_trainer.data.buckets import (
+    CHUNK,
+    COPIES_AT_ONCE,
+    file_system,
+    place_below,
+    plain_error,
+)
 from rlhf_trainer.data.credentials import Credentials
 from rlhf_trainer.errors import ConfigurationError, TrainerError, Transient, first_line
 
@@ -91,7 +97,7 @@ class ObjectStore:
     def bring(self, sizes: Mapping[str, int], root: Path) -> None:
         """Have files of these sizes below a directory, under their names. One that is there with
         its size stays."""
-        paths = {name: root / name for name in sizes}
+        paths = {name: place_below(root, name, self.uri) for name in sizes}
         self.get({name: path for name, path in paths.items() if _size(path) != sizes[name]})
 
     def remove_folder(self, folder: str, last: str) -> None:

@@ -131,6 +131,17 @@ def test_google_cloud_storage_is_read_with_the_secrets_credentials(
             fetched.fetch_model(absent, absent.source, TARGET.with_name("none"))
 
 
+def test_a_key_that_leads_out_of_its_folder_is_refused_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with google_bucket({**MODEL, "team/base/../../../../.profile": b"harm"}) as server:
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.url)
+        google_secret(server.credentials())
+        with pytest.raises(ConfigurationError, match="leads out of its folder, .*profile"):
+            fetched.fetch_model(GOOGLE, GOOGLE.source, TARGET)
+    assert not list(Path().glob("../**/.profile"))
+
+
 def test_credentials_that_google_refuses_are_final(monkeypatch: pytest.MonkeyPatch) -> None:
     with google_bucket(MODEL) as server:
         monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.url)

@@ -6,11 +6,12 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from rlhf_trainer.data.credentials import GOOGLE_FILE, S3_KEYS, Credentials
+from rlhf_trainer.errors import ConfigurationError
 
 COPIES_AT_ONCE: Final = 8
 CHUNK: Final = 8 << 20
@@ -29,7 +30,8 @@ REFUSALS: Final = (
 def fetch_bucket(uri: str, credentials: Credentials, directory: Path) -> None:
     """Copy a key, or all keys below a folder. What an earlier try has copied stays.
 
-    Raises FileNotFoundError and PermissionError where another try cannot help, else OSError.
+    Raises FileNotFoundError, PermissionError and ConfigurationError where another try cannot help,
+    else OSError.
     """
     parts = urlsplit(uri)
     path = f"{parts.netloc}{parts.path}".rstrip("/")
@@ -40,8 +42,22 @@ def fetch_bucket(uri: str, credentials: Credentials, directory: Path) -> None:
         raise plain_error(uri, error) from None
     if not found:
         raise FileNotFoundError(f"there is nothing at {uri}")
+    places = [place_below(directory, _below(info.path, path), uri) for info in found]
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
-        list(pool.map(lambda info: _copy(files, info, directory / _below(info.path, path)), found))
+        list(pool.map(lambda info, place: _copy(files, info, place), found, places))
+
+
+def place_below(directory: Path, name: str, uri: str) -> Path:
+    """Where a key is laid out. A key may be any text: one that leads out of the directory would
+    overwrite what is not its own, and is ConfigurationError.
+    """
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise ConfigurationError(
+            f"{uri} has a key that leads out of its folder, {name!r}: whoever wrote it there may "
+            "mean harm; delete it, or use another folder"
+        )
+    return directory / inside
 
 
 def file_system(scheme: str, credentials: Credentials) -> Any:
