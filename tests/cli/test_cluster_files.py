@@ -21,9 +21,10 @@ from cluster.nodes import FakeNodes
 from cluster_jobs import wait_until
 from cut_once import CutOnce
 from rlhf_api.job import RLHFJob
+from rlhf_api.status import CheckpointRef
 from rlhf_api.validation import parse_job
 from rlhf_cli.failures import Failure
-from rlhf_cli.targets.files import Received
+from rlhf_cli.targets.files import Received, verified
 from synthetic_run import MANIFEST, write_run
 
 Object = dict[str, Any]
@@ -223,6 +224,16 @@ def test_frames_become_files(tmp_path: Path) -> None:
 def test_a_reader_writes_nowhere_else(tmp_path: Path, path: str) -> None:
     with pytest.raises(Failure, match="was not asked for"):
         take(tmp_path, frames(path))
+
+
+def test_a_file_that_no_manifest_names_is_not_fetched_with_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir()
+    digest = _commit(tmp_path / "output", {"model.safetensors": WEIGHTS})
+    ref = CheckpointRef(uri="output", digest=digest)
+    verified(tmp_path / "output", ref)
+    (tmp_path / "output/adapter_config.json").write_text("{}")
+    with pytest.raises(Failure, match=r"adapter_config\.json is not in the checkpoint's manifest"):
+        verified(tmp_path / "output", ref)
 
 
 def test_lost_lines_are_noticed(tmp_path: Path) -> None:

@@ -83,6 +83,22 @@ def break_the_manifest(directory: Path) -> None:
     (directory / "manifest.json").write_text("{")
 
 
+def lose_a_name_in_the_manifest(*names: str) -> Callable[[Path], None]:
+    """A flipped bit in it leaves JSON that says something else."""
+
+    def damage(directory: Path) -> None:
+        manifest = directory / "manifest.json"
+        for name in names:
+            manifest.write_text(manifest.read_text().replace(f'"{name}"', f'"{name[:-1]}~"'))
+
+    return damage
+
+
+def add_a_file(directory: Path) -> None:
+    (directory / "model").mkdir()
+    (directory / "model" / "zero_optim_states.pt").write_bytes(b"nobody vouches for it")
+
+
 def make_foreign(directory: Path) -> None:
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["lineage"]["job"] = "another"
@@ -97,6 +113,11 @@ def make_foreign(directory: Path) -> None:
         (remove_a_file, "missing"),
         (remove_the_manifest, "has no manifest.json"),
         (break_the_manifest, "damaged"),
+        (lose_a_name_in_the_manifest("sha256"), "damaged"),
+        (lose_a_name_in_the_manifest("size"), "damaged"),
+        (lose_a_name_in_the_manifest("files"), "damaged"),
+        (lose_a_name_in_the_manifest("worldSize"), "damaged: without worldSize"),
+        (add_a_file, "zero_optim_states.pt is not in the manifest.json"),
         (make_foreign, "another lineage"),
     ],
 )
@@ -160,6 +181,38 @@ def test_old_checkpoints_go_and_the_newest_stay_over_attempts(in_pod: Pod, ranks
     assert (steps(first), steps(second)) == ([3], [4])
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_saved_after_a_damaged_newer_checkpoint_stays(
+    in_pod: Pod, ranks: Ranks, keep: int
+) -> None:
+    first = checkpointer(in_pod, ranks, keep=4)
+    for step in (1, 7, 8, 9):
+        first.save(step, {}, {})
+    for step in (7, 8, 9):
+        flip_a_bit(first.directory / "steps" / f"step-{step:08d}")
+    second = checkpointer(in_pod, ranks, attempt=2, keep=keep)
+    assert second.restore({}).step == 1
+    for step in (2, 3, 4):
+        second.save(step, {}, {})
+    assert steps(second) == [2, 3, 4][-keep:]
+    assert checkpointer(in_pod, ranks, attempt=3).restore({}).step == 4
+    second.save(10, {}, {})
+    second.save(11, {}, {})
+    assert steps(first) == []
+    assert steps(second) == [10, 11][-keep:]
+
+
+def test_a_damaged_checkpoint_whose_step_is_saved_again_counts(in_pod: Pod, ranks: Ranks) -> None:
+    """As after a roll-back."""
+    saver = checkpointer(in_pod, ranks, keep=1)
+    saver.save(2, {}, {})
+    flip_a_bit(saver.directory / "steps" / "step-00000002")
+    assert saver.restore({}) is None
+    saver.save(1, {}, {})
+    saver.save(2, {}, {})
+    assert steps(saver) == [2]
+
+
 def test_best_weights_stay_while_a_checkpoint_names_them(in_pod: Pod, ranks: Ranks) -> None:
     saver = checkpointer(in_pod, ranks, keep=1)
 
@@ -202,6 +255,11 @@ def test_output_has_a_digest_that_others_can_verify(in_pod: Pod, ranks: Ranks) -
     assert verify(directory, ref.digest)["metrics"] == {"eval/loss": 1.5}
     with pytest.raises(CheckpointUnusable, match="expected sha256:0"):
         verify(directory, "sha256:0")
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointUnusable, match=r"adapter_config\.json is not in"):
+        verify(directory, ref.digest)
+    (directory / "adapter_config.json").rename(directory / ".nfs0001")  # still open elsewhere
+    verify(directory, ref.digest)
     (directory / "config.json").write_text("[]")
     with pytest.raises(CheckpointUnusable, match="SHA-256"):
         verify(directory, ref.digest)

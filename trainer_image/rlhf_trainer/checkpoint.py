@@ -20,7 +20,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -62,6 +62,7 @@ class Checkpointer:
         self.run, self.ranks, self.keep, self.disk = run, ranks, keep, disk
         self.directory = Path(run.output)
         self.lineage = {"job": run.job.uid, "stage": run.stage, "hash": run.hash}
+        self._passed_over: set[Path] = set()
 
     def save(
         self,
@@ -83,11 +84,9 @@ class Checkpointer:
                 torch.save(dict(state), directory / "state.pt")
             torch.save(_random_states(), directory / f"rng-{self.ranks.rank:05d}.pt")
 
-        self._commit(
-            self.directory / "steps" / f"step-{step:08d}",
-            write,
-            {**self._origin(step), "best": best},
-        )
+        final = self.directory / "steps" / f"step-{step:08d}"
+        self._commit(final, write, {**self._origin(step), "best": best})
+        self._passed_over.discard(final)
         self.disk.tidy(self._delete_old)
 
     def restore(self, engines: Mapping[str, Engine]) -> Restored | None:
@@ -100,6 +99,7 @@ class Checkpointer:
         for candidate in self._candidates("steps"):
             manifest = self._accepted(candidate)
             if manifest is None:
+                self._passed_over.add(candidate.path)
                 continue
             wrote: int = manifest["worldSize"]
             for name, engine in engines.items():
@@ -207,6 +207,8 @@ class Checkpointer:
             manifest = _checked_manifest(candidate.path, self.disk.sharing)
             if manifest.get("lineage") != self.lineage:
                 reason = f"it is of another lineage: {manifest.get('lineage')}"
+            elif missing := self._origin(0).keys() - manifest.keys():
+                reason = f"its {MANIFEST} is damaged: without {', '.join(sorted(missing))}"
         except CheckpointUnusable as error:
             reason = str(error)
         reasons = [r for r in self.ranks.gather_objects(reason) if r]
@@ -229,12 +231,19 @@ class Checkpointer:
             raise Transient(f"cannot lay out {directory} in {scratch}: {reason}") from error
 
     def _delete_old(self, shelf: Shelf) -> None:
-        """Keep the newest checkpoints and the best weights that they name."""
+        """Keep the newest checkpoints and the best weights that they name.
+
+        One that was passed over counts for none, however new its step: else those that are made
+        after it would go. It goes itself once none before it stays.
+        """
         found = shelf.committed(self.directory.parent)
         candidates = self._newest_first("steps", found)
-        for candidate in candidates[self.keep :]:
+        usable = [item for item in candidates if item.path not in self._passed_over]
+        enough = usable[self.keep - 1 :]
+        staying = [item for item in candidates if item >= enough[0]] if enough else candidates
+        for candidate in candidates[len(staying) :]:
             shelf.remove(candidate.path)
-        named = {_best_of(shelf.manifest(candidate.path)) for candidate in candidates[: self.keep]}
+        named = {_best_of(shelf.manifest(candidate.path)) for candidate in staying}
         for candidate in self._newest_first("best", found):
             if candidate.step not in named:
                 shelf.remove(candidate.path)
@@ -258,26 +267,38 @@ def _checked_manifest(directory: Path, sharing: Sharing) -> dict[str, Any]:
     """The manifest, this rank's share of the files checked."""
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
+        files = {name: (told["size"], told["sha256"]) for name, told in manifest["files"].items()}
         version = manifest["formatVersion"]
     except FileNotFoundError:
         raise CheckpointUnusable(f"{directory} has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointUnusable(f"{directory / MANIFEST} is damaged: {error}") from None
     if version != FORMAT_VERSION:
         raise CheckpointUnusable(f"{directory} has format {version}, this trainer reads 1")
+    _refuse_unlisted(directory, files.keys())
     for index, name in enumerate(sorted(files)):
         if index % sharing.ranks == sharing.number:
-            _check_file(directory / name, files[name])
+            _check_file(directory / name, *files[name])
     return manifest
 
 
-def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
+def _refuse_unlisted(directory: Path, listed: Set[str]) -> None:
+    """A file that nobody vouches for would be read all the same: an adapter beside the weights, a
+    chat template, a pickle. Hidden ones, such as a file server's own, nothing reads.
+    """
+    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
+    for name in sorted(names - listed - {MANIFEST}):
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if not is_hidden and not (directory / name).is_dir():
+            raise CheckpointUnusable(f"{directory / name} is not in the {MANIFEST}")
+
+
+def _check_file(path: Path, expected_size: int, expected_sha256: str) -> None:
     try:
         size = path.stat().st_size
-        if size != expected["size"]:
-            raise CheckpointUnusable(f"{path} has {size} bytes, expected {expected['size']}")
-        if _sha256(path) != expected["sha256"]:
+        if size != expected_size:
+            raise CheckpointUnusable(f"{path} has {size} bytes, expected {expected_size}")
+        if _sha256(path) != expected_sha256:
             raise CheckpointUnusable(f"{path} is damaged: its SHA-256 is not the manifest's")
     except FileNotFoundError:
         raise CheckpointUnusable(f"{path} is missing") from None

@@ -127,7 +127,10 @@ def _gap(where: str) -> Failure:
 
 
 def verified(folder: Path, checkpoint: CheckpointRef) -> None:
-    """Raises Failure unless the manifest is the status's, and every file what it says."""
+    """Raises Failure unless the manifest is the status's, and every file what it says.
+
+    Beside them there must be no other: whoever loads the model would read it all the same.
+    """
     raw = (folder / MANIFEST).read_bytes()
     digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     if digest != checkpoint.digest:
@@ -135,7 +138,15 @@ def verified(folder: Path, checkpoint: CheckpointRef) -> None:
             f"{folder / MANIFEST} has the digest {digest}, and the status says {checkpoint.digest}",
             exit_code=CHECKPOINT,
         )
-    for name, told in json.loads(raw)["files"].items():
+    files = json.loads(raw)["files"]
+    here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if more := sorted(here - files.keys() - {MANIFEST}):
+        raise Failure(
+            f"{more[0]} is not in the checkpoint's manifest: somebody put it there later",
+            "remove it from the volume, or fetch another stage's with --stage",
+            exit_code=CHECKPOINT,
+        )
+    for name, told in files.items():
         file = folder / name
         if not file.is_file() or _digest(file) != told["sha256"]:
             raise Failure(

@@ -137,7 +137,7 @@ def test_a_key_that_leads_out_of_its_folder_is_refused_and_nothing_is_written(
     with google_bucket({**MODEL, "team/base/../../../../.profile": b"harm"}) as server:
         monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.url)
         google_secret(server.credentials())
-        with pytest.raises(ConfigurationError, match="leads out of its folder, .*profile"):
+        with pytest.raises(ConfigurationError, match=r"leads out of its folder, .*profile"):
             fetched.fetch_model(GOOGLE, GOOGLE.source, TARGET)
     assert not list(Path().glob("../**/.profile"))
 
