@@ -119,6 +119,27 @@ def test_the_best_weights_on_held_out_rows_are_handed_on(in_pod: Pod, open_sessi
     assert result.metrics["eval/loss"] == pytest.approx(evaluated[6], rel=1e-5)
 
 
+def test_where_the_best_weights_are_damaged_the_last_ones_are_handed_on_with_their_own_metrics(
+    in_pod: Pod, open_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = settings(in_pod, learningRate=0.5, schedule={"type": "constant"}, evalEverySteps=1)
+    run = in_pod.stage_run("sft", wild)
+    session = open_session(run)
+    find = session.checkpointer.kept_weights
+
+    def damaged(step: int) -> Path | None:
+        for weights in Path(run.output).glob("best/*/model.safetensors"):
+            weights.write_bytes(b"damaged")
+        found: Path | None = find(step)
+        return found
+
+    monkeypatch.setattr(session.checkpointer, "kept_weights", damaged)
+    result = sft.train(session)
+    evaluated = {m["step"]: m["metrics"]["eval/loss"] for m in in_pod.metrics(run)[:-1]}
+    assert min(evaluated.values()) < evaluated[6] - 0.1
+    assert result.metrics["eval/loss"] == pytest.approx(evaluated[6], rel=1e-5)
+
+
 def test_accuracy_and_loss_are_those_of_the_held_out_rows(in_pod: Pod, open_session: Any) -> None:
     """Against transformers' own loss, row by row, in the output that was handed on."""
     from rlhf_trainer.data.stage_rows import sft_rows as read

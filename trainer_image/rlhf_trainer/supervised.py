@@ -5,6 +5,7 @@ A stage says what is in a step and what its loss is; the loop does the rest, the
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -25,6 +26,7 @@ from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.session import Session
 
 MicroBatch = TypeVar("MicroBatch")
+log = logging.getLogger(__name__)
 
 
 class StepBatch(NamedTuple, Generic[MicroBatch]):
@@ -65,7 +67,7 @@ class Fitted(NamedTuple):
 
     step: int
     metrics: dict[str, float]  # of the weights that are handed on
-    best_step: int | None  # whose weights are handed on; None: the last ones
+    kept: Path | None  # the weights that are handed on; None: the last ones
 
 
 def shares(
@@ -130,17 +132,22 @@ def fit(
             session.telemetry.saved(step)
         if stopping:
             raise Terminated(f"SIGTERM: saved at step {step} of {task.total_steps}", step=step)
-    best = None if progress.best_step in (None, step) else progress.best_step
-    return Fitted(step, progress.metrics, best)
+    best = progress.best_step
+    if best is None or best == step:
+        return Fitted(step, progress.metrics, None)
+    kept = session.checkpointer.kept_weights(best)
+    if kept is None:  # damaged or deleted since
+        if session.ranks.is_main:
+            log.warning("the best weights (step %d) are lost: the last ones are handed on", best)
+        return Fitted(step, task.evaluate(engine), None)
+    return Fitted(step, progress.metrics, kept)
 
 
 def commit(
     session: Session, fitted: Fitted, write: Callable[[Path], None]
 ) -> tuple[CheckpointRef, dict[str, float]]:
     """Commit the best weights, or the last ones, as the stage's output."""
-    kept = None
-    if fitted.best_step is not None:
-        kept = session.checkpointer.kept_weights(fitted.best_step)
+    kept = fitted.kept
 
     def copy(directory: Path) -> None:
         if session.ranks.is_main:
