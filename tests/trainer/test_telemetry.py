@@ -150,6 +150,21 @@ def test_a_server_that_fails_is_counted_and_never_raises(
     assert gone.failures == 1
 
 
+def test_an_answer_that_is_no_http_does_not_end_the_reports(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a proxy that is being restarted."""
+    monkeypatch.setattr(telemetry, "POST_INTERVAL", 0.0)
+    operator.answer = 99
+    poster = ProgressPoster.from_environment(environment(operator, tmp_path / "token"))
+    assert poster is not None
+    poster.offer(1, 10, None, {})
+    operator.wait_for_one()
+    poster.offer(2, 10, None, {})
+    poster.close()
+    assert (len(operator.requests), poster.failures) == (2, 2)
+
+
 def test_without_the_variable_or_when_disabled_nothing_is_posted(operator: Operator) -> None:
     assert ProgressPoster.from_environment({}) is None
     off = {"KUBEFLOW_TRAINER_SERVER_URL": operator.url, "DISABLE_KUBEFLOW_INTEGRATION": "TRUE"}

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 30.0
+LONGEST_REPLY: Final = 64 << 20
+"""Bytes of an endpoint's reply; that of a thousand answers has some ten thousand."""
+PIECE: Final = 1 << 16
 ROWS_OF_MICRO_BATCH: Final = 4
 """Without a backward pass, micro-batches of so many times the rows need no more memory."""
 
@@ -196,7 +200,7 @@ class HttpScore:
         for attempt in range(1, tries + 1):
             try:
                 return _rewards(self.endpoint.url, self._post(body), len(answered.answers))
-            except (OSError, ValueError) as error:  # URLError and time-outs are OSErrors
+            except (OSError, ValueError, HTTPException) as error:  # time-outs are OSErrors
                 reason = _reason(error)
             if attempt < tries:
                 log.warning("%s: %s; trying again in %.0f s", self.endpoint.url, reason, pause)
@@ -208,23 +212,48 @@ class HttpScore:
         headers = {"Content-Type": "application/json; charset=utf-8"}
         request = urllib.request.Request(self.endpoint.url, body, headers, method="POST")
         with urllib.request.urlopen(request, timeout=self.endpoint.timeout_seconds) as reply:
-            content: bytes = reply.read()
-        return content
+            return _whole(reply, time.monotonic() + self.endpoint.timeout_seconds)
+
+
+def _whole(reply: Any, until: float) -> bytes:
+    """The body. The socket's own time-out begins anew with each piece, and a body may be endless:
+    neither may hold all ranks, or fill the memory of one.
+    """
+    content = bytearray()
+    while piece := reply.read1(PIECE):
+        content += piece
+        if len(content) > LONGEST_REPLY:
+            raise ValueError(f"its reply has more than {LONGEST_REPLY >> 20} MiB")
+        if time.monotonic() > until:
+            raise TimeoutError("its reply did not end in time (timeoutSeconds)")
+    if reply.length:  # bytes that were announced and did not come
+        raise ValueError("the connection broke in mid-reply")
+    return bytes(content)
 
 
 def _rewards(url: str, reply: bytes, expected: int) -> list[float]:
     """The numbers in a reply. A reply that can never be right is ConfigurationError: no retry."""
-    found = json.loads(reply)
+    try:
+        found = json.loads(reply)
+    except RecursionError:
+        raise ValueError("its reply is nested too deeply") from None
     rewards = found.get("rewards") if isinstance(found, dict) else None
     if not isinstance(rewards, list) or len(rewards) != expected:
         shape = f"{len(rewards)} rewards" if isinstance(rewards, list) else 'no list "rewards"'
         raise ConfigurationError(f"{url} gave {shape} for {expected} answers")
-    for value in rewards:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigurationError(f"{url} gave {value!r} where a number was expected")
-        if not math.isfinite(value):
-            raise ConfigurationError(f"{url} gave {value} as a reward")
-    return [float(value) for value in rewards]
+    return [_number(url, value) for value in rewards]
+
+
+def _number(url: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"{url} gave {repr(value)[:80]} where a number was expected")
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's integers have any length
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{url} gave {number} as a reward")
+    return number
 
 
 def _reason(error: Exception) -> str:

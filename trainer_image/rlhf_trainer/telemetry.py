@@ -13,11 +13,11 @@ import queue
 import ssl
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ from rlhf_trainer.trackers import Report, end_trackers, finite, start_trackers
 
 POST_INTERVAL: Final = 5.0
 TOKEN_LIFETIME: Final = 300.0
+ANSWER_READ: Final = 1 << 16
+"""Bytes of an answer that are looked at; there is nothing in it to read."""
 LINE_INTERVAL: Final = 2.0
 LINE_SHARE: Final = 0.1
 SHOWN: Final = {
@@ -196,7 +198,7 @@ class ProgressPoster:
         while (body := self._bodies.get()) is not None:
             try:
                 self._post(body)
-            except (OSError, ValueError, urllib.error.URLError):
+            except (OSError, ValueError, HTTPException):  # URLError is an OSError
                 self.failures += 1
 
     def _post(self, body: bytes) -> None:
@@ -205,7 +207,7 @@ class ProgressPoster:
         request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
         context = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else None
         with urllib.request.urlopen(request, timeout=5, context=context) as response:
-            response.read()
+            response.read(ANSWER_READ)
 
     def _read_token(self) -> str:
         """The service-account token; it rotates, so it is read again every five minutes."""
