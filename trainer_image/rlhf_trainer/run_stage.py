@@ -96,7 +96,7 @@ def failure(error: TrainerError) -> StageResult:
     return StageResult(
         exit_code=int(error.exit_code),
         reason=error.reason,
-        message=str(error)[:MESSAGE_LENGTH],
+        message=_message(str(error)),
         step=error.step,
     )
 
@@ -106,8 +106,13 @@ def _unexpected(error: Exception) -> StageResult:
     if _is_lost_peer(error):
         return failure(Transient(f"another rank was lost: {str(error).splitlines()[0]}"))
     traceback.print_exc()
-    message = f"{type(error).__name__}: {error}"[:MESSAGE_LENGTH]
+    message = _message(f"{type(error).__name__}: {error}")
     return StageResult(exit_code=1, reason=type(error).__name__, message=message)
+
+
+def _message(text: str) -> str:
+    """What fits, without halves of characters, which file names and JSON may hold."""
+    return text[:MESSAGE_LENGTH].encode(errors="replace").decode()
 
 
 def _is_lost_peer(error: Exception) -> bool:
@@ -121,11 +126,24 @@ def _is_lost_peer(error: Exception) -> bool:
 
 
 def write_termination_message(result: StageResult) -> None:
-    """Where the kubelet reads it; metrics give way where it would be too long."""
-    text = result.model_dump_json(by_alias=True, exclude_none=True)
-    if len(text.encode()) > TERMINATION_LIMIT:
-        short = result.model_copy(update={"metrics": {}, "sources": {}})
-        text = short.model_dump_json(by_alias=True, exclude_none=True)
+    """Where the kubelet reads it."""
+    text = _fitting(result)
     path = Path(TERMINATION_LOG)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _fitting(result: StageResult) -> str:
+    """JSON that a kubelet does not cut, which would make it unreadable.
+
+    The end of the message gives way first, then metrics; last the digests that stages are held to.
+    """
+    text = ""
+    for left_out in ((), ("metrics",), ("metrics", "sources")):
+        shown = result.model_copy(update={name: {} for name in left_out})
+        for length in (MESSAGE_LENGTH, MESSAGE_LENGTH // 2, MESSAGE_LENGTH // 4):
+            short = shown.model_copy(update={"message": shown.message[:length]})
+            text = short.model_dump_json(by_alias=True, exclude_none=True)
+            if len(text.encode()) <= TERMINATION_LIMIT:
+                return text
+    return text

@@ -1,0 +1,42 @@
+"""What a rank leaves behind: the termination message, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
+from rlhf_trainer.errors import BadData
+from rlhf_trainer.run_stage import failure, write_termination_message
+
+
+def left(result: StageResult) -> StageResult:
+    write_termination_message(result)
+    text = Path(TERMINATION_LOG).read_bytes()
+    assert len(text) <= TERMINATION_LIMIT
+    return StageResult.model_validate_json(text)
+
+
+@pytest.mark.parametrize("letter", ["a", "\x01", "字", "😀", "\n", "\ud83d"])
+def test_a_long_message_in_any_script_leaves_json_that_is_whole(
+    letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = left(failure(BadData(f"data.jsonl:7: {letter * 2000}", step=3)))
+    assert (found.exit_code, found.reason, found.step) == (64, "BadData", 3)
+    assert found.message.startswith("data.jsonl:7: ")
+    assert len(found.message) >= 256
+
+
+def test_metrics_give_way_to_digests_of_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = {f"stages.ppo.rewards.judge-{n:02}.function": "sha256:" + "0" * 64 for n in range(24)}
+    metrics = {f"eval/{n:020}": 1.0 for n in range(60)}
+    done = StageResult(exit_code=ExitCode.DONE, reason="Done", message="m" * 1024, sources=sources)
+    found = left(done)
+    assert found.sources == sources
+    assert left(done.model_copy(update={"metrics": metrics})).sources == sources
+    few = done.model_copy(update={"sources": {}, "metrics": metrics})
+    assert left(few).metrics == metrics
