@@ -10,6 +10,7 @@ python -m rlhf_trainer copy URI DIRECTORY PATTERN  bring files of a job from an 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -49,5 +50,14 @@ def main(arguments: Sequence[str]) -> int:
             return int(ExitCode.CONFIGURATION)
 
 
+def end_at_sigterm() -> None:
+    """Until a stage has something to save, SIGTERM ends it: by itself it would not end process 1 of
+    a container, which the kernel spares where nobody handles the signal.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.TERMINATED))
+
+
 if __name__ == "__main__":
+    if os.getpid() == 1:
+        end_at_sigterm()
     sys.exit(main(sys.argv[1:]))

@@ -59,16 +59,17 @@ class Session:
 
         ranks = Ranks.start()
         guard = Guard(ranks)
-        guard.listen()
         disk = open_disk(run, ranks)
         disk.bring_inputs(run)
         ranks.on_main(lambda: refuse_changed_sources(run))
         ranks.on_main(lambda: refuse_beyond_context(run))
         os.makedirs(run.output, exist_ok=True)
+        tokenizer = load_tokenizer(run)
+        guard.listen()
         return cls(
             run=run,
             ranks=ranks,
-            tokenizer=load_tokenizer(run),
+            tokenizer=tokenizer,
             telemetry=Telemetry(run, ranks),
             checkpointer=Checkpointer(run, ranks, run.config.checkpointing.keep, disk),
             guard=guard,
