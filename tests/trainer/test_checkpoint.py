@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,41 @@ def test_a_half_written_checkpoint_is_never_seen(
     assert restored.step == 1
     saver.save(2, {}, {"step": 2})
     assert steps(saver) == [1, 2]
+
+
+def test_a_full_disk_is_said_whatever_the_library_says_that_wrote(
+    in_pod: Pod, ranks: Ranks
+) -> None:
+    """torch and safetensors have errors of their own for it, which are no OSError."""
+    from safetensors.torch import save_file
+
+    tensors = {"a": torch.zeros(1 << 20)}
+    saver = checkpointer(in_pod, ranks)
+    writes = (
+        lambda directory: torch.save(tensors, directory / "state.pt"),
+        lambda directory: save_file(tensors, directory / "model.safetensors"),
+    )
+    for write in writes:
+        with files_no_larger_than(1 << 19), pytest.raises(Transient, match="File too large"):
+            saver.keep_weights(1, write)
+        assert saver.kept_weights(1) is None
+
+    def mistaken(_: Path) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        saver.keep_weights(1, mistaken)
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """To a library that writes a file, this limit is what a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_the_newest_step_over_all_attempts_up_to_ours_is_taken(in_pod: Pod, ranks: Ranks) -> None:

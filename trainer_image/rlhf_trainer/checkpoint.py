@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import torch
 from rlhf_api.run import MANIFEST, StageRun
 from rlhf_api.status import CheckpointRef
+from safetensors import SafetensorError
 
 from rlhf_trainer.disk import SharedDisk, Sharing, Shelf
 from rlhf_trainer.errors import CheckpointUnusable, Transient
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from rlhf_trainer.engine import Engine
 
 FORMAT_VERSION: Final = 1
+PROBE: Final = "0" * (1 << 20)
+"""What a disk with room takes."""
 _STEP = re.compile(r"^step-(\d+)$")
 _ATTEMPT = re.compile(r"^attempt-(\d+)$")
 _WALL_CLOCK = ("time/", "train/tokens_per_second")
@@ -158,7 +161,7 @@ class Checkpointer:
         self.disk.settle()
         try:
             self.disk.once(lambda: _fresh(temporary))
-            write(temporary)
+            _written(temporary, write)
             self.ranks.barrier()
             files = self._hashed(temporary)
             self.disk.once(lambda: self._publish(temporary, final, {**about, "files": files}))
@@ -345,6 +348,17 @@ def _best_of(manifest: bytes | None) -> int | None:
     except ValueError:
         return None
     return best
+
+
+def _written(directory: Path, write: Callable[[Path], None]) -> None:
+    """Write, and have what torch and safetensors say of a full or broken disk, in errors of their
+    own and other words, be the OSError that it is.
+    """
+    try:
+        write(directory)
+    except (RuntimeError, SafetensorError):
+        _write_synced(directory / ".probe", PROBE)
+        raise
 
 
 def _fresh(directory: Path) -> None:
