@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
+from rlhf_trainer import run_stage as running
 from rlhf_trainer.errors import BadData
-from rlhf_trainer.run_stage import failure, write_termination_message
+from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
 
 def left(result: StageResult) -> StageResult:
@@ -40,3 +41,22 @@ def test_metrics_give_way_to_digests_of_sources(
     assert left(done.model_copy(update={"metrics": metrics})).sources == sources
     few = done.model_copy(update={"sources": {}, "metrics": metrics})
     assert left(few).metrics == metrics
+
+
+def test_a_disk_that_is_full_anywhere_is_worth_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The curve's file, say, between two checkpoints."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(_: object) -> StageResult:
+        with open("/dev/full", "w", encoding="utf-8") as curve:
+            curve.write("1\n")
+        raise AssertionError
+
+    monkeypatch.setattr(running, "_stage", train)
+    monkeypatch.setattr(running, "read_stage_file", lambda _: None)
+    assert run_stage("config/stage.yaml") == ExitCode.TRANSIENT
+    found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
+    assert "No space left on device" in found.message
+    assert "Traceback" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ LOST_PEER_SIGNS: Final = (
     "Timed out waiting",
     "Broken pipe",
 )
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 log = logging.getLogger("rlhf_trainer")
 
 
@@ -102,9 +104,11 @@ def failure(error: TrainerError) -> StageResult:
 
 
 def _unexpected(error: Exception) -> StageResult:
-    """Ours to explain, so the log gets the whole traceback; a lost peer or memory is no bug."""
+    """Ours to explain: the log gets the whole traceback. A lost peer or a full disk is no bug."""
     if _is_lost_peer(error):
         return failure(Transient(f"another rank was lost: {str(error).splitlines()[0]}"))
+    if isinstance(error, OSError) and error.errno in FULL:
+        return failure(Transient(str(error)))
     traceback.print_exc()
     message = _message(f"{type(error).__name__}: {error}")
     return StageResult(exit_code=1, reason=type(error).__name__, message=message)
