@@ -12,7 +12,10 @@ SECRETS: Final = re.compile(
     r"hf_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16}|(?<=Bearer )\S+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
     r"|(?i:(?<=token=)|(?<=password=)|(?<=secret=))[^\s&]+"
 )
-CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys, and what has text read in another order than it stands."""
+WORD_LIMIT: Final = 128
+NO_WORD: Final = re.compile(r"[^A-Za-z0-9_]")
 
 
 def redacted(text: str, limit: int = LIMIT) -> str:
@@ -23,3 +26,13 @@ def redacted(text: str, limit: int = LIMIT) -> str:
     clean = SECRETS.sub("[redacted]", CONTROL.sub("", text)).strip()
     raw = clean.encode()
     return clean if len(raw) <= limit else "…" + raw[-(limit - 3) :].decode(errors="ignore")
+
+
+def plain_word(text: str) -> str:
+    """A reason as programs take it: letters, digits, underscores."""
+    return NO_WORD.sub("", text)[:WORD_LIMIT] or "Error"
+
+
+def plain_name(text: str) -> str:
+    """A metric's name that a terminal can show."""
+    return "".join(letter for letter in text if letter.isprintable())[:WORD_LIMIT]

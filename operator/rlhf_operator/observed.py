@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from rlhf_api.run import StageResult
 from rlhf_api.status import SchedulingStatus
 
+from rlhf_operator.messages import plain_name, plain_word
+
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 
@@ -137,8 +139,13 @@ class Observed(NamedTuple):
 
 
 def parse_result(text: str) -> StageResult | None:
-    """The termination message, or None where the text is something else (a log's last lines)."""
+    """The termination message, or None where the text is something else (a log's last lines).
+
+    Any image may have written it, and only words that a status takes are taken from it.
+    """
     try:
-        return StageResult.model_validate_json(text, by_alias=True, by_name=False)
+        result = StageResult.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError:
         return None
+    metrics = {plain_name(name): value for name, value in result.metrics.items()}
+    return result.model_copy(update={"reason": plain_word(result.reason), "metrics": metrics})

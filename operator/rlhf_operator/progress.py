@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from rlhf_operator.messages import plain_name
 from rlhf_operator.observed import Progress
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes; a report has a few dozen metrics."""
 METRIC_LIMIT: Final = 64
-NAME_LIMIT: Final = 128
 DIGITS: Final = 4
 """Significant digits of a metric; what changes behind them is noise."""
 
@@ -31,7 +31,7 @@ def parse_report(body: bytes) -> Progress | None:
     try:
         report = json.loads(body)["trainerStatus"]
         metrics = report.get("metrics") or []
-        values = {_name(item["name"]): float(item["value"]) for item in metrics}
+        values = {plain_name(str(item["name"])): float(item["value"]) for item in metrics}
         percent = _number(report.get("progressPercentage"), 100.0)
         remaining = _number(report.get("estimatedRemainingSeconds"), math.inf)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
@@ -49,10 +49,6 @@ def merged(before: Progress, after: Progress) -> Progress:
     older = {name: value for name, value in before.metrics.items() if name not in after.metrics}
     room = METRIC_LIMIT - len(after.metrics)
     return after._replace(metrics={**dict(list(older.items())[:room]), **after.metrics})
-
-
-def _name(value: object) -> str:
-    return "".join(letter for letter in str(value) if letter.isprintable())[:NAME_LIMIT]
 
 
 def _rounded(value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -111,3 +112,16 @@ def test_a_termination_message_is_a_result() -> None:
     result = parse_result('{"exitCode": 66, "reason": "Diverged", "step": 7}')
     assert result is not None
     assert (result.exit_code, result.reason, result.step) == (66, "Diverged", 7)
+
+
+def test_a_result_of_any_image_gives_the_status_words_it_can_hold() -> None:
+    """Else the status could not be written, or a terminal would obey it."""
+    told = {"\x1b[2Jloss": 1.0, "n" * 5000: 2.0, "eval loss 损失": 3.0}
+    said = {"exitCode": 1, "reason": "Bad\x1b]0;x\x07 " * 90, "metrics": told}
+    result = parse_result(json.dumps(said))
+    assert result is not None
+    assert result.reason == ("Bad0x" * 90)[:128]
+    assert result.metrics == {"[2Jloss": 1.0, "n" * 128: 2.0, "eval loss 损失": 3.0}
+    nothing = parse_result('{"exitCode": 1, "reason": "坏"}')
+    assert nothing is not None
+    assert nothing.reason == "Error"

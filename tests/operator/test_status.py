@@ -175,7 +175,10 @@ def test_a_status_survives_being_written_and_read() -> None:
 
 def test_messages_are_short_and_carry_no_secrets() -> None:
     text = redacted(
-        "x" * 5000 + " failed with token=abc123 hf_" + "A" * 34 + " https://u:p@host/\x00"
+        "x" * 5000
+        + " failed with token=abc123 hf_"
+        + "A" * 34
+        + " https://u:p@host/\x00\x1b\x9b\u202e"
     )
     assert len(text.encode()) <= LIMIT
     assert text.endswith("failed with token=[redacted] [redacted] https://[redacted]@host/")
