@@ -30,6 +30,7 @@ from rlhf_api.status import CheckpointRef
 from safetensors import SafetensorError
 
 from rlhf_trainer.disk import SharedDisk, Sharing, Shelf
+from rlhf_trainer.durable import sync, sync_directories
 from rlhf_trainer.errors import CheckpointUnusable, Transient
 from rlhf_trainer.ranks import Ranks
 
@@ -183,11 +184,11 @@ class Checkpointer:
         manifest = {"formatVersion": FORMAT_VERSION, **about}
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         _write_synced(temporary / MANIFEST, text)
-        _sync_directories(temporary)
+        sync_directories(temporary)
         if final.exists():  # the same step again, after a roll-back
             final.rename(final.with_name(f".old-{final.name}"))
         temporary.rename(final)
-        _sync_directory(final.parent)
+        sync(final.parent)
         shutil.rmtree(final.with_name(f".old-{final.name}"), ignore_errors=True)
 
     def _candidates(self, kind: str) -> list[_Candidate]:
@@ -382,17 +383,3 @@ def _write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directories(top: Path) -> None:
-    for directory in [path for path in top.rglob("*") if path.is_dir()]:
-        _sync_directory(directory)
-    _sync_directory(top)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,30 @@ def test_a_folder_of_a_bucket_is_copied_once_and_no_neighbour_of_it() -> None:
         read = list(server.asked)
         fetched.fetch_model(model(), model().source, TARGET)
         assert server.asked == read
+
+
+def test_a_source_is_on_the_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a node that loses power leaves weights that are whole by their names alone."""
+    synced: list[str] = []
+    names_before = []
+    fsync, rename = os.fsync, Path.rename
+
+    def record(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def look(path: Path, target: Path) -> Path:
+        if target == TARGET:
+            names_before.extend(synced)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(Path, "rename", look)
+    with bucket(MODEL) as server:
+        secret(server)
+        fetched.fetch_model(model(), model().source, TARGET)
+    assert {"config.json", "a.safetensors", "fetched.json", "weights"} <= set(names_before)
+    assert synced[-1] == TARGET.parent.name
 
 
 def test_a_single_key_is_a_data_set() -> None:

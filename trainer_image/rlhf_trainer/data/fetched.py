@@ -20,6 +20,7 @@ from rlhf_api.data import DataSource, ModelSource
 
 from rlhf_trainer.data.buckets import fetch_bucket
 from rlhf_trainer.data.credentials import HUB_TOKEN, Credentials
+from rlhf_trainer.durable import sync, sync_directories, sync_files
 from rlhf_trainer.errors import BadData, ConfigurationError, TrainerError, Transient
 
 MARKER: Final = "fetched.json"
@@ -202,13 +203,17 @@ def _replaced(target: Path, write: Callable[[Path], None], keep: str | None = No
         shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True, exist_ok=True)
     write(temporary)
+    sync_files(temporary)  # nobody reads a model's files again to see whether they are whole
+    sync_directories(temporary)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
+    sync(target.parent)
 
 
 def _mark(directory: Path, about: dict[str, Any]) -> None:
     temporary = directory / f".tmp-{MARKER}"
     temporary.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", "utf-8")
+    sync(temporary)
     temporary.rename(directory / MARKER)
 
 
