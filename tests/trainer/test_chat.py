@@ -44,6 +44,17 @@ def test_each_line_is_a_turn_and_reset_forgets(models: Mapping[str, Path]) -> No
     assert len(chat.turns) == 4
 
 
+def test_an_answer_gives_the_terminal_no_orders(
+    models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = Chat(models["llama"])
+    copied = "a\x1b]52;c;aGFybQ==\x07b\x9b2J\r字\n\tc"
+    monkeypatch.setattr(chat, "answer", lambda _: iter(copied))
+    target = io.StringIO()
+    talk(chat, io.StringIO("hello\n"), target)
+    assert target.getvalue() == "a]52;c;aGFybQ==b2J字\n\tc\n"
+
+
 @pytest.mark.parametrize("max_new_tokens", [8, 64])
 def test_a_conversation_longer_than_the_model_reads_forgets_its_beginning(
     max_new_tokens: int, tmp_path: Path

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,8 +54,13 @@ def talk(chat: Chat, source: TextIO, target: TextIO) -> None:
                 chat.reset()
             case message:
                 for text in chat.answer(message):
-                    print(text, end="", flush=True, file=target)
+                    print(shown(text), end="", flush=True, file=target)
                 print(file=target, flush=True)
+
+
+def shown(text: str) -> str:
+    """The text without what a terminal obeys: a model of somebody else's may say anything."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 class Chat:
@@ -69,7 +75,7 @@ class Chat:
         from rlhf_trainer.tokenizers import plain_template
 
         self.model = load_directory(directory).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = plain_template(self.tokenizer)
         if self.tokenizer.eos_token_id is None:
