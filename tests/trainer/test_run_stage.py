@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
 from rlhf_trainer import run_stage as running
+from rlhf_trainer import session as sessions
 from rlhf_trainer.errors import BadData
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
@@ -60,3 +63,23 @@ def test_a_disk_that_is_full_anywhere_is_worth_another_attempt(
     found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
     assert "No space left on device" in found.message
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_cannot_be_closed_holds_nothing_else_open() -> None:
+    closed: list[str] = []
+
+    def part(name: str) -> Any:
+        return SimpleNamespace(close=lambda: closed.append(name))
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    session: Any = SimpleNamespace(
+        telemetry=SimpleNamespace(close=full),
+        checkpointer=SimpleNamespace(disk=part("disk")),
+        ranks=SimpleNamespace(stop=lambda: closed.append("ranks")),
+        _made={"first": part("first"), "second": part("second")},
+    )
+    with pytest.raises(OSError, match="No space left"):
+        sessions.Session.close(session)
+    assert closed == ["first", "second", "disk", "ranks"]

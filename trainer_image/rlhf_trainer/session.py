@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -96,12 +97,15 @@ class Session:
         self.checkpointer.disk.settle()
 
     def close(self) -> None:
-        """Flush what is open, end what was made once, and leave the group, however it ended."""
-        self.telemetry.close()
-        for made in self._made.values():
-            made.close()
-        self.checkpointer.disk.close()
-        self.ranks.stop()
+        """Flush what is open, end what was made once, and leave the group, however it ended; also
+        where a full disk takes no more records, or threads of the rest would hold the process.
+        """
+        with ExitStack() as ends:  # the last one goes first, and each whatever the others raise
+            ends.callback(self.ranks.stop)
+            ends.callback(self.checkpointer.disk.close)
+            for made in reversed(self._made.values()):
+                ends.callback(made.close)
+            ends.callback(self.telemetry.close)
 
 
 def seed_everything(seed: int) -> None:
