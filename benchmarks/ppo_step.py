@@ -250,7 +250,7 @@ def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timi
             experience, _ = assemble(config, rollout, tokens, scores, config.kl.coef)
             clock.lap("score")
             with profiled(options.profile and number == options.rollouts):
-                update(session, config, team, experience, None, number)
+                update(session, config, team, experience, None, number, config.kl.coef)
             clock.lap("update")
             timings.append(
                 Timing(
