@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from rlhf_operator import kueue
 from rlhf_operator.names import (
     ANNOTATION_HASH,
+    ANNOTATION_JOB_UID,
     ANNOTATION_SETTINGS,
     LABEL_ATTEMPT,
     LABEL_STAGE,
@@ -46,14 +47,16 @@ def attempts(
 
     `workloads`: Kueue's, which tell why a Job is suspended.
     Objects that only carry our labels, and belong to somebody else, are left out. Pods whose Job
-    went before them still count: they may still write.
+    went before them still count: they may still write. Those of an earlier RLHFJob of this name
+    count for no longer than that: how they ended says nothing of this one.
     """
     mine = {key: item for item in jobs if (key := _attempt_it_serves(item, job, uid))}
     gangs: dict[tuple[str, int], list[Object]] = {}
-    for pod in pods:
-        key = attempt_of(pod)
-        if key and _owner_name(pod) == child_name(job, *key):
-            gangs.setdefault(key, []).append(pod)
+    for item in pods:
+        key = attempt_of(item)
+        counts = not is_of_another(item, uid) or pod(item, now).is_live
+        if key and counts and _owner_name(item) == child_name(job, *key):
+            gangs.setdefault(key, []).append(item)
     keys = sorted({*mine, *gangs})
     found = (_attempt(key, mine.get(key), gangs.get(key, []), now) for key in keys)
     return tuple(_with_words(item, mine, workloads) for item in found)
@@ -114,7 +117,14 @@ def is_ours(item: Object, uid: str) -> bool:
     """Whether the RLHFJob with this UID made it. Somebody may have taken its owner away."""
     controller = controller_uid(item)
     marks = item["metadata"].get("annotations") or {}
-    return controller == uid or (controller is None and ANNOTATION_SETTINGS in marks)
+    is_disowned = controller is None and ANNOTATION_SETTINGS in marks
+    return controller == uid or (is_disowned and not is_of_another(item, uid))
+
+
+def is_of_another(item: Object, uid: str | None) -> bool:
+    """Whether it says that it was made for an RLHFJob with another UID."""
+    marks = item["metadata"].get("annotations") or {}
+    return marks.get(ANNOTATION_JOB_UID, uid) != uid
 
 
 def _owner_name(item: Object) -> str | None:

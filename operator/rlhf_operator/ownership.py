@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import Refused
 from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
-from rlhf_operator.observe import controller_uid
+from rlhf_operator.observe import controller_uid, is_of_another
 
 
 def is_the_same(found: Object, wanted: Object) -> bool:
@@ -16,7 +16,8 @@ def is_the_same(found: Object, wanted: Object) -> bool:
 def is_disowned(found: Object, wanted: Object) -> bool:
     """Whether it is ours, and somebody has taken its owner away: it would outlive the RLHFJob."""
     is_marked = ANNOTATION_SETTINGS in (wanted["metadata"].get("annotations") or {})
-    return is_marked and controller_uid(found) is None and _works_on_the_same(found, wanted)
+    is_free = controller_uid(found) is None and not is_of_another(found, controller_uid(wanted))
+    return is_marked and is_free and _works_on_the_same(found, wanted)
 
 
 def is_unlabelled(found: Object, wanted: Object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -241,6 +242,32 @@ def test_pods_whose_job_went_before_them_end_as_pods_do() -> None:
     (ended,) = attempts("tiny", OURS, [], [failed], NOON)
     (still,) = attempts("tiny", OURS, [], [failed, a_pod(1)], NOON)
     assert (ended.has_ended, still.has_ended) == (True, False)
+
+
+def test_how_pods_of_an_earlier_job_of_the_name_ended_says_nothing_of_this_one() -> None:
+    """It was deleted and made again, and the garbage collector has not come by yet."""
+    done = a_pod(phase="Succeeded", containerStatuses=[terminated(0, "Completed", DONE)])
+    ours, theirs = copy.deepcopy(done), done
+    ours["metadata"]["annotations"]["rlhf.dev/job-uid"] = OURS
+    theirs["metadata"]["annotations"]["rlhf.dev/job-uid"] = "uid-of-an-earlier-one"
+    assert attempts("tiny", OURS, [], [theirs], NOON) == ()
+    assert len(attempts("tiny", OURS, [], [ours], NOON)) == 1
+    (attempt,) = attempts("tiny", OURS, [a_job(uid=OURS)], [theirs], NOON)
+    assert not attempt.has_ended
+
+
+def test_pods_of_an_earlier_job_of_the_name_may_still_write() -> None:
+    alive = a_pod()
+    alive["metadata"]["annotations"]["rlhf.dev/job-uid"] = "uid-of-an-earlier-one"
+    (attempt,) = attempts("tiny", OURS, [], [alive], NOON)
+    assert attempt.is_live
+
+
+def test_an_orphan_of_an_earlier_job_of_the_name_is_not_ours() -> None:
+    orphan = a_job()
+    orphan["metadata"]["ownerReferences"] = []
+    orphan["metadata"]["annotations"]["rlhf.dev/job-uid"] = "uid-of-an-earlier-one"
+    assert attempts("tiny", OURS, [orphan], [], NOON) == ()
 
 
 def test_a_job_whose_owner_was_taken_away_is_still_ours() -> None:

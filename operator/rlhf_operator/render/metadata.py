@@ -10,6 +10,7 @@ from rlhf_api.job import KIND, RLHFJob
 from rlhf_operator.names import (
     ANNOTATION_APPLIED,
     ANNOTATION_HASH,
+    ANNOTATION_JOB_UID,
     ANNOTATION_SETTINGS,
     FIELD_MANAGER,
     LABEL_ATTEMPT,
@@ -55,8 +56,11 @@ def job_labels(job: RLHFJob) -> dict[str, str]:
 
 
 def attempt_annotations(key: AttemptKey) -> dict[str, str]:
-    """What the attempt works on; and no refresh of Argo CD at each change of a child's status."""
+    """What the attempt works on, and for whom; and no refresh of Argo CD at each change of a
+    child's status."""
+    uid = key.job.metadata.uid
     return {
+        **({ANNOTATION_JOB_UID: uid} if uid else {}),
         ANNOTATION_HASH: key.hash,
         ANNOTATION_SETTINGS: key.settings,
         "argocd.argoproj.io/ignore-resource-updates": "true",
