@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from rlhf_api.job import KIND
 
 from rlhf_operator import kueue
+from rlhf_operator.api import Object, Resource
 from rlhf_operator.controller import JobKey
 from rlhf_operator.mending import applied
 from rlhf_operator.names import LABEL_JOB
-
-Object = dict[str, Any]
 
 REMEMBERED: Final = 20_000
 """UIDs of objects that are gone: a late answer that tells of one is older than that many ends."""
@@ -121,28 +120,28 @@ class Cache:
         self._on_change(key)
 
     def replace(
-        self, kind: str, namespace: str | None, items: Iterable[Object], version: int
+        self, resource: Resource, namespace: str | None, items: Iterable[Object], version: int
     ) -> None:
         """Takes in a whole list: what it does not name, and is not younger than it, is gone."""
         listed = list(items)
         there = {item["metadata"]["uid"] for item in listed}
-        for item in self._of(kind, namespace):
+        for item in self._of(resource, namespace):
             if item["metadata"]["uid"] not in there and version_of(item) <= version:
                 self.remove(item, version)
         for item in listed:
             self.put(item)
 
-    def _of(self, kind: str, namespace: str | None) -> list[Object]:
-        if kind == KIND:
-            found = list(self._jobs.values())
-        else:
-            found = [
-                item
-                for store in self._children.values()
-                for (of, _), item in store.items()
-                if of == kind
-            ]
-        return [i for i in found if namespace in (None, i["metadata"].get("namespace"))]
+    def _of(self, resource: Resource, namespace: str | None) -> list[Object]:
+        """Of that group alone: PodGroups are of as many kinds as there are gang schedulers. In any
+        version: the same object is served in each."""
+        children = (item for store in self._children.values() for item in store.values())
+        return [
+            item
+            for item in (self._jobs.values() if resource.kind == KIND else children)
+            if item["kind"] == resource.kind
+            and _group(item["apiVersion"]) == _group(resource.api_version)
+            and namespace in (None, item["metadata"].get("namespace"))
+        ]
 
 
 def job_of(item: Object) -> JobKey | None:
@@ -155,6 +154,10 @@ def job_of(item: Object) -> JobKey | None:
     else:
         name = (meta.get("labels") or {}).get(LABEL_JOB)
     return JobKey(meta.get("namespace", ""), name) if name else None
+
+
+def _group(api_version: str) -> str:
+    return api_version.rpartition("/")[0]
 
 
 def _name(item: Object) -> tuple[str, str]:

@@ -74,7 +74,7 @@ class Watch:
             selector=self.selector,
             metadata_only=self.resource.kind not in READ_WHOLE,
         )
-        self._cache.replace(self.resource.kind, self.namespace, items, version)
+        self._cache.replace(self.resource, self.namespace, items, version)
         self.heard = time.monotonic()
         return version
 

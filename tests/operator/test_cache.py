@@ -6,8 +6,10 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rlhf_operator.api import Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey
+from rlhf_operator.watches import JOBS, PODS
 
 KEY = JobKey("team", "tiny")
 Object = dict[str, Any]
@@ -79,7 +81,7 @@ def test_a_list_removes_what_it_does_not_name() -> None:
     cache = Cache()
     cache.put(an_object(10))
     cache.put(an_object(11, name="other", uid="o"))
-    cache.replace("Pod", "team", [an_object(11, name="other", uid="o")], 20)
+    cache.replace(PODS, "team", [an_object(11, name="other", uid="o")], 20)
     assert version_of(cache) is None
     assert cache.child(KEY, "Pod", "other") is not None
 
@@ -87,16 +89,27 @@ def test_a_list_removes_what_it_does_not_name() -> None:
 def test_a_list_keeps_what_was_made_after_it() -> None:
     cache = Cache()
     cache.put(an_object(21))  # our own write, answered while the list was on its way
-    cache.replace("Pod", "team", [], 20)
+    cache.replace(PODS, "team", [], 20)
     assert version_of(cache) == "21"
 
 
 def test_a_list_of_one_namespace_says_nothing_of_others() -> None:
     cache = Cache()
     cache.put(an_object(10))
-    cache.replace("Pod", "another", [], 20)
-    cache.replace("Job", "team", [], 20)
+    cache.replace(PODS, "another", [], 20)
+    cache.replace(JOBS, "team", [], 20)
     assert version_of(cache) == "10"
+
+
+def test_a_list_says_nothing_of_another_group_s_kind_of_that_name() -> None:
+    """Volcano, KAI, coscheduling and Kubernetes each have a PodGroup of their own."""
+    cache = Cache()
+    group = {"apiVersion": "scheduling.volcano.sh/v1beta1"}
+    cache.put(an_object(10, kind="PodGroup", name="tiny-ppo-1") | group)
+    cache.replace(Resource("scheduling.k8s.io/v1beta1", "PodGroup", "podgroups"), None, [], 20)
+    assert cache.child(KEY, "PodGroup", "tiny-ppo-1") is not None
+    cache.replace(Resource("scheduling.volcano.sh/v1", "PodGroup", "podgroups"), None, [], 20)
+    assert cache.child(KEY, "PodGroup", "tiny-ppo-1") is None
 
 
 def test_a_child_whose_label_was_edited_belongs_to_one_job_only() -> None:
