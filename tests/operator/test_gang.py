@@ -155,15 +155,16 @@ def test_kueue_gets_a_suspended_job_with_a_queue() -> None:
     job = gang("kueue", queue="research")["Job"]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
     assert job["spec"]["suspend"] is True
-    assert "kueue.x-k8s.io/max-exec-time-seconds" not in job["metadata"]["labels"]
     assert set(gang("kueue", queue="research")) == set(gang("none"))
 
 
-def test_kueue_counts_the_time_from_admission() -> None:
+def test_the_end_of_an_attempt_s_time_is_not_left_to_kueue() -> None:
+    """It would come first, and suspend the Job for ever instead of ending it."""
     job = four_nodes().with_spec("scheduling", {"gang": "kueue", "queue": "a"})
     job.with_spec("stages.ppo.retry", {"deadlineSeconds": 60})
     rendered_job = rendered("ppo", job, EVERY)["Job"]
-    assert rendered_job["metadata"]["labels"]["kueue.x-k8s.io/max-exec-time-seconds"] == "60"
+    assert "kueue.x-k8s.io/max-exec-time-seconds" not in rendered_job["metadata"]["labels"]
+    assert rendered_job["spec"]["activeDeadlineSeconds"] == 60
 
 
 def test_no_job_is_suspended_that_nobody_would_admit() -> None:

@@ -1,6 +1,8 @@
 """Kueue: labels on the Job, which is made suspended; Kueue makes the rest.
 
 From then on spec.suspend belongs to Kueue; a new attempt is a new Job with a name of its own.
+The time limit of an attempt stays with the Job controller, which ends the Job: Kueue's own label
+for it, max-exec-time-seconds, has it suspended for good, and counts from a little earlier.
 """
 
 from __future__ import annotations
@@ -18,11 +20,8 @@ def _mark(pods: PodSet, job: Object) -> None:
     queue = pods.key.job.spec.scheduling.queue
     if queue is None:
         return
-    labels = job["metadata"]["labels"]
-    labels[f"{GROUP}/queue-name"] = queue
+    job["metadata"]["labels"][f"{GROUP}/queue-name"] = queue
     job["spec"]["suspend"] = True
-    if deadline := job["spec"].get("activeDeadlineSeconds"):
-        labels[f"{GROUP}/max-exec-time-seconds"] = str(deadline)
     if topology := pods.resources.topology:
         meta, _ = pod_template(job)
         meta["annotations"][f"{GROUP}/podset-{topology.mode}-topology"] = topology.level
