@@ -10,7 +10,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
 from rlhf_api.validation import InvalidJob, parse_job
 
-from rlhf_operator.conditions import State, with_conditions
+from rlhf_operator.conditions import KINDS, State, with_conditions
 from rlhf_operator.events import Event, events
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.messages import redacted
@@ -101,14 +101,15 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     observed = await cluster.observe(job, now)
     assessment = assess(job, observed, now)
     actions = plan(assessment)
-    try:
-        await _act(cluster, job, actions)
-    except Refused as refused:
-        said = await _say(cluster, key, manifest, refused.state, now)
-        return Pass(said, (), now + REFUSED_AGAIN)
+    refused = await _act(cluster, job, actions)
     status = next_status(assessment, actions)
+    if refused:
+        status = _with_state(job.status or JobStatus(), status, refused.state, now)
     await _write(cluster, key, job.status, status)
-    return Pass(status, actions, next_pass(job, observed, status))
+    due = next_pass(job, observed, status)
+    if refused:
+        return Pass(status, (), min(filter(None, (due, now + REFUSED_AGAIN))))
+    return Pass(status, actions, due)
 
 
 async def say_broken_off(cluster: Cluster, key: JobKey, error: Exception, now: datetime) -> None:
@@ -129,16 +130,28 @@ async def say_broken_off(cluster: Cluster, key: JobKey, error: Exception, now: d
     await _say(cluster, key, manifest, State("Reconciling", "InternalError", said), now)
 
 
-async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> None:
-    """Deletions first, so that what they free is there for what starts."""
+async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> Refused | None:
+    """Deletions first, so that what they free is there for what starts.
+
+    Gives the first refusal of what was to be made; other stages go on beside it.
+    """
+    first: Refused | None = None
     for action in actions:
         if isinstance(action, DeleteChildren):
             await cluster.delete(job, action.stage, action.attempt)
     for action in actions:
         if isinstance(action, CreateChildren):
-            if problems := unsupported(job, cluster.platform):
-                raise Refused("Stalled", "Unsupported", str(InvalidJob(problems)))
-            await cluster.apply(job, render(job, *action, cluster.platform))
+            try:
+                await _create(cluster, job, action)
+            except Refused as refused:
+                first = first or refused
+    return first
+
+
+async def _create(cluster: Cluster, job: RLHFJob, action: CreateChildren) -> None:
+    if problems := unsupported(job, cluster.platform):
+        raise Refused("Stalled", "Unsupported", str(InvalidJob(problems)))
+    await cluster.apply(job, render(job, *action, cluster.platform))
 
 
 async def _write(
@@ -154,15 +167,26 @@ async def _say(
     cluster: Cluster, key: JobKey, manifest: dict[str, Any], state: State, now: datetime
 ) -> JobStatus:
     """Puts into the conditions why the job cannot go on; all else of the status stays."""
-    generation = manifest.get("metadata", {}).get("generation", 1)
     before = status_of(manifest)
-    conditions = with_conditions(before.conditions, state, generation=generation, now=written(now))
-    update: dict[str, Any] = {"observed_generation": generation, "conditions": conditions}
-    if state.true == "Stalled":
-        update["phase"] = "Failed"
-    status = before.model_copy(update=update)
+    generation = manifest.get("metadata", {}).get("generation", 1)
+    seen = before.model_copy(update={"observed_generation": generation})
+    status = _with_state(before, seen, state, now)
     await _write(cluster, key, before, status)
     return status
+
+
+def _with_state(before: JobStatus, status: JobStatus, state: State, now: datetime) -> JobStatus:
+    """The status with that state in its conditions, whose times tell what turned since `before`."""
+    known = {item.type: item for item in before.conditions}
+    kept = [
+        known.get(item.type, item) if item.type in KINDS else item for item in status.conditions
+    ]
+    generation = status.observed_generation
+    conditions = with_conditions(kept, state, generation=generation, now=written(now))
+    update: dict[str, Any] = {"conditions": conditions}
+    if state.true == "Stalled":
+        update["phase"] = "Failed"
+    return status.model_copy(update=update)
 
 
 def status_of(manifest: dict[str, Any]) -> JobStatus:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from builders import MANIFEST, NOON
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus
+from rlhf_api.run import StageResult
+from rlhf_api.status import CheckpointRef, JobStatus
 from rlhf_operator.controller import Cluster, JobKey, OutOfDate, Pass, Refused, reconcile_once
 from rlhf_operator.events import Event
-from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.observed import Attempt, Observed, Pod
 from rlhf_operator.render import Platform
 
 KEY = JobKey("default", "tiny")
@@ -53,7 +54,7 @@ class Recorder:
             self._note("emit", event.reason)
 
     def _note(self, verb: str, what: str) -> None:
-        if error := self.refuses.get(verb):
+        if error := self.refuses.get(verb) or self.refuses.get(f"{verb} {what}"):
             raise error
         self.said.append(f"{verb} {what}")
 
@@ -142,6 +143,42 @@ def test_a_refusal_is_a_condition_and_is_tried_again(kind: Any) -> None:
     cluster.reconcile(minutes=2)
     assert cluster.said[0] == "apply tiny-prepare-1"
     assert cluster.condition("Stalled")[0] == "False"
+
+
+def test_a_stage_that_is_refused_holds_up_no_other() -> None:
+    """PPO and DPO are two branches; of one a webhook does not take the pods."""
+    made = copy.deepcopy(MANIFEST)
+    made["spec"]["stages"] = {name: MANIFEST["spec"]["stages"][name] for name in ("reward", "dpo")}
+    cluster = Recorder(made)
+    cluster.reconcile()
+    cluster.observed = Observed((_done(cluster, "prepare"),))
+    cluster.reconcile()
+    assert {_stage(cluster, name)["attempt"] for name in ("reward", "dpo")} == {1}
+    cluster.refuses["apply tiny-reward-1"] = Refused("Stalled", "ChildRefused", "no")
+    cluster.reconcile()
+    assert cluster.said[0] == "apply tiny-dpo-1"
+    cluster.observed = Observed((*cluster.observed.attempts, _done(cluster, "dpo")))
+    cluster.reconcile(minutes=1)
+    assert _stage(cluster, "dpo")["phase"] == "Succeeded"
+    assert cluster.condition("Stalled") == ("True", "ChildRefused", "no")
+    cluster.reconcile(minutes=2)
+    assert cluster.said == []
+
+
+def _stage(cluster: Recorder, name: str) -> dict[str, Any]:
+    assert cluster.manifest is not None
+    status = cluster.manifest["status"]
+    found: dict[str, Any] = status["prepare"] if name == "prepare" else status["stages"][name]
+    return found
+
+
+def _done(cluster: Recorder, stage: str) -> Attempt:
+    """Its first attempt, ended with a result."""
+    wanted = _stage(cluster, stage)
+    checkpoint = CheckpointRef(uri=stage, digest="sha256:1")
+    result = StageResult(exit_code=0, reason="Done", checkpoint=checkpoint)
+    pod = Pod(f"tiny-{stage}-1-0", 0, phase="Succeeded", exit_code=0, result=result)
+    return Attempt(stage, 1, wanted["hash"], wanted["settings"], pods=(pod,), condition="Complete")
 
 
 def test_a_pass_over_data_that_is_out_of_date_tells_nobody() -> None:
