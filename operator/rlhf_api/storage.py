@@ -12,14 +12,17 @@ from rlhf_api.base import Contract, ObjectName, Quantity
 class Claim(Contract):
     """A PersistentVolumeClaim that the operator makes for the job."""
 
-    size: Quantity = Field(default="100Gi", description="Size of the volume.")
+    size: Quantity = Field(default="100Gi", description="Size of the volume when it is made.")
     storage_class: ObjectName | None = Field(
         default=None, description="StorageClass; default: the cluster's."
     )
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] = Field(
         default="ReadWriteMany", description="More than one node needs ReadWriteMany."
     )
-    retain: bool = Field(default=True, description="Keep the volume when the RLHFJob is deleted.")
+    retain: bool = Field(
+        default=True,
+        description="Keep the volume when the RLHFJob is deleted; read when it is made.",
+    )
 
 
 class Checkpoints(Contract):

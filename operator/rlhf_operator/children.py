@@ -22,8 +22,8 @@ from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_nam
 from rlhf_operator.ownership import (
     is_disowned,
     is_left_over,
-    is_the_same,
     is_unlabelled,
+    may_serve,
     owner_text,
     refusal,
 )
@@ -85,7 +85,8 @@ class Children:
 
     async def _create(self, job: RLHFJob, item: Object) -> None:
         known = self._cache.child(key_of(job), item["kind"], item["metadata"]["name"])
-        if known and is_the_same(known, item) and "deletionTimestamp" not in known["metadata"]:
+        is_there = known is not None and "deletionTimestamp" not in known["metadata"]
+        if known and is_there and may_serve(known, item, job.metadata.uid):
             if self._mender.is_due(known, datetime.now(UTC)):
                 self._cache.put(await self._mender.mend(self._resource(item), known))
             return
@@ -94,14 +95,14 @@ class Children:
             self._cache.put(await self._api.create(resource, item))
         except ApiError as error:
             if error.code == 409 and error.reason == "AlreadyExists":
-                await self._meet(resource, item)
+                await self._meet(job, resource, item)
             elif error.code == 404:  # the kind has gone; where it was the namespace, so has the job
                 self.unserved.set()
                 raise OutOfDate(f"{resource.kind}: {error}") from error
             else:
                 raise refusal(error, item) from error
 
-    async def _meet(self, resource: Resource, wanted: Object) -> None:
+    async def _meet(self, job: RLHFJob, resource: Resource, wanted: Object) -> None:
         """An object of that name is there: ours from an earlier pass, or somebody else's."""
         meta = wanted["metadata"]
         try:
@@ -121,7 +122,7 @@ class Children:
             body = {k: wanted[k] for k in ("apiVersion", "kind")} | {"metadata": meta}
             self._cache.put(await self._api.apply(resource, body))
             return
-        if not is_the_same(found, wanted):
+        if not may_serve(found, wanted, job.metadata.uid):
             said = (
                 f"{name} is there already and belongs to {owner_text(found)}. It was not touched: "
                 "delete or rename it, or give this RLHFJob another name."

@@ -13,6 +13,16 @@ def is_the_same(found: Object, wanted: Object) -> bool:
     return controller_uid(found) == controller_uid(wanted) and _works_on_the_same(found, wanted)
 
 
+def may_serve(found: Object, wanted: Object, uid: str) -> bool:
+    """Whether what is there can be what the RLHFJob with this UID wants, as it is.
+
+    A claim goes on serving where `retain` was edited since it was made: whose it is decides only
+    what becomes of it at the end.
+    """
+    is_claim = found["kind"] == "PersistentVolumeClaim"
+    return is_the_same(found, wanted) or (is_claim and controller_uid(found) in (None, uid))
+
+
 def is_disowned(found: Object, wanted: Object) -> bool:
     """Whether it is ours, and somebody has taken its owner away: it would outlive the RLHFJob."""
     is_marked = ANNOTATION_SETTINGS in (wanted["metadata"].get("annotations") or {})

@@ -1,0 +1,68 @@
+"""The claim for checkpoints is made once, and serves the job whatever is edited since."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from builders import UID, a_job
+from rlhf_operator.api import Api, ApiError, Resource
+from rlhf_operator.cache import Cache
+from rlhf_operator.children import Children
+from rlhf_operator.controller import Refused
+from rlhf_operator.mending import Mender
+from rlhf_operator.render import render
+
+Object = dict[str, Any]
+
+
+class Server:
+    """Has a claim, and takes all else."""
+
+    def __init__(self, claim: Object) -> None:
+        self.claim, self.made = claim, list[str]()
+
+    async def create(self, resource: Resource, body: Object) -> Object:
+        if resource.kind == "PersistentVolumeClaim":
+            raise ApiError(409, "AlreadyExists", "it is there")
+        self.made.append(resource.kind)
+        return known(body)
+
+    async def get(self, *_: Any) -> Object:
+        return self.claim
+
+
+def known(item: Object) -> Object:
+    meta = item["metadata"] | {"uid": item["kind"], "resourceVersion": "7"}
+    return item | {"metadata": meta}
+
+
+def children(retain: bool) -> list[Object]:
+    place = {"claim": {"retain": retain}}
+    return render(a_job().with_spec("checkpoints", place).build(), "prepare", 1, "h", "s")
+
+
+def made(claim: Object, retain: bool, *, is_cached: bool) -> list[str]:
+    server, cache = Server(known(claim)), Cache()
+    if is_cached:
+        cache.put(server.claim)
+    api = cast(Api, server)
+    asyncio.run(Children(api, cache, Mender(api), {}).apply(a_job().build(), children(retain)))
+    return server.made
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+@pytest.mark.parametrize("retain", [True, False])
+def test_an_edit_of_retain_makes_the_claim_nobody_else_s(retain: bool, is_cached: bool) -> None:
+    claim = children(not retain)[0]
+    assert made(claim, retain, is_cached=is_cached) == ["ConfigMap", "Job"]
+
+
+@pytest.mark.parametrize("kind", ["RLHFJob", "StatefulSet"])
+def test_a_claim_that_goes_with_another_object_is_not_ours(kind: str) -> None:
+    claim = children(retain=False)[0]
+    assert claim["metadata"]["ownerReferences"][0]["uid"] == UID
+    claim["metadata"]["ownerReferences"][0] |= {"kind": kind, "uid": "another"}
+    with pytest.raises(Refused):
+        made(claim, retain=True, is_cached=False)
