@@ -130,6 +130,20 @@ def test_an_object_of_the_table_is_what_a_field_of_yaml_makes() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["", "n" * 63])
+def test_the_pod_of_helm_test_may_read_metrics_whoever_else_may(
+    name: str, render: Callable[..., Rendered]
+) -> None:
+    others = {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}
+    rendered = render({"nameOverride": name, "networkPolicy": {"metricsFrom": [others]}})
+    labels = rendered.one("Pod")["metadata"]["labels"]
+    first, *rest = rendered.one("NetworkPolicy")["spec"]["ingress"][0]["from"]
+    assert labels.items() >= first["podSelector"]["matchLabels"].items()
+    assert rest == [others]
+    assert not rendered.one("Service")["spec"]["selector"].items() <= labels.items()
+    assert all(len(value) <= 63 for value in labels.values())
+
+
 def test_the_service_leads_to_the_ports_on_which_the_operator_listens(
     render: Callable[..., Rendered],
 ) -> None:

@@ -19,6 +19,12 @@ app.kubernetes.io/name: {{ include "rlhf-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Of the pod of helm test, which the Service must not select. */}}
+{{- define "rlhf-operator.testLabels" -}}
+app.kubernetes.io/name: {{ include "rlhf-operator.name" . | trunc 58 | trimSuffix "-" }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "rlhf-operator.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "rlhf-operator.selectorLabels" . }}
