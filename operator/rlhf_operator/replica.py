@@ -217,6 +217,7 @@ class Replica:
             losing.cancel()
             term.cancel()
             await asyncio.gather(term, losing, return_exceptions=True)
+            self._reporting.board.clear()
             leader.resign()
 
     async def _work(self, cluster: KubernetesCluster) -> None:

@@ -31,10 +31,15 @@ class Reporting:
         self.board = ProgressBoard(queue.add_after)
         self.metrics = Metrics(cache.jobs, watch_ages, lambda: len(queue))
         self._cache = cache
+        self._uids: dict[JobKey, str] = {}
 
     def changed(self, key: JobKey) -> None:
-        """Something happened to a job: what is known of one that is gone is forgotten."""
-        if self._cache.job(key) is None:
+        """Something happened to a job: what is known of one that is gone is forgotten, also where
+        another one of its name is there before it was seen to go."""
+        job, before = self._cache.job(key), self._uids.pop(key, None)
+        if job:
+            self._uids[key] = job["metadata"]["uid"]
+        if job is None or before not in (None, self._uids[key]):
             self.board.forget(key)
 
     async def serve(

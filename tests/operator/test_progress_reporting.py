@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 from progress_tokens import UID, a_child, a_pod
 from rlhf_operator.cache import Cache
+from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey
+from rlhf_operator.leader import Leader
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Identity, Reporter
 from rlhf_operator.queue import WorkQueue
+from rlhf_operator.replica import Replica
 from rlhf_operator.reporting import Reporting
+from rlhf_operator.settings import Settings
 
 POD = Identity("default", "tiny-ppo-3-0-x7k2p", UID)
 OWN = Reporter("default", "tiny", "ppo", 3)
@@ -81,3 +86,37 @@ def test_reports_of_a_job_that_is_gone_are_forgotten() -> None:
     cache.remove(cache.job(JobKey("default", "tiny")) or {})
     made.changed(JobKey("default", "tiny"))
     assert not made.board.of(JobKey("default", "tiny"))
+
+
+def test_a_job_made_again_starts_without_the_reports_of_the_one_before_it() -> None:
+    cache = a_cache()
+    desk, key = reporting(cache), JobKey("default", "tiny")
+    desk.board = type(desk.board)(lambda key, after: None)
+    desk.changed(key)
+    desk.board.take(key, "ppo", 3, Progress(90.0))
+    desk.changed(key)  # its status was written
+    assert desk.board.of(key)
+    again = {"metadata": {"name": "tiny", "namespace": "default", "uid": "another"}, "spec": {}}
+    put(cache, again, "9", "RLHFJob", "rlhf.dev/v1alpha1")  # before the old one is seen to go
+    desk.changed(key)
+    assert desk.board.of(key) == {}
+
+
+def test_what_is_reported_in_one_term_is_not_shown_in_a_later_one() -> None:
+    """Another replica has led in the meantime, and has heard of more."""
+
+    class Lapsed(Leader):
+        def __init__(self) -> None:
+            pass
+
+        async def lost(self) -> None:
+            return
+
+    async def term() -> bool:
+        replica = Replica(Settings())
+        replica._reporting.board.take(JobKey("default", "tiny"), "ppo", 3, Progress(40.0))
+        replica._work = lambda cluster: asyncio.sleep(60)  # type: ignore[method-assign,assignment]
+        await replica._serve_term(Lapsed(), cast(KubernetesCluster, None))
+        return bool(replica._reporting.board.of(JobKey("default", "tiny")))
+
+    assert not asyncio.run(term())
