@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import Refused
 from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
 from rlhf_operator.observe import controller_uid, is_of_another
+
+QUOTA: Final = ("exceeded quota", "status unknown for quota")
+"""What the API server says where a quota is used up, and where it is so new that nobody has added
+up yet."""
 
 
 def is_the_same(found: Object, wanted: Object) -> bool:
@@ -63,11 +69,16 @@ def owner_text(item: Object) -> str:
 
 
 def refusal(error: ApiError, item: Object) -> Exception:
-    """What the API server says of an object that it does not take; passing errors stay errors."""
+    """What the API server says of an object that it does not take; passing errors stay errors.
+
+    But for a webhook of somebody else that does not answer: that lasts until somebody mends it.
+    """
     said = f"{item['kind']} {item['metadata']['name']}: {error}"
+    if error.code >= 500 and "failed calling webhook" in str(error):
+        return Refused("Reconciling", "WebhookFailed", said)
     if error.is_passing:
         return error
-    if error.code == 403 and "exceeded quota" in str(error):
+    if error.code == 403 and any(text in str(error) for text in QUOTA):
         return Refused("Reconciling", "QuotaExceeded", said)
     if error.code == 403 and "being terminated" in str(error):
         return Refused("Reconciling", "NamespaceTerminating", said)
