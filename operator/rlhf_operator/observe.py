@@ -291,14 +291,16 @@ def _is_lost(meta: Object, conditions: Mapping[str, Object], now: datetime) -> b
     """Whether the node has stopped to answer, so that nobody can see whether the pod still runs.
 
     The node controller sets Ready to False and leaves ContainersReady, which only the kubelet
-    writes; or the pod's deletion is overdue, which only its kubelet can complete.
+    writes; or the pod's deletion is overdue, which only its kubelet can complete. Where a webhook
+    gave the pod a readiness gate, the kubelet itself says so with a reason of its own.
     """
     due = meta.get("deletionTimestamp")  # when the grace period ends
     if due and now > read(due) + NODE_SILENCE:
         return True
-    ready = conditions.get("Ready", {}).get("status")
-    containers = conditions.get("ContainersReady", {}).get("status")
-    return ready == "False" and containers == "True"
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    is_gated = ready.get("reason") == "ReadinessGatesNotReady"
+    is_unready = ready.get("status") == "False" and not is_gated
+    return is_unready and containers.get("status") == "True"
 
 
 def next_look(pods: Iterable[Object], now: datetime) -> datetime | None:

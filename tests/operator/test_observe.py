@@ -163,6 +163,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         a_pod(conditions=[condition("Ready", "False"), condition("ContainersReady", "False")]),
         {"reason": None, "is_lost": False},
     ),
+    "a pod that a readiness gate keeps from being ready is not lost": (
+        a_pod(
+            conditions=[
+                condition("Ready", "False", "ReadinessGatesNotReady"),
+                condition("ContainersReady", "True"),
+            ],
+        ),
+        {"reason": None, "is_lost": False},
+    ),
     "a phase that we do not know is no end": (
         a_pod(phase="Paused"),
         {"phase": "Unknown", "is_live": True},
