@@ -25,6 +25,8 @@ ANNOTATION_REFRESH: Final = "rlhf.dev/refresh"
 ANNOTATION_APPROVE: Final = "rlhf.dev/approve-"
 """Followed by a stage's name; the value is the input hash of the result that is approved."""
 
+CONTAINER_NAME: Final = "trainer"
+"""Of the one container that a pod is made with."""
 FIELD_MANAGER: Final = "rlhf-operator"
 STAGES: Final = (PREPARE, *Stages.model_fields)
 """All that an attempt may be of, in the order in which they run."""

@@ -15,6 +15,7 @@ from rlhf_operator.names import (
     ANNOTATION_HASH,
     ANNOTATION_JOB_UID,
     ANNOTATION_SETTINGS,
+    CONTAINER_NAME,
     LABEL_ATTEMPT,
     LABEL_STAGE,
     child_name,
@@ -246,10 +247,12 @@ def _index(meta: Object) -> int:
 
 
 def _terminated(status: Object) -> Object:
-    """State of the container that ended; the one with an error, where several did."""
+    """State of the container that ended; the one with an error, where several did, and of several
+    with an error ours: others are a webhook's, and end because ours did."""
+    shown = status.get("containerStatuses") or []
     found = [
         ended
-        for item in status.get("containerStatuses") or []
+        for item in sorted(shown, key=lambda item: item.get("name") != CONTAINER_NAME)
         if (ended := (item.get("state") or {}).get("terminated"))
     ]
     return next((e for e in found if e.get("exitCode")), found[0] if found else {})

@@ -172,6 +172,26 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ),
         {"reason": None, "is_lost": False},
     ),
+    "of two containers that failed ours is the cause": (
+        a_pod(
+            phase="Failed",
+            containerStatuses=[
+                {"name": "proxy", **terminated(1)},
+                {"name": "trainer", **terminated(64, message="bad data")},
+            ],
+        ),
+        {"exit_code": 64, "message": "bad data"},
+    ),
+    "a container that a webhook added may be the only one that failed": (
+        a_pod(
+            phase="Failed",
+            containerStatuses=[
+                {"name": "proxy", **terminated(1)},
+                {"name": "trainer", **terminated(0, "Completed")},
+            ],
+        ),
+        {"exit_code": 1},
+    ),
     "a phase that we do not know is no end": (
         a_pod(phase="Paused"),
         {"phase": "Unknown", "is_live": True},

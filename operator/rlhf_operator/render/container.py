@@ -7,7 +7,7 @@ from typing import Final
 from rlhf_api.resources import Resources
 from rlhf_api.run import PREPARE, STAGE_FILE, WORKDIR
 
-from rlhf_operator.names import pod_host
+from rlhf_operator.names import CONTAINER_NAME, pod_host
 from rlhf_operator.render.environment import environment
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
@@ -25,7 +25,7 @@ def container(
     """The trainer's container; it meets the restricted Pod Security Standard."""
     pull_policy = key.job.spec.image_pull_policy
     return {
-        "name": "trainer",
+        "name": CONTAINER_NAME,
         "image": _image(key),
         **({"imagePullPolicy": pull_policy} if pull_policy else {}),
         "workingDir": WORKDIR,
