@@ -6,10 +6,11 @@ links to the volumes on one machine), so that one description serves both.
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlhf_api.base import Contract
 from rlhf_api.data import ModelSource
@@ -114,8 +115,18 @@ class StageResult(Contract):
     message: str = Field(default="", max_length=1024, description="A sentence for people.")
     step: int | None = Field(default=None, description="Steps (PPO: rollouts) done.")
     checkpoint: CheckpointRef | None = Field(default=None, description="The committed output.")
-    metrics: dict[str, float] = Field(default_factory=dict, description="Final metrics.")
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="Final metrics; what is no finite number is left out."
+    )
     sources: dict[str, str] = Field(
         default_factory=dict,
         description="From prepare: digest of each source, by its field in the spec.",
     )
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """A metric that came to nothing takes no result along with it."""
+        if not isinstance(value, dict):
+            return value
+        return {k: v for k, v in value.items() if not isinstance(v, float) or math.isfinite(v)}

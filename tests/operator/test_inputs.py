@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 from builders import a_job
+from rlhf_api.run import StageResult
 from rlhf_operator.inputs import input_hash
 from rlhf_operator.local.fingerprints import fingerprints
 from rlhf_operator.local.kubelet import expanded, no_proxy, tail
@@ -106,6 +108,16 @@ def test_the_tail_of_a_log_is_its_last_80_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "Traceback …", "[]", '{"exitCode": "0", "reason": "Done"}'])
 def test_what_is_no_termination_message_is_no_result(text: str) -> None:
     assert parse_result(text) is None
+
+
+def test_a_metric_that_is_no_number_takes_no_result_along() -> None:
+    result = parse_result(
+        '{"exitCode": 0, "reason": "Done", "metrics": {"eval/loss": NaN, "x": -Infinity, "y": 1}}'
+    )
+    assert result is not None
+    assert result.metrics == {"y": 1.0}
+    made = StageResult(exit_code=0, reason="Done", metrics={"eval/loss": math.nan, "y": 1.0})
+    assert made.metrics == {"y": 1.0}
 
 
 def test_a_termination_message_is_a_result() -> None:
