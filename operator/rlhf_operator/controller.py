@@ -96,8 +96,8 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     try:
         job = parse_job(manifest)
     except InvalidJob as invalid:
-        refused = Refused("Stalled", "InvalidSpec", str(invalid))
-        return Pass(await _say(cluster, key, manifest, refused.state, now), ())
+        wrong = State("Stalled", "InvalidSpec", redacted(str(invalid)))
+        return Pass(await _say(cluster, key, manifest, wrong, now), ())
     observed = await cluster.observe(job, now)
     assessment = assess(job, observed, now)
     actions = plan(assessment)
