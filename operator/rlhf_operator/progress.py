@@ -22,6 +22,8 @@ from rlhf_operator.observed import Progress
 BODY_LIMIT: Final = 64 * 1024
 """Bytes; a report has a few dozen metrics."""
 METRIC_LIMIT: Final = 64
+LONGEST: Final = 10 * 365 * 86_400.0
+"""Seconds that an estimate may be; one of a run that has barely begun may be anything."""
 DIGITS: Final = 4
 """Significant digits of a metric; what changes behind them is noise."""
 
@@ -33,7 +35,7 @@ def parse_report(body: bytes) -> Progress | None:
         metrics = report.get("metrics") or []
         values = {plain_name(str(item["name"])): float(item["value"]) for item in metrics}
         percent = _number(report.get("progressPercentage"), 100.0)
-        remaining = _number(report.get("estimatedRemainingSeconds"), math.inf)
+        remaining = _number(report.get("estimatedRemainingSeconds"), LONGEST)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
     finite = {name: _rounded(value) for name, value in values.items() if math.isfinite(value)}

@@ -19,6 +19,10 @@ GONE_AFTER: Final = timedelta(seconds=5)
 """For how long an attempt's Job must not be seen before it counts as gone: a view of the cluster
 may lag behind, and an attempt that still lives must not get a successor."""
 
+MOST_STEPS: Final = 2**53
+"""Up to which a number of steps is exact. A status with a larger one than an int64 is refused, and
+then nothing of the job could be written down any more."""
+
 
 def is_under_way(status: StageStatus) -> bool:
     """Whether the newest attempt was begun and its end has not been counted."""
@@ -123,6 +127,6 @@ def _seen(look: Look, stage: str, status: StageStatus, progress: Progress | None
 def _saved(look: Look, before: SavedStep | None, progress: Progress) -> SavedStep | None:
     """What the trainer saved last; a number that stays, or falls, tells of nothing new."""
     step = progress.metrics.get(SAVED_STEP)
-    if step is None or step < 1 or (before and step <= before.step):
+    if step is None or not 1 <= step <= MOST_STEPS or (before and step <= before.step):
         return before
     return SavedStep(step=int(step), time=written(look.now))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
 from builders import NOON, JobBuilder, World, a_job, a_result, begun
 from rlhf_api.run import StageResult
-from rlhf_api.status import SavedStep
+from rlhf_api.status import JobStatus, SavedStep
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Pod, Progress
 from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren, plan
+from rlhf_operator.progress import parse_report
 
 RETRY_SFT = "rlhf.dev/retry-sft"
 
@@ -692,6 +694,19 @@ def test_storage_that_was_moved_past_admission_stalls_the_job_and_touches_nothin
     assert world.live("sft")
     assert world.edit(a_job()).settle() == []
     assert world.condition("Reconciling")[0] == "True"
+
+
+def test_a_report_that_no_status_could_hold_is_cut_or_left_out() -> None:
+    """The API server would refuse the whole status, at each pass."""
+    metrics = [{"name": "checkpoint/step", "value": "1e30"}]
+    told = {"estimatedRemainingSeconds": 1e300, "metrics": metrics}
+    report = parse_report(json.dumps({"trainerStatus": told}).encode())
+    assert report is not None
+    world = World(a_job().build()).up_to("sft")
+    world.progress["sft", 1] = report
+    world.reconcile()
+    assert world.stage("sft").saved is None
+    JobStatus.model_validate(world.status.to_dict(), by_alias=True, by_name=False)
 
 
 def test_saves_stay_for_a_restart_and_go_with_their_inputs() -> None:
