@@ -82,6 +82,13 @@ def test_what_is_of_another_type_is_refused_by_name(helm: Helm) -> None:
         assert f"- at '/{name.replace('.', '/')}'" in str(refusal.value)
 
 
+@pytest.mark.parametrize("ports", [[], None])
+def test_a_network_policy_that_lets_everything_out_is_refused(ports: Any, helm: Helm) -> None:
+    with pytest.raises(RuntimeError, match=r"networkPolicy\.apiServerPorts: name the API server's"):
+        helm.render({"networkPolicy": {"apiServerPorts": ports}})
+    helm.render({"networkPolicy": {"apiServerPorts": ports, "enabled": False}})
+
+
 def test_a_name_that_is_no_value_is_refused_wherever_it_stands(helm: Helm) -> None:
     groups = {name.rpartition(".")[0] for name in leaves(SCHEMA)}
     values: Object = {}
