@@ -303,6 +303,28 @@ def test_a_job_of_the_same_name_waits_for_the_old_one_s_pods(
     jobs.wait_ready()
 
 
+def test_a_job_made_again_over_the_pods_of_one_that_is_done_trains_anew(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    """Its pods are gone only some time after it: how they ended says nothing of the new one."""
+    trained: set[str] = set()
+
+    def noted(pod: Object) -> Script:
+        trained.add(pod["metadata"]["uid"])
+        return succeed(pod)
+
+    play(noted)
+    run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_ready()
+    before = len(trained)
+    for times in (2, 3):
+        jobs.client.delete(JOBS, "tiny", jobs.namespace)
+        jobs.create(manifest(jobs.namespace, stages="sft"))
+        jobs.wait_ready()
+        assert len(trained) == times * before
+
+
 def test_the_api_server_may_be_away_for_a_while(
     installed: ControlPlane,
     jobs: Jobs,
