@@ -6,6 +6,7 @@ read here were seen on a kubelet and a Job controller of 1.36.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -26,6 +27,10 @@ from rlhf_operator.times import read
 Object = dict[str, Any]
 
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+REJECTED: Final = re.compile(r"UnexpectedAdmissionError|NodeAffinity|NodeShutdown|OutOf.+")
+"""What a kubelet says of a pod that it does not take, or not again after a restart of its own: a
+device plug-in is away, the node has changed. It sets no DisruptionTarget then.
+"""
 NODE_SILENCE: Final = timedelta(seconds=30)
 """How long after the end of its grace period a pod may still be shown before its node is lost."""
 PHASES: Final[Mapping[str, PodPhase]] = {
@@ -233,7 +238,9 @@ def pod(item: Object, now: datetime) -> Pod:
         result=result,
     )
     if phase == "Failed":
-        return seen._replace(**_failure(status, ended, conditions))
+        is_disrupted = seen.is_disrupted or bool(REJECTED.fullmatch(status.get("reason") or ""))
+        failure = _failure(status, ended, conditions)
+        return seen._replace(**failure, is_disrupted=is_disrupted)
     if phase in ("Pending", "Running") and _is_lost(meta, conditions, now):
         return seen._replace(reason="NodeLost", message="Its node does not answer.")
     if phase == "Pending":

@@ -192,6 +192,22 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ),
         {"exit_code": 1},
     ),
+    "a pod that its node does not take, as its device plug-in is away": (
+        a_pod(phase="Failed", reason="UnexpectedAdmissionError", message="no healthy devices"),
+        {
+            "reason": "UnexpectedAdmissionError",
+            "message": "no healthy devices",
+            "is_disrupted": True,
+        },
+    ),
+    "a node that another pod was faster on": (
+        a_pod(phase="Failed", reason="OutOfnvidia.com/gpu"),
+        {"is_disrupted": True},
+    ),
+    "a pod that used more of the disk than it may": (
+        a_pod(phase="Failed", reason="Evicted", containerStatuses=[terminated(137)]),
+        {"reason": "Evicted", "is_disrupted": False},
+    ),
     "a phase that we do not know is no end": (
         a_pod(phase="Paused"),
         {"phase": "Unknown", "is_live": True},
