@@ -126,5 +126,6 @@ async def refresh_all(watches: Sequence[Watch]) -> None:
 
 
 def _may_miss(watch: Watch, error: ApiError) -> bool:
-    """Whether there is nothing to see, or nothing that this operator may see."""
-    return error.code in (403, 404) and not watch.is_needed
+    """Whether there is nothing to see, nothing that this operator may see, or nothing before
+    somebody has mended a gang scheduler: 500 where its conversion webhook is away."""
+    return error.code in (403, 404, 500) and not watch.is_needed

@@ -119,7 +119,7 @@ def test_everything_is_seen_before_it_is_fresh() -> None:
     assert names(cache) == {"p"}
 
 
-@pytest.mark.parametrize("code", [403, 404])
+@pytest.mark.parametrize("code", [403, 404, 500])
 def test_a_gang_scheduler_s_kind_that_is_not_to_be_seen_holds_nothing_up(code: int) -> None:
     gone = Script([ApiError(code, "Any", "")], [])
     groups = Resource("scheduling.volcano.sh/v1beta1", "PodGroup", "podgroups")
@@ -127,7 +127,7 @@ def test_a_gang_scheduler_s_kind_that_is_not_to_be_seen_holds_nothing_up(code: i
     assert gone.lists == []
 
 
-@pytest.mark.parametrize("code", [403, 404])
+@pytest.mark.parametrize("code", [403, 404, 500])
 def test_pods_that_are_not_to_be_seen_are_waited_for(code: int) -> None:
     script = Script([ApiError(code, "Any", ""), ([a_pod(3)], 5)], [])
     cache = Cache()
