@@ -16,7 +16,7 @@ MOST_JOBS: Final = 2000
 """Running jobs that have gauges of their own."""
 PHASES: Final[tuple[str, ...]] = get_args(JobPhase)
 WAITING: Final = ("Pending", "Waiting")
-"""Phases of a stage that has not ended and does not run."""
+"""Phases of a stage that has not ended and does not run; one that runs waits for a lost node."""
 OF_JOB: Final = ["namespace", "job"]
 OF_STAGE: Final = [*OF_JOB, "stage"]
 
@@ -63,8 +63,9 @@ def _why_stages_wait(status: Mapping[str, Any]) -> Iterator[str]:
         return
     stages = [status.get("prepare") or {}, *(status.get("stages") or {}).values()]
     for stage in stages:
-        if stage.get("phase") in WAITING and stage.get("reason"):
-            yield stage["reason"]
+        reason = stage.get("reason")
+        if reason and (stage.get("phase") in WAITING or reason == "NodeLost"):
+            yield reason
 
 
 def _counted(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:

@@ -86,10 +86,12 @@ def test_stages_that_wait_are_counted_by_their_reason() -> None:
     trains = {"phase": "Running", "reason": "Training"}
     one = a_manifest("a", "Pending", prepare={"phase": "Succeeded"}, stages={"sft": starved})
     two = a_manifest("b", "Running", stages={"sft": trains, "reward": starved, "ppo": behind})
-    over = a_manifest("c", "Failed", stages={"ppo": behind})
-    found = samples([one, two, over])
+    lost = {"phase": "Running", "reason": "NodeLost"}
+    three = a_manifest("c", "Running", stages={"sft": lost})
+    over = a_manifest("d", "Failed", stages={"ppo": behind})
+    found = samples([one, two, three, over])
     waiting = {key[1]: n for key, n in found.items() if key[0] == "rlhf_stages_waiting"}
-    assert waiting == {"Unschedulable": 2, "WaitingForParents": 1}
+    assert waiting == {"Unschedulable": 2, "WaitingForParents": 1, "NodeLost": 1}
 
 
 def test_alarms_of_running_stages_have_a_series_each() -> None:
