@@ -25,7 +25,7 @@ from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.pods import LocalPod
 from rlhf_operator.local.processes import is_locked
 from rlhf_operator.local.store import Store
-from rlhf_operator.names import claim_name, job_folder
+from rlhf_operator.names import claim_name
 from rlhf_operator.observed import Attempt
 from rlhf_operator.outcome import outcome_of
 from rlhf_operator.progress import LoopbackServer
@@ -218,12 +218,13 @@ def test_a_deadline_ends_an_attempt(bench: Bench) -> None:
     assert job.status.stages["sft"].reason == "DeadlineExceeded"
 
 
-def test_a_job_of_another_name_starts_afresh(bench: Bench) -> None:
+def test_a_job_of_another_name_does_not_displace_the_run_of_a_directory(bench: Bench) -> None:
     first = bench.run()
-    second = bench.run(bench.job("other"))
-    assert second.metadata.uid != first.metadata.uid
-    assert job_folder(second) != job_folder(first)
-    assert bench.stages().count("sft") == 2
+    with pytest.raises(local.LocalRunError, match="holds the run of the job tiny, and this is oth"):
+        bench.run(bench.job("other"))
+    before = len(bench.started())
+    assert status_of(bench.run()) == status_of(first)
+    assert len(bench.started()) == before
 
 
 def test_a_result_whose_directory_is_gone_is_made_again(bench: Bench) -> None:

@@ -31,7 +31,8 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Store:
-    """The directory of a run. Raises LocalRunError where it is in use or cannot be read."""
+    """The directory of a run. Raises LocalRunError where it is in use, cannot be read, or holds
+    the run of another job: its status, the only way to its results, would be lost."""
 
     def __init__(self, directory: Path, job: RLHFJob, on_change: Callable[[RLHFJob], None]) -> None:
         self.directory = directory.absolute()
@@ -40,6 +41,11 @@ class Store:
         self._on_change = on_change
         self._lock = _locked(self.directory)
         previous = _previous(self.directory / STATUS_FILE)
+        if previous and previous.metadata.name != job.metadata.name:
+            raise LocalRunError(
+                f"{directory} holds the run of the job {previous.metadata.name}, and this is "
+                f"{job.metadata.name}: give another --dir, or delete that run first."
+            )
         self.job = _continued(job, previous)
         self.status = self._remembered(previous)
 
@@ -172,12 +178,8 @@ def _previous(path: Path) -> RLHFJob | None:
 
 
 def _continued(job: RLHFJob, previous: RLHFJob | None) -> RLHFJob:
-    """The job as an API server would have it: with UID and generation, and approvals as given.
-
-    A job of another name in the same directory is another job: it gets a UID of its own, and with
-    it directories of its own.
-    """
-    if previous is None or previous.metadata.name != job.metadata.name:
+    """The job as an API server would have it: with UID and generation, and approvals as given."""
+    if previous is None:
         uid, generation = str(uuid.uuid4()), 1
     else:
         uid = previous.metadata.uid
