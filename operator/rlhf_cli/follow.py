@@ -53,7 +53,7 @@ def _exit_code(job: RLHFJob) -> int:
 
 async def _shown(target: Target, name: str | None) -> RLHFJob:
     console = console_for(sys.stdout)
-    if not console.is_terminal:
+    if not console.is_interactive:  # TERM=dumb, too: nothing live is shown there
         with LineProgress(sys.stdout) as lines:
             return await _until_the_end(target, name, lines.show)
     with Screen(console, target.place) as screen:

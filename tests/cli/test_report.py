@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rlhf_api.status import StageStatus
 from rlhf_api.validation import parse_job
+from rlhf_cli.failures import Failure
 from rlhf_cli.report.collect import collect, scores
 from rlhf_cli.report.curves import smoothed
 from rlhf_cli.report.page import bars, manifest_text, plots, render_report
@@ -88,6 +89,26 @@ def test_the_page_needs_nothing_from_outside(html: str) -> None:
 
 def test_the_same_run_gives_the_same_bytes(folder: RunFolder, html: str) -> None:
     assert write_report(folder).read_text("utf-8") == html
+
+
+def test_a_report_leaves_the_files_beside_it_alone(folder: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "mine.tmp").write_text("notes")
+    write_report(folder, tmp_path / "mine.html")
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.html", "mine.tmp"}
+    assert (tmp_path / "mine.tmp").read_text() == "notes"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("folder", "folder is a folder: name a file in it"), ("nope/a.html", "nope/a.html: No such")],
+)
+def test_where_no_report_can_be_is_told_by_the_name_that_was_given(
+    folder: RunFolder, tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Failure, match=said):
+        write_report(folder, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_no_two_elements_share_an_id(html: str) -> None:

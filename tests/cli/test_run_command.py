@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import yaml
+from rich.console import Console
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import StageResult
 from rlhf_api.status import AttemptEnd, StageStatus
@@ -40,7 +42,8 @@ def manifest(tmp_path: Path) -> Path:
     """A manifest whose local paths are there."""
     obj: dict[str, Any] = copy.deepcopy(MANIFEST)
     text = yaml.safe_dump(obj).replace("/data", str(tmp_path))
-    for name in ("base-model", "sft.jsonl", "pairs.jsonl", "prompts.jsonl", "heldout.jsonl"):
+    (tmp_path / "base-model").mkdir()
+    for name in ("sft.jsonl", "pairs.jsonl", "prompts.jsonl", "heldout.jsonl"):
         (tmp_path / name).touch()
     file = tmp_path / "job.yaml"
     file.write_text(text)
@@ -73,6 +76,44 @@ def test_a_run_that_succeeds_ends_with_0_a_table_and_a_report(
     assert f"Report: {tmp_path / 'run/report.html'}" in told
     assert (tmp_path / "run/report.html").is_file()
     assert "torch" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    run: Callable[[Outcome], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def console(stream: TextIO) -> Console:
+        return Console(file=stream, force_terminal=True)
+
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("rlhf_cli.commands.run.console_for", console)
+    assert run(write_run) == 0
+    assert re.search(r"^\d\d:\d\d:\d\d  PPO +succeeded", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_a_run_that_succeeded(
+    run: Callable[[Outcome], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/report.html").mkdir(parents=True)
+    assert run(write_run) == 0
+    told = capsys.readouterr()
+    assert "report.html is a folder" in told.err
+    assert "Talk to the model" in told.out
+
+
+def test_a_run_that_is_refused_leaves_the_versions_of_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Path
+) -> None:
+    def refuse(job: RLHFJob, directory: Path, **of_no_use: Any) -> RLHFJob:
+        raise local.LocalRunError("Another run is using it.")
+
+    file = tmp_path / "run/versions.json"
+    file.parent.mkdir()
+    file.write_text("as it was")
+    monkeypatch.setattr(local, "run", refuse)
+    assert main(["run", str(manifest), "--dir", str(file.parent)]) == 64
+    assert file.read_text() == "as it was"
 
 
 @pytest.mark.parametrize("code", [64, 65, 66, 75, 137])

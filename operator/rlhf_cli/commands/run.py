@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -72,18 +73,26 @@ def again(args: argparse.Namespace) -> str:
 
 def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) -> RLHFJob:
     progress: Progress = (
-        TerminalProgress(console) if console.is_terminal else LineProgress(sys.stderr)
+        TerminalProgress(console) if console.is_interactive else LineProgress(sys.stderr)
     )
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGINT, _interrupt(progress))
-    record_versions(folder.versions)
+
+    @cache
+    def record() -> None:
+        record_versions(folder.versions)
+
+    def on_change(job: RLHFJob) -> None:
+        record()  # not before: until something changes, the directory may be another run's
+        progress.show(job)
+
     with ExitStack() as stack:
         stack.enter_context(progress)
         if is_verbose:
             stack.enter_context(LogFollower(folder.path / "pods", progress.say))
         progress.show(job)
         try:
-            job = local.run(job, folder.path, on_change=progress.show, on_event=folder.record_event)
+            job = local.run(job, folder.path, on_change=on_change, on_event=folder.record_event)
         except local.LocalRunError as error:
             raise Failure(str(error)) from None
         progress.show(job)
