@@ -20,6 +20,8 @@ def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]
         yield f"look at it:  {target.command('report', job=name)}"
         yield f"talk to it:  {target.command('chat', job=name)}"
         return
+    if not is_alive and any(item.phase == "Running" for item in stages.values()):
+        yield "no process works on it any more: it was killed, or the machine went down"
     for gate in approvals(job):
         yield f"approve the result of {gate}:  {target.command('approve', gate, job=name)}"
     for stage in failed:

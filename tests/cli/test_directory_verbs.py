@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 from a_run_here import RunHere
 from cluster_jobs import wait_until
+from rlhf_cli.failures import Failure
+from rlhf_cli.run_folder import RunFolder
+from rlhf_cli.targets.directory_delete import delete
+from synthetic_run import write_run
 from test_local import IMAGE, Bench, alive
 
 
@@ -79,7 +84,10 @@ def test_a_look_at_a_run_that_was_killed_changes_nothing(told: Told) -> None:
     for words in (["describe"], ["get"], ["get", "-w"], ["status"], ["logs"], ["logs", "-f"]):
         told.here(*words)
     assert "Running" in told.here("describe")
-    told.here("watch", code=75)
+    said = told.here("status"), told.here("describe"), told.here("watch", code=75)
+    for text in said:
+        assert "no process works on it any more" in text
+        assert "rlhfctl resume --dir run" in text
     assert files(told.directory) == before
     assert alive(child)
     told.here("resume")
@@ -170,6 +178,22 @@ def test_delete_keeps_checkpoints_unless_they_are_named_and_follows_no_link(told
     assert "Its checkpoints stay in run/volumes/tiny-checkpoints" in told.here("delete")
     assert {path.name for path in told.directory.iterdir()} == {"notes.txt", "volumes"}
     assert list(elsewhere.rglob("manifest.json"))
+
+
+def test_what_cannot_be_deleted_is_told_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(tree: Path) -> None:
+        raise PermissionError(13, "Permission denied", "log.txt")
+
+    write_run(tmp_path)
+    (tmp_path / "pods/a").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(Failure, match=r"pods cannot be removed: log\.txt: Perm") as told:
+        delete(folder, folder.job(), False)
+    assert told.value.exit_code == 74
+    assert folder.job()
 
 
 def test_checkpoints_in_a_claim_of_somebody_else_are_not_deleted(told: Told) -> None:

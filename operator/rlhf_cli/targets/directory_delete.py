@@ -11,7 +11,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_operator.local.store import LOCK_FILE, is_in_use, owner_of
 from rlhf_operator.names import claim_name
 
-from rlhf_cli.failures import TRANSIENT, Failure
+from rlhf_cli.failures import IO_ERROR, TRANSIENT, Failure
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import (
     COPIES,
@@ -65,4 +65,11 @@ def _remove(tree: Path) -> None:
             f"remove {tree.resolve()} yourself, and the link, then run again",
         )
     if tree.exists():
-        shutil.rmtree(tree)
+        try:
+            shutil.rmtree(tree)
+        except OSError as error:  # its file name is that inside some folder of the tree
+            raise Failure(
+                f"{tree} cannot be removed: {error.filename}: {error.strerror}",
+                "once that is mended, the same command goes on",
+                exit_code=IO_ERROR,
+            ) from None
