@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -21,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == [HIDDEN]:
         return complete(words[1:])
     args = build_parser().parse_args(words)
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a manifest may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -44,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return IO_ERROR
+
+
+def _open_what_is_closed() -> None:
+    """A caller's `>&-` leaves Python without the stream; what would be written there is dropped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (to the end of all)
 
 
 class Terminated(KeyboardInterrupt):

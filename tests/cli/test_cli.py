@@ -228,3 +228,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert result.stdout.splitlines() == ["{", "0"]
     assert result.stderr == ""
+
+
+def test_a_caller_that_has_closed_the_output_gets_no_traceback(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    script = f"{sys.executable} -m rlhf_cli status --dir {tmp_path} >&-"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
