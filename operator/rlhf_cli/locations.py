@@ -42,15 +42,18 @@ def absolute(address: str, folder: Path) -> str:
 
 
 def missing_paths(job: RLHFJob) -> Iterator[Problem]:
-    """Local paths of a resolved job that are not there."""
+    """Local paths of a resolved job that are not there, or files where folders are read."""
     for ref in named_sources(job.spec):
         for address in uris(ref.value):
             if is_local(address) and not os.path.exists(address):
                 yield Problem(f"spec.{ref.field}", f"{address} does not exist", _hint(ref.value))
+        source = ref.value.source
+        if not isinstance(ref.value, DataSource) and is_local(source) and os.path.isfile(source):
+            yield Problem(f"spec.{ref.field}", f"{source} is a file", _hint(ref.value))
 
 
 def _hint(value: ModelSource | DataSource | FunctionReward) -> str:
-    kind = "a folder" if isinstance(value, FunctionReward) else "a file or folder"
+    kind = "a file or folder" if isinstance(value, DataSource) else "a folder"
     hub = "" if isinstance(value, FunctionReward) else ", or hf://OWNER/NAME for one on the hub"
     return f"{kind}, relative to the manifest{hub}"
 

@@ -18,7 +18,9 @@ def job(**sources: str) -> Any:
         "sft": {"data": {"source": "../sft.jsonl", "evalSource": "held/out.jsonl"}},
         "ppo": {
             "data": {"source": "pvc://claim/prompts.jsonl"},
-            "rewards": {"rule": {"function": {"entrypoint": "a:b", "source": "."}}},
+            "rewards": {
+                "rule": {"function": {"entrypoint": "a:b", "source": sources.get("code", ".")}}
+            },
         },
     }
     obj["spec"].pop("evaluation")
@@ -47,6 +49,18 @@ def test_local_paths_that_are_not_there_are_named(tmp_path: Path) -> None:
     missing = list(missing_paths(resolved(job(), tmp_path)))
     assert [problem.path for problem in missing] == ["spec.stages.sft.data"] * 2
     assert "hf://OWNER/NAME" in missing[0].allowed
+
+
+def test_a_file_where_a_folder_is_read_is_named(tmp_path: Path) -> None:
+    for name in ("base", "code.py"):
+        (tmp_path / name).touch()
+    problems = missing_paths(resolved(job(code="code.py"), tmp_path))
+    found = [problem for problem in problems if "is a file" in problem.message]
+    assert [problem.path for problem in found] == [
+        "spec.model",
+        "spec.stages.ppo.rewards.rule.function",
+    ]
+    assert all(problem.allowed.startswith("a folder, relative") for problem in found)
 
 
 def test_what_is_not_local_is_not_looked_for(tmp_path: Path) -> None:

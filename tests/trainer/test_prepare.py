@@ -99,6 +99,10 @@ def test_models_and_code_that_are_not_there_are_named(in_pod: Pod) -> None:
     in_pod.paths["model"] = "inputs/nothing"
     with pytest.raises(ConfigurationError, match=r"spec\.model: model is not there"):
         prepare(prepare_run(in_pod, stages))
+    Path("inputs/nothing").touch()
+    with pytest.raises(ConfigurationError, match=r"spec\.model: model is a file, not a folder"):
+        prepare(prepare_run(in_pod, stages))
+    Path("inputs/nothing").unlink()
     Path("inputs/nothing").mkdir()
     with pytest.raises(ConfigurationError, match=r"config\.json is missing"):
         prepare(prepare_run(in_pod, stages))

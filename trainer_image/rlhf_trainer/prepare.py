@@ -108,6 +108,8 @@ def _check_files(ref: SourceRef, run: StageRun) -> None:
         if not path.exists():
             raise ConfigurationError(f"spec.{ref.field}: {uri} is not there")
     path = path_of(ref.value.source, run.paths)
+    if not isinstance(ref.value, DataSource) and not path.is_dir():
+        raise ConfigurationError(f"spec.{ref.field}: {ref.value.source} is a file, not a folder")
     if isinstance(ref.value, ModelSource):
         _check_model(ref.value, path)
     elif isinstance(ref.value, FunctionReward):

@@ -113,6 +113,7 @@ def test_unicode_survives_parquet_and_csv(tmp_path: Path) -> None:
 
 GOOD = lines()
 BAD_LINES: dict[str, tuple[bytes, str]] = {
+    "a row that breaks off": (b'{"prompt": "x", "answer":\n', "bad JSON at column 26"),
     "bad JSON": (b'{"prompt": "x", "answer": }\n', "bad JSON at column 27"),
     "NUL byte": (b'{"prompt": "x\x00", "answer": "y"}\n', "NUL byte"),
     "escaped NUL": (b'{"prompt": "x\\u0000", "answer": "y"}\n', "NUL character"),

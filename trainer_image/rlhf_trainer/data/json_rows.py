@@ -66,7 +66,7 @@ def _object(raw: bytes) -> dict[str, Any] | str:
     if "\x00" in text:
         return "the line holds a NUL byte"
     try:
-        value = _DECODER.decode(text)
+        value = _DECODER.decode(text.rstrip("\r\n"))  # or a cut row is bad at column 1 of the next
     except json.JSONDecodeError as error:
         cut = "" if raw.endswith(b"\n") else "the file ends in the middle of a row: "
         return f"{cut}bad JSON at column {error.colno}: {error.msg}"
