@@ -28,7 +28,11 @@ def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]
         yield f"see why {stage} failed:  {target.command('logs', '--stage', stage, job=name)}"
     if failed:
         yield f"once that is mended:  {target.command('retry', job=name)}"
-    if job.spec.suspend or not (is_alive or failed):
+    closed = [stage for stage, item in stages.items() if item.reason == "GateNotMet"]
+    for stage in closed:
+        yield f"let {stage} start:  with another gate, or other training, before it in the manifest"
+    is_held = closed and ending(job)
+    if job.spec.suspend or not (is_alive or failed or is_held):
         yield f"let it go on:  {target.command('resume', job=name)}"
     elif any(c.type == "Scheduled" and c.status == "False" for c in status.conditions):
         yield "make room, ask for less, or wait; the condition Scheduled says what is missing"
