@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from rlhf_api.crd import COLUMNS
@@ -18,6 +19,8 @@ from rlhf_cli.yaml_text import write_document
 
 Object = dict[str, Any]
 NOTHING: Final = "<none>"
+DIRECTORY: Final = f"{GROUP}/directory"
+"""Annotation of a run in a list; no file and no cluster has it."""
 GAP: Final = "   "
 NARROWEST: Final = 3
 """Characters of a column, without its gap; kubectl has the same."""
@@ -83,8 +86,23 @@ def row(item: Object, wide: bool, namespaces: bool) -> list[str]:
 
 
 def rows(items: Sequence[Object], wide: bool, namespaces: bool) -> list[list[str]]:
-    """Heading and cells."""
-    return [heading(wide, namespaces), *(row(item, wide, namespaces) for item in items)]
+    """Heading and cells; of runs on this machine, with their directories."""
+    lines = [heading(wide, namespaces), *(row(item, wide, namespaces) for item in items)]
+    places = [place_of(item) for item in items]
+    if not any(places):
+        return lines
+    return [[place, *line] for place, line in zip(["DIR", *places], lines, strict=True)]
+
+
+def placed(item: Object, directory: Path) -> Object:
+    """A run with its directory: runs that stand beside each other may share a name."""
+    annotations = {**item["metadata"].get("annotations", {}), DIRECTORY: str(directory)}
+    return {**item, "metadata": {**item["metadata"], "annotations": annotations}}
+
+
+def place_of(item: Object) -> str:
+    """The directory of a run that is one of a list; empty for a job on a cluster."""
+    return str(item["metadata"].get("annotations", {}).get(DIRECTORY, ""))
 
 
 def table(cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:

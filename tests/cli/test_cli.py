@@ -235,3 +235,18 @@ def test_a_caller_that_has_closed_the_output_gets_no_traceback(tmp_path: Path) -
     script = f"{sys.executable} -m rlhf_cli status --dir {tmp_path} >&-"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_runs_that_share_a_name_are_listed_with_their_directories(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        write_run(tmp_path / name)
+    assert main(["list", "--dir", str(tmp_path)]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["DIR", "NAME"]
+    places = [str(tmp_path / name) for name in ("first", "second")]
+    assert [line.split()[:2] for line in lines] == [[place, "quickstart"] for place in places]
+    assert main(["list", "--dir", str(tmp_path), "-o", "json"]) == 0
+    items = json.loads(capsys.readouterr().out)["items"]
+    assert [item["metadata"]["annotations"]["rlhf.dev/directory"] for item in items] == places

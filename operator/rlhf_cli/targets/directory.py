@@ -18,6 +18,7 @@ from rlhf_operator.local.store import is_in_use, owner_of
 
 from rlhf_cli.failures import TRANSIENT, Failure
 from rlhf_cli.object_store import bring_checkpoint, bring_records
+from rlhf_cli.output import placed
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import EVENTS_FILE, STATUS_FILE, RunFolder
 from rlhf_cli.targets.directory_delete import delete
@@ -53,7 +54,7 @@ class Directory:
             raise Failure(f"there is no directory {self.path}")
         folders = [self.path, *sorted(path for path in self.path.iterdir() if path.is_dir())]
         runs = [RunFolder(path) for path in folders if (path / STATUS_FILE).is_file()]
-        return [run.document() for run in runs]
+        return [placed(run.document(), run.path) for run in runs]
 
     async def job(self, name: str | None) -> Object:
         return self.folder.document()
