@@ -20,11 +20,14 @@ EXACT: Final = ("selector",)
 
 
 def applied(item: Object) -> dict[str, Any]:
-    """The spec that the object was made with; empty where it does not say."""
+    """The spec that the object was made with; empty where it does not say.
+
+    Whoever may make an object with our label may write anything there, also brackets without end.
+    """
     text = (item["metadata"].get("annotations") or {}).get(ANNOTATION_APPLIED)
     try:
         found = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -31,6 +31,8 @@ REJECTED: Final = re.compile(r"UnexpectedAdmissionError|NodeAffinity|NodeShutdow
 """What a kubelet says of a pod that it does not take, or not again after a restart of its own: a
 device plug-in is away, the node has changed. It sets no DisruptionTarget then.
 """
+INDEX_DIGITS: Final = 10
+"""More than any index has; a number of thousands of digits is refused by int()."""
 NODE_SILENCE: Final = timedelta(seconds=30)
 """How long after the end of its grace period a pod may still be shown before its node is lost."""
 PHASES: Final[Mapping[str, PodPhase]] = {
@@ -250,7 +252,7 @@ def pod(item: Object, now: datetime) -> Pod:
 
 def _index(meta: Object) -> int:
     index = (meta.get("annotations") or {}).get(COMPLETION_INDEX, "0")
-    return int(index) if index.isdecimal() else 0
+    return int(index) if index.isdecimal() and len(index) < INDEX_DIGITS else 0
 
 
 def _terminated(status: Object) -> Object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rlhf_operator.api import Resource
@@ -144,6 +145,15 @@ def test_only_what_is_read_is_kept() -> None:
         "completions": 2,
         "template": {"spec": {"terminationGracePeriodSeconds": 120}},
     }
+
+
+@pytest.mark.parametrize("kind", ["RLHFJob", "Pod", "Service", "ConfigMap"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 100_000, "{", "7"])
+def test_nobody_s_annotation_breaks_off_what_feeds_it(kind: str, text: str) -> None:
+    cache, item = Cache(), an_object(10, kind=kind, name="tiny")
+    item["metadata"]["annotations"] = {"rlhf.dev/applied": text}
+    cache.put(item)
+    assert cache.known() == {KEY}
 
 
 def test_a_job_and_its_children_are_known_until_the_last_is_gone() -> None:

@@ -363,6 +363,12 @@ def test_an_attempt_that_took_too_long_is_no_disruption() -> None:
     assert (outcome_of(attempt).kind, outcome_of(attempt).reason) == ("Fault", "DeadlineExceeded")
 
 
+def test_an_index_of_thousands_of_digits_is_none() -> None:
+    item = a_pod()
+    item["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = "9" * 5000
+    assert pod(item, NOON).completion_index == 0
+
+
 def test_a_pod_with_nothing_in_it_is_read() -> None:
     bare = {"metadata": {"name": "x"}}
     assert pod(bare, NOON) == Pod("x", 0, phase="Unknown")
