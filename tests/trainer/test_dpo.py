@@ -92,22 +92,29 @@ def test_each_loss_is_that_of_its_paper_before_and_after_training(
     assert result.metrics["eval/loss"] < mean_loss(reference, rows.heldout)
 
 
+@pytest.mark.parametrize("sft_coef", [0.0, 0.3])
 def test_kto_is_that_of_its_paper_with_the_baseline_of_the_global_batch(
-    in_pod: Pod, open_session: Any
+    sft_coef: float, in_pod: Pod, open_session: Any
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     curves = []
     for size in (1, 8):
         chosen = settings(
-            in_pod, loss="kto", keepBest=False, microBatchSize=size, undesirableWeight=0.5
+            in_pod,
+            loss="kto",
+            keepBest=False,
+            microBatchSize=size,
+            undesirableWeight=0.5,
+            sftCoef=sft_coef,
         )
         run = in_pod.stage_run("dpo", chosen, digest=f"{size:012d}")
         session = open_session(run)
         result = dpo.train(session)
         curves.append(losses(in_pod, run))
     assert curves[1] == pytest.approx(curves[0], abs=1e-4)
-    assert curves[0][0] == pytest.approx(0.5 * (1 + 0.5) / 2, abs=0.13)  # σ(0), λ 1 and ½
+    if not sft_coef:
+        assert curves[0][0] == pytest.approx(0.5 * (1 + 0.5) / 2, abs=0.13)  # σ(0), λ 1 and ½
 
     _, heldout = KtoTask.examples(session, session.config)
     reference = AutoModelForCausalLM.from_pretrained(in_pod.model).eval()
@@ -127,7 +134,10 @@ def test_kto_is_that_of_its_paper_with_the_baseline_of_the_global_batch(
         else 0.5 / (1 + math.exp(-0.1 * (r - z0)))
         for example, (r, _) in zip(heldout, ratios, strict=True)
     ]
-    assert result.metrics["eval/loss"] == pytest.approx(sum(terms) / len(terms), abs=1e-4)
+    good = [example.rows[0] for example in heldout if example.good]
+    means = [logprob(trained, row.prompt, row.answer.tokens)[1] for row in good]
+    expected = sum(terms) / len(terms) - sft_coef * sum(means) / len(means)
+    assert result.metrics["eval/loss"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_kto_mismatches_each_prompt_with_another_ones_answer(

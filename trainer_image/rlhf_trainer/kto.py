@@ -5,6 +5,7 @@
 
 z₀, an estimate of KL(π‖π_ref), is taken over the whole global batch before its first micro-batch
 (Ethayarajh et al. 2024, sec. 4): each prompt with the answer of the next row of the data set.
+`sftCoef` adds the mean of −log π(y|x)/|y| over the global batch's good answers.
 
 Shapes: B answers of a micro-batch.
 """
@@ -122,6 +123,9 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
             z0 * share,
         )
         loss = found.loss.sum() / micro_batch.answers_in_all
+        if config.sft_coef:
+            means_B = sums_B / sums_B.new_tensor(micro_batch.rows.counts)
+            loss = loss - config.sft_coef * means_B[good_B].sum() / max(good, 1)
         return Contribution(loss, dict(zip(FIGURES, values, strict=True)))
 
     @torch.no_grad()
