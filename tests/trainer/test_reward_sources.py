@@ -1,116 +1,159 @@
-"""Rewards from an HTTP endpoint: what it may answer, and what becomes of what it may not."""
+"""Scores of responses: by reward models, in tokens of their own too, and over HTTP."""
 
 from __future__ import annotations
 
-import socket
+import json
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from copy import deepcopy
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
-from rlhf_api.stages.ppo import HttpReward
-from rlhf_trainer import reward_sources
+import torch
+from rlhf_api.stages.ppo import HttpReward, PPOStage
+from rlhf_trainer.data.examples import Message
 from rlhf_trainer.errors import ConfigurationError, Transient
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.reward_sources import Answered, HttpScore, Question
+from rlhf_trainer.reward_sources import Answered, HttpScore, Question, reward_source
+from rlhf_trainer.scalar_models import load_scalar, save_scalar, scalar_from_trunk
+from trainer_pod import Pod
 
-ASKED = Answered([Question("1", "q", (), (), {}, []), Question("2", "r", (), (), {}, [])], "ab", [])
-PIECE = 4096
-GOOD = b'{"rewards": [1, 2.5]}'
-
-
-class Endpoint:
-    """Gives one raw answer to each request, the last of them for ever; counts requests."""
-
-    def __init__(self, *answers: bytes, pause: float = 0.0) -> None:
-        self.answers, self.pause, self.asked = list(answers), pause, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/score"
-
-    def serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            with connection:
-                self._answer(connection)
-
-    def _answer(self, connection: socket.socket) -> None:
-        connection.recv(1 << 16)
-        answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
-        try:
-            for at in range(0, len(answer), PIECE):
-                connection.sendall(answer[at : at + PIECE])
-                time.sleep(self.pause)
-        except OSError:  # the client has had enough
-            return
+ASKED = ["what colour has a lemon?", "香蕉是什么颜色？", "and the sky above us?"]
+SAID = ["yellow", "", "黄色, I think"]
+REFUSES_SYSTEM = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
+)
 
 
-@contextmanager
-def endpoint(*answers: bytes, pause: float = 0.0) -> Iterator[Endpoint]:
-    started = Endpoint(*answers, pause=pause)
-    threading.Thread(target=started.serve, daemon=True).start()
-    yield started
-    started.listener.close()
+@pytest.fixture
+def reward_model(models: Any, tokenizer: Any, tmp_path: Path) -> Path:
+    """A reward model with a fresh head, and statistics."""
+    from transformers import AutoModel
+
+    model = scalar_from_trunk(AutoModel.from_pretrained(models["llama"]), seed=3)
+    save_scalar(model, tokenizer, tmp_path / "rm", {"mean": 0.5, "std": 2.0, "count": 9.0})
+    return tmp_path / "rm"
 
 
-def reply(body: bytes, length: int | None = None) -> bytes:
-    size = len(body) if length is None else length
-    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body)
+def answered(tokenizer: Any, *before: Message) -> Answered:
+    questions, tokens = [], []
+    for number, (asked, said) in enumerate(zip(ASKED, SAID, strict=True)):
+        prompt = tokenizer(f"<|bos|><|user|>{asked}<|assistant|>")["input_ids"]
+        turns = (*before, Message("user", asked))
+        questions.append(Question(f"a.jsonl:{number}", asked, turns, (), {}, prompt))
+        tokens.append([*prompt, *tokenizer(f"{said}<|eos|>")["input_ids"]])
+    return Answered(questions, SAID, tokens)
 
 
-def scores(url: str, seconds: float = 20.0) -> list[float]:
-    asked = HttpReward(url=url, retries=2, timeout_seconds=seconds)
-    values: list[float] = HttpScore(asked, Ranks(), sleep=lambda _: None).score(ASKED).raw.tolist()
-    return values
+def source_of(pod: Pod, reward_model: Path, policy: Any, **settings: Any) -> Any:
+    stage = {
+        "data": {"source": pod.data("prompts", [{"prompt": "q"}])},
+        "rewards": {"rm": {"model": {"source": "rm"}, "weight": 3.0}},
+        **settings,
+    }
+    pod.paths["rm"] = str(reward_model)
+    run = pod.stage_run("ppo", stage)
+    assert isinstance(run.config, PPOStage)
+    return reward_source(run, run.config, policy, Ranks())
+
+
+def last_scores(reward_model: Path, rows: list[list[int]]) -> torch.Tensor:
+    model = load_scalar(reward_model).eval()
+    with torch.no_grad():
+        return torch.stack([model(torch.tensor([row]))[0, -1] for row in rows]).double()
+
+
+def test_a_reward_model_scores_the_last_token_and_is_normalised_by_its_statistics(
+    in_pod: Pod, reward_model: Path, tokenizer: Any
+) -> None:
+    asked = answered(tokenizer)
+    scores = source_of(in_pod, reward_model, tokenizer).score(asked)
+    expected = last_scores(reward_model, [list(row) for row in asked.tokens])
+    torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.normalised, 3 * (expected - 0.5) / 2, atol=1e-5, rtol=1e-5)
+    plain = source_of(in_pod, reward_model, tokenizer, normaliseRewards=False).score(asked)
+    assert torch.equal(plain.normalised, plain.raw)
+
+
+def test_a_reward_model_with_another_template_reads_the_words_in_its_own(
+    in_pod: Pod, reward_model: Path, tokenizer: Any
+) -> None:
+    own = deepcopy(tokenizer)
+    own.chat_template = REFUSES_SYSTEM
+    own.save_pretrained(reward_model)
+    scores = source_of(in_pod, reward_model, tokenizer).score(answered(tokenizer))
+    texts = [f"<|user|>{q}<|eos|><|assistant|>{a}<|eos|>" for q, a in zip(ASKED, SAID, strict=True)]
+    expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
+    torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_question_that_the_reward_models_template_refuses_is_named(
+    in_pod: Pod, reward_model: Path, tokenizer: Any
+) -> None:
+    own = deepcopy(tokenizer)
+    own.chat_template = REFUSES_SYSTEM
+    own.save_pretrained(reward_model)
+    asked = answered(tokenizer, Message("system", "Be kind."))
+    said = r"a\.jsonl:0, as the reward model reads it: the chat template refuses it: System role"
+    with pytest.raises(ConfigurationError, match=said):
+        source_of(in_pod, reward_model, tokenizer).score(asked)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Any]:
+    """An endpoint that gives the prepared replies in turn, and keeps what it was asked."""
+    replies: list[tuple[int, Any]] = []
+    seen: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status, reply = replies.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(reply).encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def ask(*prepared: tuple[int, Any]) -> tuple[Any, list[Any]]:
+        replies[:], seen[:] = prepared, []
+        http = HttpReward(url=f"http://127.0.0.1:{server.server_port}/", retries=1)
+        return HttpScore(http, Ranks(), sleep=lambda _: None), seen
+
+    yield ask
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_endpoint_gets_prompts_and_answers_and_another_try(
+    endpoint: Any, tokenizer: Any
+) -> None:
+    source, seen = endpoint((503, {}), (200, {"rewards": [1, 2.5, -3]}))
+    assert source.score(answered(tokenizer)).raw.tolist() == [1, 2.5, -3]
+    assert seen == [{"prompts": ASKED, "answers": SAID}] * 2
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("replies", "error", "said"),
     [
-        reply(GOOD[:9], len(GOOD)),
-        b"nonsense\r\n\r\n",
-        b"",
-        b"HTTP/1.1 503 Busy\r\n\r\n",
-        reply(b"[" * 100_000),
-        reply(b"<html>"),
+        ([(503, {}), (503, {})], Transient, "failed 2 times: HTTP 503"),
+        ([(200, {"rewards": [1]})], ConfigurationError, "gave 1 rewards for 3 answers"),
+        ([(200, {"rewards": [1, True, 3]})], ConfigurationError, "gave True where a number"),
+        ([(200, {"scores": []})], ConfigurationError, 'no list "rewards"'),
+        ([(200, {"rewards": [1, float("inf"), 3]})], ConfigurationError, "gave inf as a reward"),
     ],
 )
-def test_an_answer_that_breaks_off_or_makes_no_sense_is_asked_for_again(broken: bytes) -> None:
-    with endpoint(broken, reply(GOOD)) as server:
-        assert scores(server.url) == [1.0, 2.5]
-        assert server.asked == 2
-    with endpoint(broken) as server, pytest.raises(Transient, match="failed 3 times"):
-        scores(server.url)
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        (b'{"rewards": [1]}', "gave 1 rewards for 2 answers"),
-        (b'{"rewards": [1, NaN]}', "gave nan as a reward"),
-        (b'{"rewards": [1, 1' + b"0" * 400 + b"]}", "gave inf as a reward"),
-        (b'{"rewards": [1, "' + b"x" * 4000 + b'"]}', "gave 'x{79} where a number"),
-        (b"[1, 2]", 'no list "rewards"'),
-    ],
-)
-def test_an_answer_that_can_never_be_right_is_final(body: bytes, told: str) -> None:
-    with endpoint(reply(body)) as server:
-        with pytest.raises(ConfigurationError, match=told):
-            scores(server.url)
-        assert server.asked == 1
-
-
-def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with endpoint(reply(b" " * 10**6), pause=0.05) as server:
-        began = time.monotonic()
-        with pytest.raises(Transient, match="did not end in time"):
-            scores(server.url, seconds=0.3)
-        assert time.monotonic() - began < 10
-    monkeypatch.setattr(reward_sources, "LONGEST_REPLY", 1 << 20)
-    endless = endpoint(reply(b" " * (2 << 20)))
-    with endless as server, pytest.raises(Transient, match="more than 1 MiB"):
-        scores(server.url)
+def test_an_endpoint_that_fails_or_answers_nonsense_is_blamed(
+    replies: Any, error: Any, said: str, endpoint: Any, tokenizer: Any
+) -> None:
+    source, _ = endpoint(*replies)
+    with pytest.raises(error, match=said):
+        source.score(answered(tokenizer))

@@ -24,6 +24,7 @@ from rlhf_trainer.actor_critic import Critic, Forward, frozen, last_token_batch
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.context import context_length
 from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import pieces_of, tokenised
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError, Transient
@@ -154,7 +155,11 @@ class ModelReward:
 def _retokenised(tokenizer: PreTrainedTokenizerBase, question: Question, answer: str) -> list[int]:
     """The dialogue in the reward model's own template and tokens, up to the end of the answer."""
     turns = (*question.messages, Message("assistant", answer))
-    pieces = pieces_of(tokenizer, turns, question.tools)
+    try:
+        pieces = pieces_of(tokenizer, turns, question.tools)
+    except RowProblem as problem:
+        where = f"{question.id}, as the reward model reads it"
+        raise ConfigurationError(f"{where}: {problem}") from None
     last = max(i for i, piece in enumerate(pieces) if piece.turn >= 0)
     return [t for part in tokenised(tokenizer, pieces[: last + 1]) for t in part]
 
