@@ -146,8 +146,17 @@ def test_lines_that_a_kill_cut_short_and_values_that_are_no_numbers_are_passed_o
 ) -> None:
     file = tmp_path / "metrics.jsonl"
     good = json.dumps({"step": 1, "time": 0.0, "metrics": {"a": 1.0, "b": None}})
-    file.write_text(f'{good}\n{{"step": 2, "metr')
+    huge = "1" + "0" * 400
+    lines = [f'{{"step": {huge}, "metrics": {{}}}}', "[" * 100_000, '{"step": 2, "metr']
+    file.write_text("\n".join([good.replace("null", huge), *lines]))
     assert read_metrics(file) == [MetricRow(1, {"a": 1.0})]
+
+
+def test_rows_left_out_that_are_no_list_are_none(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    for file in tmp_path.rglob("data.json"):
+        file.write_text(json.dumps({"train": "many", "heldout": None, "leftOut": True}))
+    Page(render_report(collect(RunFolder(tmp_path))))
 
 
 def test_smoothing_keeps_length_ends_and_constants() -> None:

@@ -159,7 +159,8 @@ def _default(info: FieldInfo) -> Any:
 
 def _data_note(record: StageRecord) -> DataNote:
     data = record.data
-    rows = [row for row in data.get("leftOut") or [] if isinstance(row, dict)]
+    left_out = data.get("leftOut")
+    rows = [row for row in left_out if isinstance(row, dict)] if isinstance(left_out, list) else []
     told = [f"{row.get('file')}:{row.get('line')}: {row.get('reason')}" for row in rows]
     return DataNote(TITLES[record.name], _count(data, "train"), _count(data, "heldout"), told)
 

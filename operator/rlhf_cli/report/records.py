@@ -64,7 +64,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where the trainer wrote none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -78,7 +78,7 @@ def json_lines(file: Path) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             yield value
@@ -86,7 +86,7 @@ def json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _metric_row(item: dict[str, Any]) -> MetricRow | None:
     step, metrics = item.get("step"), item.get("metrics")
-    if not isinstance(step, int) or not isinstance(metrics, dict):
+    if not isinstance(step, int) or not _is_finite(step) or not isinstance(metrics, dict):
         return None
     values = {name: float(value) for name, value in metrics.items() if _is_finite(value)}
     return MetricRow(step, values)
@@ -109,4 +109,9 @@ def _answer(item: dict[str, Any]) -> Answer | None:
 
 
 def _is_finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's integers have any length
+        return False
