@@ -11,6 +11,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, GPUSeconds, JobStatus, StageStatus
 from rlhf_api.validation import parse_job
 from rlhf_cli.figures import duration, figure_text, key_figures
+from rlhf_cli.progress.history import from_log, sparkline
 from rlhf_cli.progress.lines import LineProgress
 from rlhf_cli.progress.logs import LogFollower
 from rlhf_cli.progress.rows import stage_rows
@@ -197,3 +198,11 @@ def test_a_training_figure_gives_way_to_the_held_out_one() -> None:
     assert dict(key_figures("sft", both, is_final=False)) == {
         "held-out loss": "2.000", "loss": "1.000",
     }  # fmt: skip
+
+
+def test_a_figure_in_a_log_that_is_not_finite_has_no_bar() -> None:
+    lines = [f"sft  step {step}/9  loss {loss}" for step, loss in ((1, 4), (2, "nan"), (3, "inf"))]
+    lines += ["sft  step 4/9  loss 1  lr 1e-04", f"sft  step {'9' * 400}/9  loss 7"]
+    found = from_log(lines)["train/loss"]
+    assert found == {1.0: 4.0, 4.0: 1.0}
+    assert sparkline(list(found.values()), 8) == "█▁"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -15,7 +16,7 @@ LOGGED: Final = {
     "kl": "ppo/kl",
 }
 """Figures in a trainer's lines of progress, and the metrics that they are."""
-LINE: Final = re.compile(r"^\w+  step (\d+)/\d+  (.*)$")
+LINE: Final = re.compile(r"^\w+  step (\d{1,15})/\d+  (.*)$")
 STEP: Final = "current_step"
 SHOWN: Final[dict[str, tuple[str, ...]]] = {
     "sft": ("train/loss",),
@@ -68,10 +69,12 @@ def from_log(lines: Iterable[str]) -> dict[str, Points]:
 
 
 def _number(text: str) -> float | None:
+    """A bar has no height for what is not finite."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def sparkline(values: list[float], width: int) -> str:
