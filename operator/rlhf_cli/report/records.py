@@ -89,7 +89,7 @@ def _metric_row(item: dict[str, Any]) -> MetricRow | None:
     if not isinstance(step, int) or not _is_finite(step) or not isinstance(metrics, dict):
         return None
     values = {name: float(value) for name, value in metrics.items() if _is_finite(value)}
-    return MetricRow(step, values)
+    return MetricRow(int(step), values)
 
 
 def _answer(item: dict[str, Any]) -> Answer | None:
