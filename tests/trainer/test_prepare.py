@@ -16,7 +16,16 @@ from rlhf_trainer.data.load import load_dialogues
 from rlhf_trainer.errors import BadData, ConfigurationError, Transient
 from rlhf_trainer.prepare import prepare
 from rlhf_trainer.stages import reward
-from trainer_pod import TINY, Pod, pair_rows, sft_rows, write_jsonl, write_model
+from trainer_pod import (
+    TEMPLATE,
+    TINY,
+    VOCABULARY,
+    Pod,
+    pair_rows,
+    sft_rows,
+    write_jsonl,
+    write_model,
+)
 
 
 def sha256(data: bytes) -> str:
@@ -122,6 +131,23 @@ def test_a_reward_model_that_nobody_could_load_is_refused_before_it_is_trained(
     inputs = {role: {"path": str(path)} for role in ("base", "policy")}
     with pytest.raises(ConfigurationError, match="no classifier for models of type granite"):
         reward.train(open_session(in_pod.stage_run("reward", settings, inputs=inputs)))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
+def test_tokens_that_the_model_does_not_have_are_named(stage: str, in_pod: Pod) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(in_pod.model)
+    tokenizer.add_tokens([f"<{i}>" for i in range(VOCABULARY - len(tokenizer))])
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = TEMPLATE.replace("'<|' +", "'<|turn|>' + '<|' +")
+    tokenizer.save_pretrained("inputs/tokenizer")
+    in_pod.paths["tokenizer"] = "inputs/tokenizer"
+    model = {"source": "model", "tokenizer": "tokenizer"}
+    one = {stage: every_stage(in_pod)[stage]}
+    said = r"jsonl:\d+: the tokenizer gives token 320 \('<\|turn\|>'\), and the model has 320"
+    with pytest.raises(BadData, match=said):
+        prepare(prepare_run(in_pod, one, model=model))
 
 
 def test_a_reward_function_needs_its_file(in_pod: Pod) -> None:

@@ -15,6 +15,7 @@ from rlhf_api.stages.ppo import FunctionReward
 
 from rlhf_trainer.context import refuse_beyond_context
 from rlhf_trainer.data.digests import path_of, source_digest, sources_of
+from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
 from rlhf_trainer.data.load import Loaded, load_prompts
 from rlhf_trainer.data.stage_rows import (
@@ -145,11 +146,15 @@ def _check_function(source: FunctionReward, path: Path) -> None:
 
 def _check_rows(run: StageRun) -> list[str]:
     """What each data set holds, in words; BadData with the problems of all of them together."""
+    from rlhf_trainer.tokenizers import load_tokenizer
+
     found: list[str] = []
     problems: list[str] = []
-    for field, read in _readers(run).items():
+    tokenizer, vocabulary = load_tokenizer(run), _vocabulary(run)
+    for field, read in _readers(run, tokenizer).items():
         try:
             rows = read()
+            _refuse_unknown_tokens(rows, tokenizer, vocabulary)
             found.append(f"{field} {len(rows.train)} + {len(rows.heldout)} rows")
         except BadData as error:
             problems.append(f"spec.{field}: {error}")
@@ -158,14 +163,32 @@ def _check_rows(run: StageRun) -> list[str]:
     return found
 
 
-def _readers(run: StageRun) -> dict[str, Read]:
+def _vocabulary(run: StageRun) -> int:
+    """Tokens that the model has an embedding of."""
+    from rlhf_trainer.models import model_config
+
+    config = model_config(path_of(run.model.source, run.paths))
+    return int(config.get_text_config().vocab_size)
+
+
+def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, vocabulary: int) -> None:
+    """A tokenizer of another model may know more tokens: training would end in an index error."""
+    for row in (*rows.train, *rows.heldout):
+        largest = max(tokens_of_row(row), default=0)
+        if largest >= vocabulary:
+            token = tokenizer.convert_ids_to_tokens(largest)
+            raise BadData(
+                f"{row.id}: the tokenizer gives token {largest} ({token!r}), and the model has "
+                f"{vocabulary} tokens (vocab_size in its config.json): use the tokenizer that "
+                "belongs to it"
+            )
+
+
+def _readers(run: StageRun, tokenizer: Any) -> dict[str, Read]:
     """How the rows of each data set are read, by field in the spec.
 
     What a stage with a command of its own reads is not ours to judge.
     """
-    from rlhf_trainer.tokenizers import load_tokenizer
-
-    tokenizer = load_tokenizer(run)
     readers: dict[str, Read] = {}
     for name, stage in run.stages.present().items():
         if stage.command:

@@ -7,7 +7,8 @@ of the length; a prompt loses its start. A first BOS token always stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
@@ -172,6 +173,17 @@ def encode_all(loaded: Loaded[T], encode: Callable[[T], E], source: DataSource) 
     if not train:
         raise BadData(f"{source.source}: no row can be used")
     return Loaded(train, heldout, bad)
+
+
+def tokens_of_row(row: Any) -> Iterator[int]:
+    """All tokens of a row, whatever kind of row it is; none of one that is not encoded."""
+    match row:
+        case Encoded() | EncodedPrompt():
+            yield from row.tokens
+        case EncodedPreference():
+            yield from chain(row.prompt, *(answer.tokens for answer in row.answers))
+        case EncodedLabelled():
+            yield from chain(row.prompt, row.answer.tokens)
 
 
 def asked_text(turns: Turns) -> str:
