@@ -6,6 +6,7 @@ In a terminal the answer appears token by token; from a pipe each line is a turn
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ def main(directory: str, arguments: Sequence[str]) -> int:
         talk(chat, sys.stdin, sys.stdout)
     except KeyboardInterrupt:
         print()
+    except BrokenPipeError:  # the reader has gone, as `| head` does; Python flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
