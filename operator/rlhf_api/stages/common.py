@@ -43,7 +43,7 @@ class LoRA(Contract):
     output: Literal["merged", "adapter"] = Field(
         default="merged",
         description="What the stage hands on: a whole model with the adapter merged, or the "
-        "adapter alone beside a reference to its base.",
+        "adapter, with its base unless that is a hub's.",
     )
 
 
