@@ -86,7 +86,7 @@ def json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _metric_row(item: dict[str, Any]) -> MetricRow | None:
     step, metrics = item.get("step"), item.get("metrics")
-    if not isinstance(step, int) or not _is_finite(step) or not isinstance(metrics, dict):
+    if not isinstance(step, int) or step.bit_length() > 63 or not isinstance(metrics, dict):
         return None
     values = {name: float(value) for name, value in metrics.items() if _is_finite(value)}
     return MetricRow(int(step), values)
