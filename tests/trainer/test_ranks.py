@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 import torch
+from forked import ForkedRun
 from rlhf_trainer.ranks import Ranks, cpu_threads
+from torch.distributed.distributed_c10d import _set_pg_timeout
+from trainer_pod import free_port
 
 
 def test_a_group_of_one_needs_no_launcher(ranks: Ranks) -> None:
@@ -29,6 +36,22 @@ def test_what_fails_on_the_main_rank_is_raised() -> None:
 
     with pytest.raises(ValueError, match="no"):
         Ranks().on_main(fail)
+
+
+def wait_for_a_slow_main() -> int:
+    ranks = Ranks.start()
+    _set_pg_timeout(timedelta(seconds=1), None)
+    ranks.on_main(lambda: time.sleep(3))
+    assert ranks.gather_objects(ranks.rank) == [0, 1]
+    time.sleep(3 * ranks.rank)
+    ranks.barrier()
+    ranks.stop()
+    return 0
+
+
+def test_a_rank_that_is_slow_at_what_it_does_alone_is_waited_for(tmp_path: Path) -> None:
+    started = ForkedRun(tmp_path, 2, free_port(), wait_for_a_slow_main)
+    assert started.wait() == [0, 0], started.log
 
 
 @pytest.mark.parametrize(

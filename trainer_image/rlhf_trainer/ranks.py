@@ -28,6 +28,9 @@ class Ranks:
     local_rank: int = 0
     local_world_size: int = 1  # processes of this node
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    words: Any = field(default=None, repr=False, compare=False)
+    """Group for what is no tensor and for waits; None: that of the tensors. Rank 0 may write a
+    large model, or ask a slow judge, for longer than NCCL waits for a rank."""
 
     @property
     def is_main(self) -> bool:
@@ -38,7 +41,7 @@ class Ranks:
     def start(cls) -> Ranks:
         """Join the process group that torchrun describes; without torchrun, a group of one.
 
-        NCCL where there is CUDA, else gloo. DeepSpeed uses the same group.
+        NCCL where there is CUDA, else gloo. DeepSpeed uses the same group. Words have gloo.
         """
         env = os.environ
         env.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
@@ -52,7 +55,8 @@ class Ranks:
             torch.set_num_threads(cpu_threads(env, os.cpu_count() or 1))
             keep_freed_memory()
         _join(rank, world, "nccl" if cuda else "gloo")
-        return cls(rank, world, local, here, device)
+        words = dist.new_group(timeout=LONGEST_WAIT, backend="gloo") if world > 1 else None
+        return cls(rank, world, local, here, device, words)
 
     def stop(self) -> None:
         """Leave the group; without this, torch warns at exit."""
@@ -75,7 +79,7 @@ class Ranks:
         if self.world_size == 1:
             return obj
         box: list[Any] = [obj]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, group=self.words)
         received: T = box[0]
         return received
 
@@ -84,13 +88,13 @@ class Ranks:
         if self.world_size == 1:
             return [obj]
         box: list[Any] = [None] * self.world_size
-        dist.all_gather_object(box, obj)
+        dist.all_gather_object(box, obj, group=self.words)
         return box
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.words)
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Let rank 0 act and give its result to all; if it fails, all ranks raise its exception."""
@@ -160,7 +164,7 @@ def _raise_first(outcomes: Sequence[Exception | None]) -> None:
 
 
 LONGEST_WAIT: Final = timedelta(hours=6)
-"""Of a node for another that still uploads; one that is lost ends the wait at once."""
+"""Of a rank for another that writes, uploads or asks; one that is lost ends the wait at once."""
 TORCHRUN_DEFAULTS: Final[Mapping[str, str]] = {
     "RANK": "0",
     "WORLD_SIZE": "1",
