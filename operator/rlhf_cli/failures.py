@@ -40,3 +40,7 @@ class Failure(Exception):
         super().__init__("\n".join(lines))
         self.lines = lines
         self.exit_code = exit_code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does: trainers save first."""

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rlhf_cli.arguments.parser import build_parser
 from rlhf_cli.completing import HIDDEN, complete
-from rlhf_cli.failures import DONE, INTERRUPTED, IO_ERROR, TERMINATED, Failure
+from rlhf_cli.failures import DONE, INTERRUPTED, IO_ERROR, TERMINATED, Failure, Terminated
 from rlhf_cli.program import program
 
 
@@ -54,10 +54,6 @@ def _open_what_is_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (to the end of all)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does: trainers save first."""
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

@@ -17,8 +17,8 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import StageResult
 from rlhf_api.status import AttemptEnd, StageStatus
 from rlhf_cli.commands.run import again
-from rlhf_cli.failures import Failure
-from rlhf_cli.main import Terminated, main
+from rlhf_cli.failures import Failure, Terminated
+from rlhf_cli.main import main
 from rlhf_cli.models import base_model, stage_with_model
 from rlhf_cli.run_folder import RunFolder
 from rlhf_operator import local
@@ -87,7 +87,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
         return Console(file=stream, force_terminal=True)
 
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr("rlhf_cli.commands.run.console_for", console)
+    monkeypatch.setattr("rlhf_cli.running.console_for", console)
     assert run(write_run) == 0
     assert re.search(r"^\d\d:\d\d:\d\d  PPO +succeeded", capsys.readouterr().err, re.MULTILINE)
 

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from collections.abc import Callable
-from contextlib import ExitStack
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from rich.console import Console
 from rlhf_api.job import RLHFJob
-from rlhf_operator import local
 
-from rlhf_cli.failures import DONE, FAILED, INTERRUPTED, TERMINATED, Failure
 from rlhf_cli.locations import missing_paths, resolved
-from rlhf_cli.main import Terminated
 from rlhf_cli.manifest import STDIN, Refused, locate, read_job
-from rlhf_cli.object_store import bring_records
-from rlhf_cli.post_mortem import explain
-from rlhf_cli.program import command, program
-from rlhf_cli.progress.lines import LineProgress
-from rlhf_cli.progress.logs import LogFollower
-from rlhf_cli.progress.summary import console_for, print_summary
-from rlhf_cli.progress.terminal import TerminalProgress
-from rlhf_cli.report.write import write_report
+from rlhf_cli.program import command
 from rlhf_cli.run_folder import RunFolder
-from rlhf_cli.versions import record_versions
-
-Progress = TerminalProgress | LineProgress
+from rlhf_cli.running import run_here
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -40,17 +19,6 @@ def execute(args: argparse.Namespace) -> int:
     job = runnable_job(args.file, args.set)
     folder = RunFolder(args.dir or Path("runs") / job.metadata.name)
     return run_here(job, folder, again(args), args.verbose)
-
-
-def run_here(job: RLHFJob, folder: RunFolder, again: str, is_verbose: bool) -> int:
-    """The same for a job whose paths are absolute. `again`: the command that goes on with it."""
-    console = console_for(sys.stderr)
-    try:
-        job = _run(job, folder, console, is_verbose)
-    except KeyboardInterrupt as interrupt:
-        console.print(f"Stopped. To go on where it stopped: {again}", soft_wrap=True, markup=False)
-        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-    return _tell(job, folder)
 
 
 def runnable_job(file: str, overrides: list[str]) -> RLHFJob:
@@ -69,64 +37,3 @@ def again(args: argparse.Namespace) -> str:
     for override in args.set:
         words += ["--set", override]
     return command(*words) + (" < MANIFEST" if args.file == STDIN else "")
-
-
-def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) -> RLHFJob:
-    progress: Progress = (
-        TerminalProgress(console) if console.is_interactive else LineProgress(sys.stderr)
-    )
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGINT, _interrupt(progress))
-
-    @cache
-    def record() -> None:
-        record_versions(folder.versions)
-
-    def on_change(job: RLHFJob) -> None:
-        record()  # not before: until something changes, the directory may be another run's
-        progress.show(job)
-
-    with ExitStack() as stack:
-        stack.enter_context(progress)
-        if is_verbose:
-            stack.enter_context(LogFollower(folder.path / "pods", progress.say))
-        progress.show(job)
-        try:
-            job = local.run(job, folder.path, on_change=on_change, on_event=folder.record_event)
-        except local.LocalRunError as error:
-            raise Failure(str(error)) from None
-        progress.show(job)
-    return job
-
-
-def _interrupt(progress: Progress) -> Callable[[int, FrameType | None], NoReturn]:
-    """Ctrl-C: say at once what is going on, since saving may take a while."""
-    messages = ["Stopping: the trainers save their state first (Ctrl-C again: without saving) …"]
-
-    def handler(signum: int, frame: FrameType | None) -> NoReturn:
-        progress.say(messages.pop() if messages else "Stopping at once …")
-        raise KeyboardInterrupt
-
-    return handler
-
-
-def _tell(job: RLHFJob, folder: RunFolder) -> int:
-    """Table, report, and on a failure its cause."""
-    console = console_for(sys.stdout)
-    print_summary(console, job, datetime.now(UTC))
-    try:
-        bring_records(folder, job)
-        console.print(f"Report: {write_report(folder)}", soft_wrap=True, markup=False)
-    except Failure as failure:  # a finished training is not failed by its report
-        print(f"{program()}: {failure}", file=sys.stderr)
-    if job.status and job.status.phase == "Succeeded":
-        console.print(
-            f"Talk to the model: {command('chat', '--dir', str(folder.path))}",
-            soft_wrap=True,
-            markup=False,
-        )
-        return DONE
-    lines, code = explain(job, folder)
-    sys.stdout.flush()
-    print("\n".join(lines), file=sys.stderr)
-    return code or FAILED

@@ -155,7 +155,7 @@ class Directory:
 
     def _run_again(self, job: RLHFJob) -> int:
         """In the foreground, as `rlhfctl run` does: a run is a process of the user's."""
-        from rlhf_cli.commands.run import run_here
+        from rlhf_cli.running import run_here
 
         if owner := owner_of(self.path):
             raise Failure(
