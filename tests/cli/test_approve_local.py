@@ -59,12 +59,6 @@ def test_a_later_result_waits_again(gated: Bench) -> None:
     assert status_of(again)["ppo"] == ("Waiting", 1)
 
 
-def test_another_job_in_the_same_directory_is_not_approved(gated: Bench) -> None:
-    assert approve(gated) == 0
-    other = gated.manifest("other", reward={"gate": {"approval": True}})
-    assert status_of(gated.run(RLHFJob.parse(other)))["ppo"] == ("Waiting", 0)
-
-
 def test_a_run_that_waits_says_in_its_status_how_it_goes_on(gated: Bench) -> None:
     folder = RunFolder(gated.directory)
     lines, _ = explain(folder.job(), folder)
