@@ -67,9 +67,9 @@ class Cache:
         """A job's children of all but these kinds."""
         return [item for (of, _), item in self._children.get(key, {}).items() if of not in kinds]
 
-    def named(self, key: JobKey, name: str) -> list[Object]:
-        """A job's children of that name, of any kind."""
-        return [item for (_, of), item in self._children.get(key, {}).items() if of == name]
+    def named(self, key: JobKey, names: Collection[str]) -> list[Object]:
+        """A job's children of these names, of any kind."""
+        return [item for (_, of), item in self._children.get(key, {}).items() if of in names]
 
     def child(self, key: JobKey, kind: str, name: str) -> Object | None:
         """One of them."""

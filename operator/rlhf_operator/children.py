@@ -18,7 +18,7 @@ from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey, OutOfDate, Refused
 from rlhf_operator.mending import Mender
-from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_name
+from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_name, service_name
 from rlhf_operator.ownership import (
     is_disowned,
     is_left_over,
@@ -47,9 +47,10 @@ class Children:
         self._cache = cache
         self._mender = mender
 
-    def own(self, job: RLHFJob, name: str) -> list[Object]:
-        """What is there of that name and belongs to this very RLHFJob."""
-        named = self._cache.named(key_of(job), name)
+    def own(self, job: RLHFJob, stage: str, attempt: int) -> list[Object]:
+        """What is there of the attempt and belongs to this very RLHFJob."""
+        name = child_name(job.metadata.name, stage, attempt)
+        named = self._cache.named(key_of(job), (name, service_name(name)))
         return [item for item in named if observe.is_ours(item, job.metadata.uid)]
 
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
@@ -150,8 +151,7 @@ class Children:
     async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         """The Job goes only after its pods have; so nothing holds a GPU that nobody sees."""
         key = key_of(job)
-        name = child_name(key.name, stage, attempt)
-        own = self.own(job, name)
+        own = self.own(job, stage, attempt)
         workload = next((item for item in own if item["kind"] == "Job"), None)
         if workload:
             await self._delete(JOBS, workload, "Foreground")

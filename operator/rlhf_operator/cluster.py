@@ -25,7 +25,7 @@ from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
-from rlhf_operator.names import ANNOTATION_GANG, child_name
+from rlhf_operator.names import ANNOTATION_GANG
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.plan import stage_status
 from rlhf_operator.render import Platform
@@ -124,8 +124,8 @@ class KubernetesCluster:
         """Whether nothing is to be made or mended; for one that is ending nothing ever is."""
         if attempt.is_terminating:
             return True
-        name = child_name(job.metadata.name, attempt.stage, attempt.number)
-        owned = [item for item in self.children.own(job, name) if observe.controller_uid(item)]
+        own = self.children.own(job, attempt.stage, attempt.number)
+        owned = [item for item in own if observe.controller_uid(item)]
         if any(self._mender.is_due(item, now) for item in owned):
             return False
         there = {item["kind"] for item in owned}

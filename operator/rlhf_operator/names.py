@@ -40,8 +40,17 @@ def short(digest: str) -> str:
 
 
 def child_name(job: str, stage: str, attempt: int) -> str:
-    """Name of an attempt's Job, Service, ConfigMap and gang object."""
+    """Name of an attempt's Job, ConfigMap and gang object, and mostly of its Service."""
     return f"{job}-{stage}-{attempt}"
+
+
+def service_name(child: str) -> str:
+    """Name of the Service beside the Job of that name.
+
+    Before Kubernetes 1.36 (KEP-5311) a Service's name begins with a letter, unlike an RLHFJob's.
+    What then stands behind the number keeps it from being the name of another job's child.
+    """
+    return f"x{child}-pods" if child[0].isdecimal() else child
 
 
 def child_of(name: str) -> tuple[str, str, int] | None:
@@ -53,8 +62,8 @@ def child_of(name: str) -> tuple[str, str, int] | None:
 
 
 def pod_host(child: str, index: int) -> str:
-    """DNS name of a pod of an Indexed Job behind the headless Service of the same name."""
-    return f"{child}-{index}.{child}"
+    """DNS name of a pod of an Indexed Job behind the headless Service."""
+    return f"{child}-{index}.{service_name(child)}"
 
 
 def claim_name(job: RLHFJob) -> str:

@@ -20,6 +20,7 @@ from rlhf_operator.names import (
     LABEL_ATTEMPT,
     LABEL_STAGE,
     child_name,
+    service_name,
 )
 from rlhf_operator.observed import Attempt, Pod, PodPhase, parse_result
 from rlhf_operator.times import read
@@ -99,8 +100,10 @@ def left_over(
 def _attempt_it_serves(item: Object, job: str, uid: str) -> tuple[str, int] | None:
     """Stage and number of the attempt that a child belongs to; None where it is not ours."""
     key = attempt_of(item)
-    is_child = key and is_ours(item, uid) and name_of(item) == child_name(job, *key)
-    return key if is_child else None
+    if key is None or not is_ours(item, uid):
+        return None
+    child = child_name(job, *key)
+    return key if name_of(item) in (child, service_name(child)) else None
 
 
 def attempt_of(item: Object) -> tuple[str, int] | None:

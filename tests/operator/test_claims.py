@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from builders import UID, a_job
+from rendering import STATUS
 from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.children import Children
@@ -66,3 +67,13 @@ def test_a_claim_that_goes_with_another_object_is_not_ours(kind: str) -> None:
     claim["metadata"]["ownerReferences"][0] |= {"kind": kind, "uid": "another"}
     with pytest.raises(Refused):
         made(claim, retain=True, is_cached=False)
+
+
+def test_a_service_of_another_name_is_its_attempt_s() -> None:
+    job, cache = a_job().named("7b").build(), Cache()
+    job = job.model_copy(update={"status": STATUS})
+    service = next(i for i in render(job, "reward", 1, "h", "s") if i["kind"] == "Service")
+    cache.put(known(service))
+    api = cast(Api, None)
+    (own,) = Children(api, cache, Mender(api), {}).own(job, "reward", 1)
+    assert own["metadata"]["name"] == "x7b-reward-1-pods"

@@ -400,3 +400,8 @@ def test_what_is_left_of_an_attempt_without_job_and_pods(
 ) -> None:
     shown = attempts("tiny", OURS, jobs, [], NOON)
     assert left_over("tiny", OURS, others, shown) == expected
+
+
+def test_a_service_alone_is_left_of_an_attempt_whose_name_begins_with_a_digit() -> None:
+    service = {**a_config(name="x7b-sft-1-pods"), "kind": "Service"}
+    assert left_over("7b", OURS, [service], ()) == (("sft", 1),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from builders import UID, a_job
@@ -17,6 +18,7 @@ from rendering import (
     stage_file,
     volume,
 )
+from rlhf_operator.names import child_name, child_of, service_name
 from rlhf_operator.render import Platform, preview, render
 
 
@@ -275,3 +277,19 @@ def test_a_preview_shows_the_whole_pipeline_without_a_status() -> None:
     assert kinds.count("Job") == 5
     assert kinds.count("PersistentVolumeClaim") == 1
     assert kinds.count("Service") == 4
+
+
+def test_the_service_of_a_job_whose_name_begins_with_a_digit_has_a_name_on_any_cluster() -> None:
+    objects = rendered("reward", a_job().named("7" * 40), attempt=10_000)
+    name = objects["Service"]["metadata"]["name"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
+    child = objects["Job"]["metadata"]["name"]
+    assert child == objects["ConfigMap"]["metadata"]["name"] == "7" * 40 + "-reward-10000"
+    assert pod(objects)["subdomain"] == name
+    assert f"{child}-0.{name}" in container(objects)["command"]
+
+
+def test_no_service_is_named_as_a_child_of_another_job_is() -> None:
+    name = rendered("sft", a_job().named("7b"))["Service"]["metadata"]["name"]
+    assert child_of(name) is None
+    assert service_name(child_name("x7b", "sft", 3)) != name

@@ -34,7 +34,7 @@ class AttemptKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of every child of the attempt but the claim."""
+        """Name of the attempt's children; `service_name` may make another of it."""
         return child_name(self.job.metadata.name, self.stage, self.number)
 
 

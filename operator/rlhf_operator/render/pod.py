@@ -7,6 +7,7 @@ from typing import Any, Final
 from rlhf_api.resources import Resources
 from rlhf_api.run import PREPARE
 
+from rlhf_operator.names import service_name
 from rlhf_operator.render.container import DEVICES, container
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
@@ -31,7 +32,7 @@ def pod_spec(
     security["securityContext"] |= {"fsGroup": USER_ID, "fsGroupChangePolicy": "OnRootMismatch"}
     spec: Object = {
         "restartPolicy": "Never",
-        "subdomain": key.name,
+        "subdomain": service_name(key.name),
         "terminationGracePeriodSeconds": _grace(key),
         "activeDeadlineSeconds": _longest(key),
         **security,

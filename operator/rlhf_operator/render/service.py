@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rlhf_operator.names import service_name
 from rlhf_operator.render.metadata import AttemptKey, Object, attempt_labels, metadata
 
 RENDEZVOUS_PORT: Final = 29500
@@ -14,7 +15,7 @@ def service(key: AttemptKey) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(key),
+        "metadata": metadata(key) | {"name": service_name(key.name)},
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
