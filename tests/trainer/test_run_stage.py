@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
@@ -14,8 +14,8 @@ from rlhf_trainer.errors import BadData
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
 
-def left(result: StageResult) -> StageResult:
-    write_termination_message(result)
+def left(result: StageResult, gate_metric: str | None = None) -> StageResult:
+    write_termination_message(result, gate_metric)
     text = Path(TERMINATION_LOG).read_bytes()
     assert len(text) <= TERMINATION_LIMIT
     return StageResult.model_validate_json(text)
@@ -46,6 +46,41 @@ def test_metrics_give_way_to_digests_of_sources(
     assert left(few).metrics == metrics
 
 
+LAST: Final = "train/" + "z" * 60
+
+
+@pytest.mark.parametrize("gate_metric", [None, LAST])
+def test_the_metrics_that_a_result_is_judged_by_are_the_last_to_give_way(
+    gate_metric: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    others = {f"train/{n:060}": 1 / 3 for n in range(80)}
+    judged = {"eval/" + "long" * 1200: 1.0, "eval/b": 0.25, "eval/a": 0.5, LAST: 2.0}
+    done = StageResult(exit_code=ExitCode.DONE, reason="Done", metrics=others | judged)
+    found = left(done, gate_metric)
+    assert found.metrics["eval/a"] == 0.5
+    assert found.metrics["eval/b"] == 0.25
+    assert (LAST in found.metrics) == (gate_metric is not None)
+    assert len(found.metrics) > 30
+    backwards = dict(reversed(done.metrics.items()))
+    assert left(done.model_copy(update={"metrics": backwards}), gate_metric) == found
+
+
+def test_the_gate_of_the_stage_names_the_metric_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metrics = {f"eval/{n:060}": 1 / 3 for n in range(80)} | {LAST: 2.0}
+    done = StageResult(exit_code=ExitCode.DONE, reason="Done", metrics=metrics)
+    gate = SimpleNamespace(metric=LAST)
+    run = SimpleNamespace(stage="sft", config=SimpleNamespace(gate=gate))
+    monkeypatch.setattr(running, "_stage", lambda _: done)
+    monkeypatch.setattr(running, "read_stage_file", lambda _: run)
+    assert run_stage("config/stage.yaml") == ExitCode.DONE
+    found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
+    assert found.metrics[LAST] == 2.0
+
+
 def test_a_disk_that_is_full_anywhere_is_worth_another_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +93,7 @@ def test_a_disk_that_is_full_anywhere_is_worth_another_attempt(
         raise AssertionError
 
     monkeypatch.setattr(running, "_stage", train)
-    monkeypatch.setattr(running, "read_stage_file", lambda _: None)
+    monkeypatch.setattr(running, "read_stage_file", lambda _: SimpleNamespace(stage="prepare"))
     assert run_stage("config/stage.yaml") == ExitCode.TRANSIENT
     found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
     assert "No space left on device" in found.message

@@ -35,14 +35,17 @@ log = logging.getLogger("rlhf_trainer")
 
 def run_stage(stage_file: str) -> int:
     """Run what the stage file describes and leave the termination message. Never raises."""
+    gate_metric = None
     try:
-        result = _stage(read_stage_file(Path(stage_file)))
+        run = read_stage_file(Path(stage_file))
+        gate_metric = _gate_metric(run)
+        result = _stage(run)
     except TrainerError as error:
         result = failure(error)
     except Exception as error:
         result = _unexpected(error)
     if os.environ.get("RANK", "0") == "0" or result.exit_code not in (0, 143):
-        write_termination_message(result)
+        write_termination_message(result, gate_metric)
     if result.exit_code != 0:
         log.error("%s: %s", result.reason, result.message)
     return result.exit_code
@@ -60,6 +63,11 @@ def read_stage_file(path: Path) -> StageRun:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigurationError(f"{path}: {where}: {first['msg']}") from None
+
+
+def _gate_metric(run: StageRun) -> str | None:
+    gate = None if run.stage == PREPARE else run.config.gate
+    return gate.metric if gate else None
 
 
 def _stage(run: StageRun) -> StageResult:
@@ -129,25 +137,50 @@ def _is_lost_peer(error: Exception) -> bool:
     return isinstance(error, DistError) or any(sign in text for sign in LOST_PEER_SIGNS)
 
 
-def write_termination_message(result: StageResult) -> None:
-    """Where the kubelet reads it."""
-    text = _fitting(result)
+def write_termination_message(result: StageResult, gate_metric: str | None = None) -> None:
+    """Where the kubelet reads it. `gate_metric`: the metric that is not to be missing."""
+    text = _fitting(result, gate_metric)
     path = Path(TERMINATION_LOG)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
-def _fitting(result: StageResult) -> str:
+def _fitting(result: StageResult, gate_metric: str | None) -> str:
     """JSON that a kubelet does not cut, which would make it unreadable.
 
-    The end of the message gives way first, then metrics; last the digests that stages are held to.
+    The end of the message gives way first, then metrics from the least important on; last the
+    digests that stages are held to.
     """
-    text = ""
-    for left_out in ((), ("metrics",), ("metrics", "sources")):
+    short = result
+    for left_out in ((), ("sources",)):
         shown = result.model_copy(update={name: {} for name in left_out})
         for length in (MESSAGE_LENGTH, MESSAGE_LENGTH // 2, MESSAGE_LENGTH // 4):
             short = shown.model_copy(update={"message": shown.message[:length]})
-            text = short.model_dump_json(by_alias=True, exclude_none=True)
-            if len(text.encode()) <= TERMINATION_LIMIT:
-                return text
-    return text
+            if _fits(short):
+                return _json(short)
+        bare = short.model_copy(update={"metrics": {}})
+        if _fits(bare):
+            ranked = sorted(result.metrics, key=lambda name: _importance(name, gate_metric))
+            return _json(_with_metrics(bare, {name: result.metrics[name] for name in ranked}))
+    return _json(short.model_copy(update={"metrics": {}}))
+
+
+def _importance(name: str, gate_metric: str | None) -> tuple[bool, bool, str]:
+    """The gate's own first, as nothing goes on without it; then what the result is judged by."""
+    return name != gate_metric, not name.startswith("eval/"), name
+
+
+def _with_metrics(bare: StageResult, metrics: dict[str, float]) -> StageResult:
+    """With each of the metrics that there is still room for."""
+    for name, value in metrics.items():
+        more = bare.model_copy(update={"metrics": {**bare.metrics, name: value}})
+        bare = more if _fits(more) else bare
+    return bare
+
+
+def _fits(result: StageResult) -> bool:
+    return len(_json(result).encode()) <= TERMINATION_LIMIT
+
+
+def _json(result: StageResult) -> str:
+    return result.model_dump_json(by_alias=True, exclude_none=True)
