@@ -24,6 +24,7 @@ REMEMBERED: Final = 20_000
 KEPT_SPEC: Final = {
     "Pod": ("nodeName", "terminationGracePeriodSeconds"),
     "Job": ("completions", "suspend", "template.spec.terminationGracePeriodSeconds"),
+    "Workload": ("active",),
     KIND: None,
 }
 """Fields of `spec` that anything reads; None: all. The rest would be most of the memory.

@@ -18,6 +18,10 @@ Object = dict[str, Any]
 LABEL_OWNER: Final = f"{GROUP}/job-uid"
 """On each Workload that was made for something else: that one's UID."""
 
+DEACTIVATED: Final = (
+    "It waits for no quota: suspend and resume the RLHFJob, or set spec.active of the Workload"
+)
+
 
 def is_workload(item: Object) -> bool:
     """Whether it is Kueue's; Kubernetes 1.35 has a Workload of its own."""
@@ -34,7 +38,7 @@ def rlhfjob_of(workload: Object) -> str | None:
 def words(workloads: Iterable[Object], uid: str) -> str:
     """Why the Job with this UID waits; empty where that is not known."""
     own = next((item for item in workloads if (_owner(item) or {}).get("uid") == uid), None)
-    return ". ".join(_said((own or {}).get("status") or {}))
+    return ". ".join(_said(own)) if own else ""
 
 
 def _owner(workload: Object) -> Object | None:
@@ -43,12 +47,20 @@ def _owner(workload: Object) -> Object | None:
     return next((o for o in owners if o.get("controller") and o["kind"] == "Job"), None)
 
 
-def _said(status: Object) -> Iterator[str]:
-    """What took its place away, then what keeps it from having one."""
+def _said(workload: Object) -> Iterator[str]:
+    """What took its place away, then what keeps it from having one.
+
+    One that is not active waits for nothing. Kueue makes it so by itself, after too many tries to
+    have all pods ready, or when a check rejects it; a new attempt has a Workload of its own.
+    """
+    status = workload.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or []}
     evicted, quota = conditions.get("Evicted", {}), conditions.get("QuotaReserved", {})
     if evicted.get("status") == "True" and _text(evicted):
         yield _text(evicted)
+    if (workload.get("spec") or {}).get("active") is False:
+        yield f"{DEACTIVATED} {workload['metadata']['name']} to true"
+        return
     if quota.get("status") == "False" and _text(quota) not in ("", _text(evicted)):
         yield _text(quota)
     if quota.get("status") == "True" and conditions.get("Admitted", {}).get("status") != "True":

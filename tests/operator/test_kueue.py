@@ -13,7 +13,7 @@ from cluster_jobs import Jobs, condition, manifest, wait_until
 from operator_process import OperatorProcess
 from operator_rights import limited
 from rlhf_operator import kueue
-from rlhf_operator.cache import Cache
+from rlhf_operator.cache import Cache, slim
 from rlhf_operator.controller import JobKey
 from structural import CRDS, problems
 
@@ -86,6 +86,24 @@ def test_the_words_of_a_workload(conditions: list[Object], checks: list[Object],
     )
 
 
+DEACTIVATED = told(
+    "Evicted", "True", "DeactivatedDueToRequeuingLimitExceeded",
+    "The workload is deactivated due to exceeding the maximum number of re-queuing retries",
+)  # fmt: skip
+
+
+def test_a_workload_that_is_deactivated_tells_how_the_job_goes_on() -> None:
+    made = workload(a_child(), DEACTIVATED)
+    made["spec"]["active"] = False
+    assert problems(made) == []
+    made["metadata"] |= {"uid": "of-workload", "resourceVersion": "5"}
+    said = kueue.words([slim(made)], "uid-of-tiny-sft-1")
+    assert said == (
+        f"{DEACTIVATED['message']}. It waits for no quota: suspend and resume the RLHFJob, "
+        "or set spec.active of the Workload job-tiny-sft-1-1a2b3 to true"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "job"),
     [
@@ -133,6 +151,23 @@ def says(jobs: Jobs, text: str) -> Callable[[Object | None], bool]:
     return is_told
 
 
+def hold_back(jobs: Jobs, *conditions: Object, active: bool = True) -> tuple[Object, Object]:
+    """A job whose sft waits in a queue: the Job that Kueue holds back, and Kueue's Workload."""
+    made = manifest(jobs.namespace, stages="sft")
+    made["spec"]["scheduling"] = {"queue": "research", "gang": "kueue"}
+    jobs.create(made)
+    wait_until(lambda: len(jobs.children("batch/v1/jobs")) == 2)
+    (held,) = jobs.client.list("batch/v1/jobs", jobs.namespace, labels="rlhf.dev/stage=sft")
+    assert held["spec"]["suspend"] is True
+    own = workload(held, *conditions)
+    own["spec"]["active"] = active
+    jobs.client.create(own)
+    body = {"status": own["status"]}
+    name = own["metadata"]["name"]
+    jobs.client.patch(WORKLOADS, name, body, jobs.namespace, subresource="status")
+    return held, own
+
+
 def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(
     installed: ControlPlane,
     queues: None,
@@ -142,16 +177,8 @@ def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(
 ) -> None:
     play(succeed)
     run_operator(kubeconfig=limited(installed, jobs.namespace))
-    made = manifest(jobs.namespace, stages="sft")
-    made["spec"]["scheduling"] = {"queue": "research", "gang": "kueue"}
-    jobs.create(made)
-    wait_until(lambda: len(jobs.children("batch/v1/jobs")) == 2)
-    (held,) = jobs.client.list("batch/v1/jobs", jobs.namespace, labels="rlhf.dev/stage=sft")
-    assert held["spec"]["suspend"] is True
-    own = workload(held, PENDING)
-    jobs.client.create(own)
+    held, own = hold_back(jobs, PENDING)
     named = (WORKLOADS, own["metadata"]["name"])
-    jobs.client.patch(*named, {"status": own["status"]}, jobs.namespace, subresource="status")
     job = jobs.wait(says(jobs, NO_QUOTA))
     assert condition(job, "Scheduled") == ("False", "QueueAdmission")
     checked = {"conditions": [RESERVED], "admissionChecks": [check("Pending", "asks for nodes")]}
@@ -161,3 +188,26 @@ def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(
     jobs.client.patch("batch/v1/jobs", held["metadata"]["name"], body, jobs.namespace)
     jobs.wait_ready()
     assert jobs.attempts() == {"sft": 1}
+
+
+def test_a_job_that_kueue_deactivated_goes_on_once_it_is_suspended_and_resumed(
+    installed: ControlPlane,
+    queues: None,
+    jobs: Jobs,
+    run_operator: Callable[..., OperatorProcess],
+    play: Callable[..., Kubelet],
+) -> None:
+    play(succeed)
+    run_operator(kubeconfig=limited(installed, jobs.namespace))
+    hold_back(jobs, DEACTIVATED, active=False)
+    jobs.wait(says(jobs, "suspend and resume the RLHFJob"))
+    jobs.patch({"spec": {"suspend": True}})
+    labels = "rlhf.dev/stage=sft"
+    wait_until(lambda: not jobs.client.list("batch/v1/jobs", jobs.namespace, labels=labels))
+    jobs.patch({"spec": {"suspend": False}})
+    wait_until(lambda: len(jobs.children("batch/v1/jobs")) == 2)
+    (again,) = jobs.client.list("batch/v1/jobs", jobs.namespace, labels=labels)
+    body = {"spec": {"suspend": False}}
+    jobs.client.patch("batch/v1/jobs", again["metadata"]["name"], body, jobs.namespace)
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 2}
