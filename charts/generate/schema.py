@@ -14,10 +14,14 @@ TYPES: Final[dict[str, Schema]] = {
     "string": {"type": "string"},
     "boolean": {"type": "boolean"},
     "integer": {"type": "integer"},
+    "namespace": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
     "object": {"type": "object"},
     "map of strings": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 """By the type's name in values.yaml."""
+NULLABLE: Final = ("array", "object")
+"""Types of values that null takes away as people expect. Helm leaves out what is null before it
+looks at the schema: of all else the absence is refused."""
 GLOBAL: Final[Schema] = {
     "type": "object",
     "description": "Values of a chart that has this one as a part; none is read.",
@@ -30,9 +34,13 @@ def schema_text(values: Sequence[Value]) -> str:
     for value in values:
         group = root
         for name in value.path[:-1]:
+            _need(group, name)
             group = group["properties"].setdefault(name, _closed())
+        *_, name = value.path
         described = {"description": value.text, "default": value.default}
-        group["properties"][value.path[-1]] = schema_of(value.type) | described
+        group["properties"][name] = schema_of(value.type) | described
+        if group["properties"][name]["type"] not in NULLABLE:
+            _need(group, name)
     root["properties"]["global"] = GLOBAL
     return (
         json.dumps({"$schema": "http://json-schema.org/draft-07/schema#"} | root, indent=2) + "\n"
@@ -47,10 +55,12 @@ def schema_of(kind: str) -> Schema:
             "type": "array",
             "items": schema_of(item.removesuffix("s") if item in PLURALS else item),
         }
+    if kind.startswith("set of "):
+        return schema_of(f"list of {kind.removeprefix('set of ')}") | {"uniqueItems": True}
     if kind.startswith("one of "):
         return {"type": "string", "enum": kind.removeprefix("one of ").split(", ")}
     if kind not in TYPES:
-        known = ", ".join([*TYPES, "one of A, B", "list of …s"])
+        known = ", ".join([*TYPES, "one of A, B", "list of …s", "set of …s"])
         raise UndocumentedValue(f"({kind}) is no type of a value; there are: {known}")
     return TYPES[kind]
 
@@ -59,4 +69,9 @@ PLURALS: Final = frozenset(f"{name}s" for name in TYPES)
 
 
 def _closed() -> Schema:
-    return {"type": "object", "additionalProperties": False, "properties": {}}
+    return {"type": "object", "additionalProperties": False, "required": [], "properties": {}}
+
+
+def _need(group: Schema, name: str) -> None:
+    if name not in group["required"]:
+        group["required"].append(name)

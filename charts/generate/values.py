@@ -29,7 +29,7 @@ class Value(NamedTuple):
     """One value that can be set."""
 
     path: tuple[str, ...]
-    type: str  # string, boolean, integer, object, or `one of A, B`, `list of …s`, `map of strings`
+    type: str  # `string`, `one of A, B`, `list of …s`: as schema.py knows them
     default: Any
     text: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,13 @@ from value_cases import CASES, NAMES, WITH_WEBHOOK, Case
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 OF_CASES = [pytest.param(case, id=case.value) for case in CASES]
+EVERYTHING: Object = {
+    "webhook": {"enabled": True},
+    "tls": {"certManager": {"enabled": True}},
+    "prometheus": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "grafana": {"dashboard": {"enabled": True}},
+}
+"""All objects that the chart can make."""
 WRONG = {"string": 7, "boolean": "yes", "integer": "two", "array": "one", "object": "one"}
 """For each type of the schema something that is not of it."""
 
@@ -80,6 +88,58 @@ def test_what_is_of_another_type_is_refused_by_name(helm: Helm) -> None:
         helm.run("lint", "--strict", CHART, values=values)
     for name in leaves(SCHEMA):
         assert f"- at '/{name.replace('.', '/')}'" in str(refusal.value)
+
+
+def groups(schema: Object, path: str = "") -> list[str]:
+    """Each name that has values below it."""
+    found = []
+    for name, item in schema["properties"].items():
+        if "properties" in item:
+            found += [f"{path}{name}", *groups(item, f"{path}{name}.")]
+    return found
+
+
+NEEDED = [name for name, item in leaves(SCHEMA).items() if item["type"] not in ("array", "object")]
+
+
+@pytest.mark.parametrize("name", [*groups(SCHEMA), "logLevel", "progress.url", "image.repository"])
+def test_what_is_taken_away_is_named(name: str, helm: Helm) -> None:
+    where, _, last = name.rpartition(".")
+    with pytest.raises(RuntimeError) as refusal:
+        helm.render(values_of(name, None))
+    assert f"- at '{where and f'/{where}'}': missing property '{last}'" in str(refusal.value)
+
+
+def test_no_single_value_may_be_taken_away(helm: Helm) -> None:
+    values: Object = {}
+    for name in NEEDED:
+        values = merged(values, values_of(name, None))
+    with pytest.raises(RuntimeError) as refusal:
+        helm.run("template", "x", CHART, values=values)
+    for name in NEEDED:
+        assert f"'{name.rpartition('.')[2]}'" in str(refusal.value)
+
+
+def test_lists_and_maps_may_be_taken_away(helm: Helm) -> None:
+    values: Object = {"grafana": {"dashboard": {"enabled": True}}}
+    for name in leaves(SCHEMA).keys() - {*NEEDED, "networkPolicy.apiServerPorts"}:
+        values = merged(values, values_of(name, None))
+    assert helm.render(values).one("ConfigMap")
+
+
+@pytest.mark.parametrize("names", [[""], ["team-a", "team-a"], ["Team"], ["a" * 64], ["a", "b,c"]])
+def test_namespaces_that_there_cannot_be_are_refused(names: list[str], helm: Helm) -> None:
+    with pytest.raises(RuntimeError, match="- at '/watchNamespaces"):
+        helm.render({"watchNamespaces": names})
+
+
+def test_a_namespace_of_digits_is_text_wherever_it_stands(helm: Helm) -> None:
+    values = merged(EVERYTHING, {"crds": {"enabled": False}, "watchNamespaces": ["10", "11"]})
+    text = helm.run("template", "7", CHART, "--namespace", "1e3", values=values)
+    objects = [item for item in yaml.safe_load_all(text) if item]
+    found = [item["metadata"]["namespace"] for item in objects if "namespace" in item["metadata"]]
+    assert {*found} == {"1e3", "10", "11"}
+    assert re.findall(r"(?m)^.*(?:namespace|instance): [^\s\"{].*$", text) == []
 
 
 @pytest.mark.parametrize("ports", [[], None])

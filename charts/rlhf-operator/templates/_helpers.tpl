@@ -16,13 +16,13 @@
 
 {{- define "rlhf-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "rlhf-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Of the pod of helm test, which the Service must not select. */}}
 {{- define "rlhf-operator.testLabels" -}}
 app.kubernetes.io/name: {{ include "rlhf-operator.name" . | trunc 58 | trimSuffix "-" }}-test
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "rlhf-operator.labels" -}}
@@ -103,7 +103,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 subjects:
   - kind: ServiceAccount
     name: {{ include "rlhf-operator.serviceAccountName" $top }}
-    namespace: {{ $top.Release.Namespace }}
+    namespace: {{ $top.Release.Namespace | quote }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: {{ index . 1 }}
