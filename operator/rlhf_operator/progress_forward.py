@@ -45,11 +45,16 @@ class Forwarder:
 
     def __init__(self, tls: TLSFiles | None) -> None:
         self._scheme = "https" if tls else "http"
-        self._options: dict[str, Any] = {"server_hostname": tls.name} if tls else {}
-        connector = aiohttp.TCPConnector(ssl=client_context(tls) if tls else True)
+        self._options: dict[str, Any] = {}
+        if tls:
+            self.trust(tls)
         timeout = aiohttp.ClientTimeout(total=FORWARD_SECONDS)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout)
         self._free = asyncio.Semaphore(CONCURRENT_FORWARDS)
+
+    def trust(self, tls: TLSFiles) -> None:
+        """From now on the authority that the file holds now, and no other. Raises OSError."""
+        self._options = {"server_hostname": tls.name, "ssl": client_context(tls)}
 
     async def send(self, address: str, path: str, token: str, body: bytes) -> Answer | None:
         """The leader's answer, or None where it gives none in time."""

@@ -25,7 +25,7 @@ from rlhf_operator.progress_auth import (
     claimed,
 )
 from rlhf_operator.progress_forward import FORWARDED, Forwarder, Leader
-from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
+from rlhf_operator.tls import TLSFiles, keep_fresh, on_renewal, server_context
 
 PATH: Final = "/namespaces/{namespace}/rlhfjobs/{job}/{stage}/{attempt:[1-9][0-9]{0,8}}"
 """As render.workload.progress_address writes it."""
@@ -56,14 +56,17 @@ class ProgressServer:
         self._reports = Budget(rate=0.5, burst=5)  # of a pod; trainers send one in 5 s
         self._forwarder: Forwarder | None = None
         self._runner: web.AppRunner | None = None
-        self._refresh: asyncio.Task[None] | None = None
+        self._renewals: list[asyncio.Task[None]] = []
 
     async def start(self, host: str | None, port: int, tls: TLSFiles | None = None) -> int:
         """Listens; returns the port (`port` 0: any that is free). Raises OSError."""
         context = server_context(tls) if tls else None
+        self._forwarder = forwarder = Forwarder(tls)
         if tls and context:
-            self._refresh = asyncio.create_task(keep_fresh(context, tls))
-        self._forwarder = Forwarder(tls)
+            renewed = on_renewal(tls.authority, lambda: forwarder.trust(tls))
+            self._renewals = [
+                asyncio.create_task(watching) for watching in (keep_fresh(context, tls), renewed)
+            ]
         app = web.Application(client_max_size=BODY_LIMIT)
         app.router.add_post(PATH, self._answer)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=15)
@@ -74,8 +77,8 @@ class ProgressServer:
 
     async def close(self) -> None:
         """Stops listening; answers that are under way get a second."""
-        if self._refresh:
-            self._refresh.cancel()
+        for watching in self._renewals:
+            watching.cancel()
         if self._runner:
             await self._runner.cleanup()
         if self._forwarder:

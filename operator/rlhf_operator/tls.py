@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,17 +40,23 @@ def client_context(files: TLSFiles) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(files.authority))
 
 
-async def keep_fresh(
-    context: ssl.SSLContext, files: TLSFiles, interval: float = CHECK_SECONDS
-) -> None:
+async def keep_fresh(context: ssl.SSLContext, files: TLSFiles) -> None:
     """Takes up a renewed certificate for new connections; runs until it is cancelled."""
-    seen = files.certificate.read_bytes()
+    await on_renewal(
+        files.certificate, lambda: context.load_cert_chain(files.certificate, files.key)
+    )
+
+
+async def on_renewal(file: Path, take_up: Callable[[], None]) -> None:
+    """Calls `take_up` whenever the file has changed, again where it raises OSError (also
+    ssl.SSLError); runs until it is cancelled."""
+    seen = file.read_bytes()
     while True:
-        await asyncio.sleep(interval)
+        await asyncio.sleep(CHECK_SECONDS)
         try:
-            found = files.certificate.read_bytes()
+            found = file.read_bytes()
             if found != seen:
-                context.load_cert_chain(files.certificate, files.key)
+                take_up()
                 seen = found
         except OSError as error:  # half-written, or gone for a moment
-            log.warning("the certificate %s cannot be renewed: %s", files.certificate, error)
+            log.warning("%s cannot be renewed: %s", file, error)

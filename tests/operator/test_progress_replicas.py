@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from certificates import a_certificate
 from progress_tokens import UID, a_token, the_review
+from rlhf_operator import tls
 from rlhf_operator.controller import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
@@ -310,7 +311,41 @@ def test_transformers_own_callback_reports_over_http_and_over_tls(
     serve(secure, Replica(), Replica(), tls=files)
 
 
-def test_a_renewed_certificate_is_taken_up(tmp_path: Path) -> None:
+def test_a_renewed_authority_is_taken_up_by_whoever_passes_reports_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.05)
+    files = a_certificate(tmp_path)
+
+    async def test(leader: Replica, follower: Replica) -> None:
+        follower.leader = Leader(False, leader.address)
+        connector = aiohttp.TCPConnector(ssl=False)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            url = f"https://{follower.address}{PATH}"
+            headers = {"Authorization": f"Bearer {a_token()}"}
+            body = {"trainerStatus": REPORT}
+
+            async def status() -> int:
+                async with session.post(url, json=body, headers=headers) as answer:
+                    return answer.status
+
+            assert await status() == 200
+            files.authority.write_text("half-written")
+            await asyncio.sleep(0.2)
+            assert await status() == 200
+            a_certificate(tmp_path)
+            await asyncio.sleep(0.3)
+            await leader.server.close()
+            leader.port = await leader.server.start("127.0.0.1", 0, files)
+            follower.leader = Leader(False, leader.address)
+            assert await status() == 200
+
+    serve(test, Replica(), Replica(), tls=files)
+
+
+def test_a_renewed_certificate_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.05)
+
     async def main() -> None:
         files = a_certificate(tmp_path)
         context = server_context(files)
@@ -318,7 +353,7 @@ def test_a_renewed_certificate_is_taken_up(tmp_path: Path) -> None:
             lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context
         )
         port = server.sockets[0].getsockname()[1]
-        task = asyncio.create_task(keep_fresh(context, files, interval=0.05))
+        task = asyncio.create_task(keep_fresh(context, files))
         old = await served_certificate(port)
         files.certificate.write_text("half-written")
         await asyncio.sleep(0.2)
