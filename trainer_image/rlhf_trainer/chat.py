@@ -125,15 +125,20 @@ class Chat:
         from rlhf_trainer.evaluate import end_tokens
 
         ends = end_tokens(self.tokenizer, self.model)
-        feed, cache = torch.tensor([list(prompt)], device=self.device), None
+        row = list(prompt)
+        feed, cache = torch.tensor([row], device=self.device), None
         limit = context_length(self.model.config) or sys.maxsize
         for _ in range(min(self.max_new_tokens, limit - len(prompt))):
-            out: Any = self.model(feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, token = out.past_key_values, self._pick(out.logits[0, -1].float().cpu())
+            kept = {} if cache is None else {"past_key_values": cache}
+            out: Any = self.model(feed, use_cache=True, logits_to_keep=1, **kept)
+            cache = getattr(out, "past_key_values", None)
+            token = self._pick(out.logits[0, -1].float().cpu())
             if token in ends:
                 return
             yield token
-            feed = torch.tensor([[token]], device=self.device)
+            row.append(token)
+            # Mamba, RWKV and the first GPT give no such cache: they read the whole row again.
+            feed = torch.tensor([row if cache is None else [token]], device=self.device)
 
     def _pick(self, logits_V: torch.Tensor) -> int:
         if self.temperature == 0:

@@ -60,7 +60,7 @@ class ReservedLayer(CacheLayerMixin):  # type: ignore[misc]
     def drop_row(self, row: int) -> None:
         """Give the row's place to the last row."""
         last = self.rows - 1
-        if row != last:
+        if row != last and self.is_initialized:
             end = self.used
             self.keys[row, :, self.first : end] = self.keys[last, :, self.first : end]
             self.values[row, :, self.first : end] = self.values[last, :, self.first : end]

@@ -1,8 +1,11 @@
 """Generation with the training model itself: packed prompts, a reserved cache, no finished rows.
 
 Sequences that ended leave the batch, so that a batch of uneven responses costs what its tokens
-cost. There is no collective in here: ranks may generate for different times, as long as weights
-are whole on each of them (`Engine.gathered`).
+cost. A model that keeps something else than keys and values (state-space and other recurrent
+layers) reads its rows anew for each token: slow, and right.
+
+There is no collective in here: ranks may generate for different times, as long as weights are whole
+on each of them (`Engine.gathered`).
 
 Shapes: B rows that still grow, T response tokens, C columns of the cache, V vocabulary.
 """
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_trainer.lora import plain_model
 from rlhf_trainer.rollout.cache import ReservedCache
 from rlhf_trainer.rollout.sampling import Responses, Sampling, sample
 from rlhf_trainer.sequences import ATTENTION, model_inputs, pack_rows
@@ -50,14 +54,15 @@ def generate(
     if temperature > 0 and generator is None:
         raise ValueError("sampling needs a generator: only temperature 0 goes without")
     sampling = Sampling(temperature, top_k, top_p)
+    ends = frozenset(eos_token_ids)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     size = rows_at_once or max(len(prompts), 1)
     tokens: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     with _evaluating(model):
+        kind = _Batch if _takes_the_cache(model) else _WholeRows
         for turn in (order[i : i + size] for i in range(0, len(order), size)):
-            batch = _Batch(model, [prompts[i] for i in turn], max_new_tokens, pad_token_id)
-            ends = frozenset(eos_token_ids)
+            batch = kind(model, [prompts[i] for i in turn], max_new_tokens, pad_token_id)
             answers = batch.run(sampling, uniform[turn], ends, min_new_tokens)
             for i, (answer, ended) in zip(turn, answers, strict=True):
                 tokens[i], finished[i] = answer, ended
@@ -170,6 +175,41 @@ class _Batch:
         self.seen_BC, self.position_B = self.seen_BC[keep], self.position_B[keep]
         self.cache.narrow(self.width - max(len(self.prompts[i]) for i in self.owner))
         return tokens_B[keep]
+
+
+class _WholeRows(_Batch):
+    """Rows of a model that our cache does not serve: without one, all of a row is read again."""
+
+    def _prefill(self) -> Tensor:
+        self.rows = [list(prompt) for prompt in self.prompts]
+        return self._next_logits()
+
+    def _decode(self, tokens_B: Tensor, step: int) -> Tensor:
+        for owner, token in zip(self.owner, tokens_B.tolist(), strict=True):
+            self.rows[owner].append(token)
+        return self._next_logits()
+
+    def _next_logits(self) -> Tensor:
+        """Logits of the next token (B, V). Pads are to the right, where nothing real reads them."""
+        packed = pack_rows([self.rows[owner] for owner in self.owner], self.device)
+        inputs, _ = model_inputs(packed, is_packable=False)
+        logits_BTV: Tensor = self.model(**inputs).logits
+        last_B = torch.tensor(packed.lengths, device=self.device) - 1
+        return logits_BTV[torch.arange(len(last_B), device=self.device), last_B]
+
+
+def _takes_the_cache(model: Any) -> bool:
+    """By trial: whether the model writes to our cache. Some (Jamba, LFM2) refuse it; others (Mamba,
+    RWKV) know their state by another name, and would see the newest token alone."""
+    plain = plain_model(model)
+    if getattr(plain, "_is_stateful", False):
+        return False
+    trial = _Batch(model, [[0, 0]], 2, 0)
+    try:
+        trial._decode(trial._prefill().argmax(-1), 0)
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError):
+        return False
+    return trial.cache.layers[0].used == trial.width + 1
 
 
 def _uniform_numbers(

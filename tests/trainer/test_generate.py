@@ -1,0 +1,79 @@
+"""The native sampler against the model itself, read from the start for each token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rlhf_trainer.chat import Chat
+from rlhf_trainer.rollout.native import generate
+from trainer_pod import TINY, write_model
+
+TINY_STATE = {"hidden_size": 32, "num_hidden_layers": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": TINY["llama"],
+    "mistral": {**TINY["mistral"], "sliding_window": 6},
+    "mamba": {**TINY_STATE, "state_size": 4},
+    "rwkv": {**TINY_STATE, "attention_hidden_size": 32},
+    "lfm2": {**TINY["llama"], "layer_types": ["conv", "full_attention"]},
+    "openai-gpt": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+}
+PROMPTS = [[1, *range(40, 140, 10)], [1, 41, 51], [1, *range(42, 102, 10)]]
+NEW = 12
+
+
+def one_by_one(model: Any, prompt: list[int], ends: list[int]) -> list[int]:
+    """The likeliest tokens, each from a whole row without a cache."""
+    row = list(prompt)
+    while len(row) < len(prompt) + NEW and row[-1] not in ends:
+        with torch.no_grad():
+            logits_TV = model(torch.tensor([row]), use_cache=False).logits[0]
+        row.append(int(logits_TV[-1].argmax()))
+    return row[len(prompt) :]
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models whose attention and states tell: those of a fresh model hardly reach its logits."""
+    from transformers import AutoModelForCausalLM
+
+    written = {}
+    for family, settings in FAMILIES.items():
+        path = write_model(tmp_path_factory.mktemp(family), family, **settings)
+        model = AutoModelForCausalLM.from_pretrained(path)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and not name.endswith(("A_log", "conv1d.weight")):
+                parameter.data.mul_(6)
+        model.save_pretrained(path)
+        written[family] = path
+    return written
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_likeliest_answers_are_those_of_the_model_without_a_cache(
+    family: str, zoo: dict[str, Path]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(zoo[family]).eval()
+    free = [one_by_one(model, prompt, []) for prompt in PROMPTS]
+    ends = [free[1][4]]  # at least one row is done before the others
+    found = generate(
+        model, PROMPTS, max_new_tokens=NEW, temperature=0, eos_token_ids=ends, pad_token_id=0
+    )
+    assert found.tokens == [one_by_one(model, prompt, ends) for prompt in PROMPTS]
+    assert found.finished[1]
+
+
+@pytest.mark.parametrize("family", ["mamba", "openai-gpt"])
+def test_one_can_talk_to_a_model_that_gives_no_cache(family: str, zoo: dict[str, Path]) -> None:
+    chat = Chat(zoo[family], max_new_tokens=NEW)
+    said = "".join(chat.answer("hello"))
+    prompt = chat.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello"}], add_generation_prompt=True, return_dict=False
+    )
+    tokens = one_by_one(chat.model, prompt, [2])
+    whole = chat.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert said == whole.rstrip("\ufffd")
