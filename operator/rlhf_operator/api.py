@@ -102,7 +102,7 @@ class Api:
         on_request: Callable[[str, str, int], None] = lambda verb, path, code: None,
     ) -> Api:
         """By KUBECONFIG or ~/.kube/config, else as the pod that this process runs in."""
-        settings = Configuration()
+        settings = client_settings()
         with warnings.catch_warnings():  # in a pod it says that this might not work
             warnings.filterwarnings("ignore", "kube_config_path not provided")
             await config.load_config(client_configuration=settings)
@@ -280,6 +280,13 @@ class Api:
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from None
         finally:
             self._on_request(method, label, code)
+
+
+def client_settings() -> Configuration:
+    """Settings without a most of connections, which are 100 by default: each watch and each log
+    that is followed holds one for ever, and at the most of them every request would wait in vain.
+    """
+    return Configuration(connection_pool_maxsize=0)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -14,8 +14,8 @@ from rlhf_cli.failures import UNAVAILABLE, Failure
 
 try:
     from kubernetes.aio import config
-    from kubernetes.aio.client import ApiClient, Configuration
-    from rlhf_operator.api import Api
+    from kubernetes.aio.client import ApiClient
+    from rlhf_operator.api import Api, client_settings
 except ModuleNotFoundError as error:
     raise Failure(
         f"commands that talk to a cluster need the package {error.name}",
@@ -52,7 +52,7 @@ class Access(NamedTuple):
 @asynccontextmanager
 async def connected(access: Access) -> AsyncIterator[ClusterTarget]:
     """The jobs of one namespace. Raises Failure."""
-    settings = Configuration()
+    settings = client_settings()
     if not access.kubeconfig and not _has_kubeconfig() and os.path.exists(OF_THE_POD):
         namespace = _of_the_pod(settings)
     else:
