@@ -78,6 +78,7 @@ class Engine:
             fused=True,
         )
         config = deepspeed_config(settings, ranks, parameters)
+        ranks.barrier()  # slow disks let ranks come minutes apart, and DeepSpeed's collectives fail
         with no_prints():
             engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         if ranks.world_size == 1:
