@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -275,6 +276,17 @@ def test_labelled_answers_and_texts(tokenizer: Any) -> None:
     text = encode_text(tokenizer, PlainText("a:1", "Es war 一次"), 999)
     assert tokenizer.decode(text.tokens).endswith(f"Es war 一次{END}")
     assert all(text.loss_mask)
+
+
+def test_rows_share_their_token_ids_so_that_a_million_rows_fit(tokenizer: Any) -> None:
+    wide = deepcopy(tokenizer)
+    wide.add_tokens([f"<{number}>" for number in range(300)])
+    turns = (Message("user", "<298>"), Message("assistant", "<299>"))
+    dialogues = [encode_dialogue(wide, Dialogue("a:1", turns), 999) for _ in range(2)]
+    texts = [encode_text(wide, PlainText("a:1", "<299>"), 999) for _ in range(2)]
+    for first, second in (dialogues, texts):
+        assert max(first.tokens) > 256  # smaller ones Python itself shares
+        assert all(a is b for a, b in zip(first.tokens, second.tokens, strict=True))
 
 
 def test_what_cannot_be_encoded_is_settled_as_the_source_says(

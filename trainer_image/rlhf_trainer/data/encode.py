@@ -16,7 +16,7 @@ from rlhf_api.data import DataSource
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
-from rlhf_trainer.data.rendering import Piece, pieces_of, rendered, tokenised
+from rlhf_trainer.data.rendering import Piece, pieces_of, rendered, shared, tokenised
 from rlhf_trainer.data.turns import Turns
 from rlhf_trainer.errors import BadData
 
@@ -151,7 +151,7 @@ def encode_text(
     overlong: Overlong = "refuse",
 ) -> Encoded:
     """Plain text with BOS where the tokenizer has the habit, and EOS; all of it counts."""
-    tokens: list[int] = tokenizer(plain.text)["input_ids"]
+    tokens = shared(tokenizer(plain.text)["input_ids"])
     if tokens[-1:] != [tokenizer.eos_token_id]:
         tokens = [*tokens, int(tokenizer.eos_token_id)]
     if len(tokens) > max_length:
