@@ -129,7 +129,7 @@ class Chat:
         feed, cache = torch.tensor([row], device=self.device), None
         limit = context_length(self.model.config) or sys.maxsize
         for _ in range(min(self.max_new_tokens, limit - len(prompt))):
-            kept = {} if cache is None else {"past_key_values": cache}
+            kept: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
             out: Any = self.model(feed, use_cache=True, logits_to_keep=1, **kept)
             cache = getattr(out, "past_key_values", None)
             token = self._pick(out.logits[0, -1].float().cpu())
