@@ -48,8 +48,7 @@ class Forwarder:
         self._options: dict[str, Any] = {}
         if tls:
             self.trust(tls)
-        timeout = aiohttp.ClientTimeout(total=FORWARD_SECONDS)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession()
         self._free = asyncio.Semaphore(CONCURRENT_FORWARDS)
 
     def trust(self, tls: TLSFiles) -> None:
@@ -62,6 +61,7 @@ class Forwarder:
         headers = {"Authorization": f"Bearer {token}", FORWARDED: "1"}
         try:
             async with (
+                asyncio.timeout(FORWARD_SECONDS),  # with the wait for a turn, or they pile up
                 self._free,
                 self._session.post(
                     url, data=body, headers=headers, allow_redirects=False, **self._options

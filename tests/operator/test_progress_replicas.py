@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 from certificates import a_certificate
 from progress_tokens import UID, a_token, the_review
-from rlhf_operator import tls
+from rlhf_operator import progress_forward, tls
 from rlhf_operator.controller import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
-from rlhf_operator.progress_forward import Leader, address_in
+from rlhf_operator.progress_forward import Forwarder, Leader, address_in
 from rlhf_operator.progress_server import ProgressServer
 from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
 
@@ -371,3 +371,23 @@ async def served_certificate(port: int) -> str:
     import ssl
 
     return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+
+
+def test_reports_do_not_pile_up_before_a_leader_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress_forward, "CONCURRENT_FORWARDS", 1)
+    monkeypatch.setattr(progress_forward, "FORWARD_SECONDS", 0.3)
+
+    async def main() -> None:
+        hung = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        host, port = hung.sockets[0].getsockname()
+        forwarder = Forwarder(None)
+        began = time.monotonic()
+        sent = [forwarder.send(f"{host}:{port}", PATH, a_token(), b"{}") for _ in range(20)]
+        assert await asyncio.gather(*sent) == [None] * 20
+        assert time.monotonic() - began < 3
+        await forwarder.close()
+        hung.close()
+
+    asyncio.run(main())
