@@ -108,6 +108,8 @@ class ProgressServer:
         report = parse_report(await _body(request))
         if report is None:
             raise web.HTTPBadRequest(text="the body is no trainerStatus")
+        if not self._leader().is_here:  # what is kept was cleared as the term ended
+            raise web.HTTPServiceUnavailable(text="this replica has just lost the lead")
         key = JobKey(reporter.namespace, reporter.job)
         self._take(key, reporter.stage, reporter.attempt, report)
         return web.Response()

@@ -391,3 +391,21 @@ def test_reports_do_not_pile_up_before_a_leader_that_hangs(
         hung.close()
 
     asyncio.run(main())
+
+
+def test_a_report_that_outlives_the_term_in_which_it_came_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = Replica()
+
+    async def lose_the_lease(body: dict[str, Any]) -> dict[str, Any]:
+        replica.leader = Leader(is_here=False)
+        return the_review(body["spec"]["token"])
+
+    monkeypatch.setattr(replica.server._verifier, "_create_review", lose_the_lease)
+
+    async def test(replica: Replica) -> None:
+        assert await post(replica) == 503
+        assert replica.taken == []
+
+    serve(test, replica)
