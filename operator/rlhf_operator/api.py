@@ -264,10 +264,11 @@ class Api:
     ) -> aiohttp.ClientResponse:
         headers = {"Content-Type": content_type, "Accept": accept, "User-Agent": self._agent}
         client = self._client
-        await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         code = 0
         try:
+            # Now and then this reads the token anew from its file.
+            await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
             answer = await client.rest_client.request(
                 method, url, headers=headers, body=body, _request_timeout=limits
             )
@@ -276,7 +277,7 @@ class Api:
             if code < 300:
                 return response
             raise _error(code, _decoded(await response.read()))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, config.ConfigException) as error:
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from None
         finally:
             self._on_request(method, label, code)

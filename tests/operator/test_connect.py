@@ -12,9 +12,11 @@ import pytest
 import yaml
 from aiohttp import web
 from kubernetes.aio import config
-from kubernetes.aio.client import Configuration
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException
 from rlhf_cli.targets.connection import Access, connected
-from rlhf_operator.api import Api, Resource
+from rlhf_operator.api import Api, ApiError, Resource
+from rlhf_operator.watches import PODS
 
 MANY = 130
 """Watches of 20 namespaces, or logs of a gang that are followed."""
@@ -29,6 +31,23 @@ def test_in_a_pod_it_takes_the_pods_own_access_without_a_warning(
     monkeypatch.setattr(config, "KUBE_CONFIG_DEFAULT_LOCATION", "/tmp/.kube/nowhere")
     monkeypatch.setattr(config, "load_incluster_config", access_of_the_pod)
     assert asyncio.run(host()) == "https://10.0.0.1:443"
+
+
+@pytest.mark.parametrize("error", [OSError("input/output error"), ConfigException("it is empty")])
+def test_a_token_that_cannot_be_read_anew_is_an_error_of_one_request(error: Exception) -> None:
+    async def main() -> None:
+        settings = Configuration(host="https://10.0.0.1", api_key={"BearerToken": "bearer old"})
+
+        def refresh(_: Configuration) -> None:
+            raise error
+
+        settings.refresh_api_key_hook = refresh
+        api = Api(ApiClient(settings))
+        with pytest.raises(ApiError, match=str(error)):
+            await api.get(PODS, "team", "p")
+        await api.close()
+
+    asyncio.run(main())
 
 
 async def host() -> str:
