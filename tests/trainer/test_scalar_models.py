@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,54 @@ def test_a_reward_model_loads_as_a_sequence_classifier(
     torch.testing.assert_close(theirs_B.squeeze(-1), scores_BT[:, -1])
     assert load_statistics(tmp_path) == {"mean": 0.5, "std": 2.0, "count": 10}
     assert load_statistics(models[family]) is None
+
+
+PROJECTED = {
+    "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False,
+}  # fmt: skip
+
+
+def beside_a_vision_model(path: Path) -> Path:
+    """A tiny Gemma 3 as AutoModelForCausalLM loads it: its text part is nested in its config."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    text = {**TINY["llama"], "head_dim": 8, "vocab_size": VOCABULARY, "pad_token_id": 0}
+    seeing = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "image_size": 28,
+        "num_attention_heads": 2, "patch_size": 14,
+    }  # fmt: skip
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config=seeing, mm_tokens_per_image=4
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("pads_with_eos", [False, True])
+@pytest.mark.parametrize("kind", ["projected", "beside a vision model"])
+def test_a_model_whose_width_is_not_in_its_config_can_be_a_reward_model(
+    kind: str, pads_with_eos: bool, tokenizer: Any, tmp_path: Path
+) -> None:
+    """OPT-350M projects its last hidden states; of Gemma 3, the text part has a width."""
+    from transformers import AutoModelForSequenceClassification
+
+    if kind == "projected":
+        path = write_model(tmp_path / "model", "opt", **PROJECTED)
+    else:
+        path = beside_a_vision_model(tmp_path / "model")
+    tokenizer = copy.deepcopy(tokenizer)
+    if pads_with_eos:  # a pad token is added, with a row of the embedding
+        tokenizer.add_special_tokens({"pad_token": "<|eos|>"})
+    model = new_scalar(path).eval()
+    save_scalar(model, tokenizer, tmp_path / "saved")
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    with torch.no_grad():
+        scores_BT = model(IDS)
+        again_BT = load_scalar(tmp_path / "saved").eval()(IDS)
+        torch.testing.assert_close(again_BT, scores_BT, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(theirs(IDS).logits.squeeze(-1), scores_BT[:, -1])
 
 
 def test_a_fresh_head_is_drawn_with_variance_one_over_width_plus_one_or_zero(

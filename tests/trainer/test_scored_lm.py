@@ -117,6 +117,26 @@ def test_a_model_that_does_more_to_its_logits_is_left_to_do_it(
         torch.testing.assert_close(other(batch()), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_trunk_that_is_not_where_its_class_says_is_found() -> None:
+    """The text model of Llama 4."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "llama4_text", **TINY["llama"], vocab_size=VOCABULARY, head_dim=8, num_local_experts=2,
+        intermediate_size_mlp=48, attention_chunk_size=4, pad_token_id=0,
+    )  # fmt: skip
+    plain = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        expected = [
+            packed_logprobs(
+                plain(torch.tensor([p + r])).logits[0, len(p) - 1 : -1], torch.tensor(r)
+            )
+            for p, r in zip(PROMPTS, RESPONSES, strict=True)
+        ]
+        found = ScoredLM(plain)(batch())[0]
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
 def test_a_rank_without_rows_gives_a_loss_of_0_that_hangs_on_the_graph(
     models: Mapping[str, Path],
 ) -> None:

@@ -79,6 +79,12 @@ def input_of(run: StageRun, role: str) -> Input:
     return source
 
 
+def trunk_of(model: PreTrainedModel) -> Any:
+    """The model below its head. A Llama 4 has it by another name than it says in its class."""
+    trunk = model.base_model
+    return getattr(model, "model", model) if trunk is model else trunk
+
+
 def without_dropout(model: Any) -> Any:
     """The same model with every dropout at 0: else PPO's ratio is not 1 at its first step."""
     for name in DROPOUTS:

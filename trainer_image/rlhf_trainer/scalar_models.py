@@ -154,7 +154,8 @@ def _classifier_config(config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     config.num_labels = 1
     for part in (config, config.get_text_config()):
         part.pad_token_id = tokenizer.pad_token_id
-        part.vocab_size = max(part.vocab_size, int(tokenizer.pad_token_id or 0) + 1)
+        if hasattr(part, "vocab_size"):  # not beside a vision model, where the text part has it
+            part.vocab_size = max(part.vocab_size, int(tokenizer.pad_token_id or 0) + 1)
     config.architectures = [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].__name__]
     return config
 
@@ -174,4 +175,6 @@ def _with_rows(weight_VH: Tensor, rows: int) -> Tensor:
 
 
 def _width(config: Any) -> int:
-    return int(config.hidden_size)
+    """Of the trunk's last hidden states: OPT-350M projects them to the width of its embeddings."""
+    text = config.get_text_config()
+    return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)

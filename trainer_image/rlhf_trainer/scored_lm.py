@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.lora import plain_model
+from rlhf_trainer.models import trunk_of
 from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows, packed_hidden
 
 LOGITS_AT_ONCE: Final = 1 << 26
@@ -83,10 +84,10 @@ class ScoredLM(nn.Module):
         does more to them than its head does."""
         plain = plain_model(self.lm)
         if self.splits:
-            hidden_TH = packed_hidden(plain.base_model, batch.packed, self.is_packable)
+            hidden_TH = packed_hidden(trunk_of(plain), batch.packed, self.is_packable)
             return hidden_TH[batch.positions], None
         inputs, real_BT = model_inputs(batch.packed, self.is_packable)
-        with _last_hidden(plain.base_model) as seen:
+        with _last_hidden(trunk_of(plain)) as seen:
             if real_BT is None:
                 inputs["logits_to_keep"] = batch.positions
                 kept_NV: Tensor = plain(**inputs).logits[0]
@@ -146,7 +147,7 @@ def _is_trunk_and_head(model: Any) -> bool:
     was_training = model.training
     model.eval()
     try:
-        hidden_BTH = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden_BTH = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         logits_BTV = model(input_ids=ids, use_cache=False).logits
         return torch.equal(model.get_output_embeddings()(hidden_BTH), logits_BTV)
     except (AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError):

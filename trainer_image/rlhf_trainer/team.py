@@ -24,7 +24,7 @@ from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.installed import refuse_missing
 from rlhf_trainer.lora import add_lora
-from rlhf_trainer.models import load_policy, without_dropout
+from rlhf_trainer.models import load_policy, trunk_of, without_dropout
 from rlhf_trainer.reward_sources import (
     WeightedSum,
     foreign_tokenizer,
@@ -199,7 +199,7 @@ def _critic_source(session: Session, config: PPOStage) -> Path | None:
 def _critic_model(session: Session, config: PPOStage, kind: str) -> ScalarHeadModel:
     dtype = model_dtype(config, session.ranks)
     if kind == "fresh":
-        trunk = load_policy(session.run, dtype=dtype).base_model
+        trunk = trunk_of(load_policy(session.run, dtype=dtype))
         model = scalar_from_trunk(trunk, seed=session.run.seed, dtype=dtype, head="zero")
     else:
         path = _critic_source(session, config)

@@ -29,7 +29,7 @@ from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import ranked_loss, reward_pair_loss
-from rlhf_trainer.models import load_policy
+from rlhf_trainer.models import load_policy, trunk_of
 from rlhf_trainer.scalar_models import (
     REWARD_STATISTICS,
     ScalarHeadModel,
@@ -54,7 +54,7 @@ def train(session: Session) -> StageResult:
         write_left_out(Path(run.output), rows)
 
     dtype = model_dtype(config, ranks)
-    trunk = load_policy(run, dtype=dtype).base_model.to(ranks.device)
+    trunk = trunk_of(load_policy(run, dtype=dtype)).to(ranks.device)
     refuse_without_classifier(trunk.config)
     is_packable = pack(trunk)
     model = scalar_from_trunk(trunk, seed=run.seed, dtype=dtype)
