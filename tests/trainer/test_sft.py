@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from rlhf_trainer.checkpoint import verify
+from rlhf_trainer.data.encode import Encoded
+from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.stages import sft
 from trainer_pod import TINY, Pod, sft_rows
 
@@ -138,6 +140,32 @@ def test_where_the_best_weights_are_damaged_the_last_ones_are_handed_on_with_the
     evaluated = {m["step"]: m["metrics"]["eval/loss"] for m in in_pod.metrics(run)[:-1]}
     assert min(evaluated.values()) < evaluated[6] - 0.1
     assert result.metrics["eval/loss"] == pytest.approx(evaluated[6], rel=1e-5)
+
+
+def test_held_out_rows_are_laid_out_one_micro_batch_at_a_time(
+    in_pod: Pod, open_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once, those of a large data set would fill a GPU."""
+    laid, seen = [], []
+
+    def laying(rows: Any, device: Any) -> Any:
+        laid.append(rows)
+        return pack_rows(rows, device)
+
+    class Untrained:
+        module = torch.nn.Identity()
+
+        def __call__(self, batch: Any, figures: Any) -> Any:
+            seen.append(len(laid))
+            return torch.zeros(len(batch.targets)), torch.zeros(len(batch.targets))
+
+    session = open_session(in_pod.stage_run("sft", settings(in_pod)))
+    rows = [Encoded(f"a:{i}", [1, 2, 3] * 20, [True] * 60) for i in range(12)]
+    monkeypatch.setattr(sft, "pack_rows", laying)
+    task = sft._Task(session, session.config, rows, rows, 1, is_packable=True)
+    task.evaluate(Untrained())
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) > 3
 
 
 def test_accuracy_and_loss_are_those_of_the_held_out_rows(in_pod: Pod, open_session: Any) -> None:

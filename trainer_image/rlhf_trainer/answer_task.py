@@ -7,7 +7,7 @@ micro-batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -84,7 +84,7 @@ class AnswerTask(ABC, Generic[E, M]):
         seed = self.session.run.seed
         size = self.settings.global_batch_size
         chosen = global_batch(len(self.train), size, seed, step)
-        mine = self.micro_batches("train", chosen)
+        mine = list(self.micro_batches("train", chosen))
         lengths = [micro_batch.rows.packed.lengths for micro_batch in mine]
         tokens = sum(map(sum, lengths))
         cells = tokens if self.is_packable else sum(map(padded_cells, lengths))
@@ -96,21 +96,21 @@ class AnswerTask(ABC, Generic[E, M]):
         if not self.heldout:
             return {}
         engine.module.eval()
-        mine = self.micro_batches("heldout", range(len(self.heldout)))
         parts = []
-        for micro_batch in mine:
+        for micro_batch in self.micro_batches("heldout", range(len(self.heldout))):
             loss, figures = self.contribution(engine, micro_batch)
             named = {name: figures[figure] for figure, name in self.evaluated.items()}
             parts.append({"eval/loss": loss, **named})
         return mean_over_ranks(self.session, parts, list(parts[0]))
 
-    def micro_batches(self, split: Split, chosen: Sequence[int]) -> list[M]:
-        """This rank's micro-batches of the chosen examples; on all ranks equally many."""
+    def micro_batches(self, split: Split, chosen: Sequence[int]) -> Iterable[M]:
+        """This rank's micro-batches of the chosen examples; on all ranks equally many. Each is laid
+        out as it is asked for: held-out examples may be many, and need not be there at once."""
         examples = self.train if split == "train" else self.heldout
         lengths = self._lengths[split]
         parts = shares(chosen, lengths, self.settings, self.is_packable, self.session.ranks)
         in_all = [examples[i] for i in chosen]
-        return [self.laid([examples[i] for i in part], in_all) for part in parts]
+        return (self.laid([examples[i] for i in part], in_all) for part in parts)
 
     def rows_of(self, examples: Sequence[Example]) -> AnswerRows:
         """All answers laid end to end; on a rank without examples, a token that counts nowhere."""

@@ -80,10 +80,11 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         return _mismatched(rows.train, longest), _mismatched(rows.heldout, longest)
 
     def micro_batches(self, split: Split, chosen: Sequence[int]) -> list[MicroBatch]:
-        """As ever; all of a step share one z₀."""
+        """As ever; all of a step share one z₀, and the count of good answers."""
         mine = super().micro_batches(split, chosen)
-        baseline = Baseline()
-        baseline.mine = [part._replace(baseline=baseline) for part in mine]
+        examples = self.train if split == "train" else self.heldout
+        good, baseline = sum(examples[i].good for i in chosen), Baseline()
+        baseline.mine = [part._replace(good_in_all=good, baseline=baseline) for part in mine]
         return baseline.mine
 
     def laid(self, examples: Sequence[Judged], in_all: Sequence[Judged]) -> MicroBatch:
@@ -95,7 +96,7 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
             good_B=torch.tensor([example.good for example in examples], device=device),
             examples=tuple(examples),
             answers_in_all=len(in_all),
-            good_in_all=sum(example.good for example in in_all),
+            good_in_all=0,
             baseline=Baseline(),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -63,6 +64,24 @@ def test_packs_hold_each_row_once_within_their_capacity(lengths: list[int], capa
     assert all(sum(lengths[i] for i in part) <= capacity or len(part) == 1 for part in bins)
     used = sum(min(length, capacity) for length in lengths)
     assert len(bins) <= 2 * -(-used // capacity)  # any first-fit fills all bins but one by half
+
+
+@given(LENGTHS, st.integers(10, 80))
+def test_a_row_goes_into_the_first_pack_that_has_room(lengths: list[int], capacity: int) -> None:
+    bins: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fits = [part for part in bins if sum(lengths[k] for k in part) + lengths[i] <= capacity]
+        if not fits:
+            bins.append([])
+        (fits or bins[-1:])[0].append(i)
+    assert pack(range(len(lengths)), lengths, capacity) == bins
+
+
+def test_a_hundred_thousand_held_out_rows_are_packed_in_seconds() -> None:
+    lengths = [20 + i * 7919 % 1500 for i in range(100_000)]
+    began = time.process_time()
+    assert len(pack(range(len(lengths)), lengths, 4096)) < 20_000
+    assert time.process_time() - began < 10  # a minute where each row looks at all packs
 
 
 def test_rows_of_like_length_go_together() -> None:

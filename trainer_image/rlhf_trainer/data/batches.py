@@ -64,14 +64,16 @@ def pack(indices: Sequence[int], lengths: Sequence[int], capacity: int) -> list[
     """
     bins: list[list[int]] = []
     room: list[int] = []
+    place, length = 0, -1
     for i in sorted(indices, key=lambda i: (-lengths[i], i)):
-        place = next((k for k, free in enumerate(room) if free >= lengths[i]), None)
-        if place is None:
-            bins.append([i])
-            room.append(capacity - lengths[i])
-        else:
-            bins[place].append(i)
-            room[place] -= lengths[i]
+        if lengths[i] != length:  # rows of one length: where one had no room, the next has none
+            place, length = 0, lengths[i]
+        place = next((k for k in range(place, len(room)) if room[k] >= length), len(bins))
+        if place == len(bins):
+            bins.append([])
+            room.append(capacity)
+        bins[place].append(i)
+        room[place] -= length
     return bins
 
 

@@ -7,7 +7,7 @@ Shapes: N packed tokens, M tokens that count, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,7 @@ class _Task:
     def batch(self, step: int) -> StepBatch[_MicroBatch]:
         config, seed = self.config, self.session.run.seed
         chosen = global_batch(len(self.train), config.global_batch_size, seed, step)
-        mine = self._micro_batches(self.train, chosen)
+        mine = list(self._micro_batches(self.train, chosen))
         lengths = [m.tokens.packed.lengths for m in mine]
         tokens = sum(map(sum, lengths))
         cells = tokens if self.is_packable else sum(map(padded_cells, lengths))
@@ -118,12 +118,14 @@ class _Task:
         named = ({"eval/loss": p.loss, "eval/accuracy": p.figures["train/accuracy"]} for p in parts)
         return mean_over_ranks(self.session, named, ("eval/loss", "eval/accuracy"))
 
-    def _micro_batches(self, rows: Sequence[Encoded], chosen: Sequence[int]) -> list[_MicroBatch]:
-        """This rank's micro-batches of the chosen rows."""
+    def _micro_batches(
+        self, rows: Sequence[Encoded], chosen: Sequence[int]
+    ) -> Iterator[_MicroBatch]:
+        """This rank's micro-batches of the chosen rows, each laid out as it is asked for."""
         lengths = [len(row.tokens) for row in rows]
         parts = shares(chosen, lengths, self.config, self.is_packable, self.session.ranks)
         tokens_in_all = sum(sum(rows[i].loss_mask[1:]) for i in chosen)
-        return [self._packed([rows[i] for i in part], tokens_in_all) for part in parts]
+        return (self._packed([rows[i] for i in part], tokens_in_all) for part in parts)
 
     def _packed(self, rows: Sequence[Encoded], tokens_in_all: int) -> _MicroBatch:
         device = self.session.ranks.device
