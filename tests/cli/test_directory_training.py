@@ -13,7 +13,7 @@ from a_run_here import RunHere
 from cluster_jobs import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-STEPS = 12
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> RunHere:
     spec = manifest["spec"]
     del spec["evaluation"]
     sft = {"maxSteps": STEPS, "epochs": 20, "checkpointing": {"everySteps": 1}}
-    sft |= {"globalBatchSize": 128, "microBatchSize": 1}  # a second or so for each step
+    sft |= {"globalBatchSize": 64, "microBatchSize": 1}  # half a second or so for each step
     spec["stages"] = {"sft": spec["stages"]["sft"] | sft | {"data": {"source": "sft.jsonl"}}}
     (folder / "job.yaml").write_text(yaml.safe_dump(manifest))
     return made
