@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rlhf_trainer.context import context_length, refuse_beyond_context
+from rlhf_api.run import Input
+from rlhf_trainer.context import context_length, refuse_beyond_context, refuse_unknown_tokens
 from rlhf_trainer.data.answer_rows import AnswerRow
 from rlhf_trainer.data.encode import Answer
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.policy_kl import _with_room
 from rlhf_trainer.prepare import prepare
 from rlhf_trainer.stages import sft
-from trainer_pod import Pod, pair_rows, sft_rows, write_model
+from rlhf_trainer.tokenizers import load_tokenizer
+from trainer_pod import TEMPLATE, Pod, pair_rows, sft_rows, write_model
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 LLAMA3 = {
@@ -126,3 +128,22 @@ def test_prompts_without_room_for_a_response_are_left_out_of_the_kl() -> None:
     rows = [AnswerRow([1] * n, Answer([2], [True])) for n in (3, 4, 5)]
     assert _with_room(rows, 6, 10) == rows[:2]
     assert _with_room(rows, 6, None) == rows
+
+
+def test_a_template_of_tokens_that_the_model_does_not_know_is_refused(in_pod: Pod) -> None:
+    """Somebody added <|im_end|> to the tokenizer, and left the embeddings as they were."""
+    from transformers import AutoConfig
+
+    run = in_pod.stage_run("sft", settings(in_pod))
+    tokenizer = load_tokenizer(run)
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    known = len(tokenizer) - 1
+    AutoConfig.for_model("llama", vocab_size=known).save_pretrained(in_pod.directory / "small")
+    small = run.model_copy(update={"inputs": {"policy": Input(path="small")}})
+    refuse_unknown_tokens(small, tokenizer)  # no dialogue holds it
+    tokenizer.chat_template = TEMPLATE.replace("eos_token", "'<|im_end|>'")
+    refuse_unknown_tokens(run, tokenizer)  # whose model has rows to spare
+    with pytest.raises(ConfigurationError) as refused:
+        refuse_unknown_tokens(small, tokenizer)
+    assert f"ends a turn with <|im_end|>, which is token {known}" in str(refused.value)
+    assert f"embeddings of {known} tokens alone" in str(refused.value)

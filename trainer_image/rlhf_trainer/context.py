@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rlhf_api.run import StageRun
 from rlhf_api.stages import AnyStage, PPOStage
 
+from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LENGTH_FIELDS: Final = ("max_position_embeddings", "max_seq_len", "seq_length")
 
@@ -55,6 +59,25 @@ def refuse_beyond_context(run: StageRun) -> None:
             )
     if wrong:
         raise ConfigurationError("\n".join(wrong))
+
+
+def refuse_unknown_tokens(run: StageRun, tokenizer: PreTrainedTokenizerBase) -> None:
+    """ConfigurationError where the chat template writes tokens that the model has no embedding of.
+
+    Those that no dialogue holds may be more: Gemma 3's tokenizer has one for its images.
+    """
+    from rlhf_trainer.models import model_config
+
+    rows = getattr(model_config(_policy(run)).get_text_config(), "vocab_size", None)
+    written = end_token_ids(tokenizer)
+    if rows is None or max(written) < rows:
+        return
+    token = tokenizer.convert_ids_to_tokens(max(written))
+    raise ConfigurationError(
+        f"the chat template ends a turn with {token}, which is token {max(written)}, and "
+        f"{run.model.source} has embeddings of {rows} tokens alone; use the tokenizer that belongs "
+        "to the model (spec.model.tokenizer), or a chat template of its tokens"
+    )
 
 
 def _wrong(run: StageRun, name: str, stage: AnyStage) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rlhf_api.run import StageRun
 from rlhf_api.stages import AnyStage
 
 from rlhf_trainer.checkpoint import Checkpointer
-from rlhf_trainer.context import refuse_beyond_context
+from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens
 from rlhf_trainer.data.digests import refuse_changed_sources
 from rlhf_trainer.disk import open_disk
 from rlhf_trainer.guards import Guard
@@ -66,6 +66,7 @@ class Session:
         ranks.on_main(lambda: refuse_beyond_context(run))
         os.makedirs(run.output, exist_ok=True)
         tokenizer = load_tokenizer(run)
+        ranks.on_main(lambda: refuse_unknown_tokens(run, tokenizer))
         guard.listen()
         return cls(
             run=run,

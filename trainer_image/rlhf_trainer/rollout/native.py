@@ -209,7 +209,7 @@ def _takes_the_cache(model: Any) -> bool:
         trial._decode(trial._prefill().argmax(-1), 0)
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError):
         return False
-    return bool(trial.cache.layers[0].used == trial.width + 1)
+    return int(trial.cache.layers[0].used) == trial.width + 1
 
 
 def _uniform_numbers(
