@@ -12,10 +12,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+from rlhf_trainer.errors import Transient, first_line
 from rlhf_trainer.ranks import cpu_threads
-from rlhf_trainer.run_stage import run_stage
+from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
+
+GATHER_WITHIN: Final = 900
+"""Seconds that pods of a gang wait for each other."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_agent(options: argparse.Namespace) -> int:
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -54,7 +59,7 @@ def _run_agent(options: argparse.Namespace) -> int:
         run_id="rlhf",
         rdzv_backend="static",
         rdzv_endpoint=f"{options.master_addr}:{options.master_port}",
-        rdzv_configs={"rank": options.node_rank, "timeout": 900},
+        rdzv_configs={"rank": options.node_rank, "timeout": GATHER_WITHIN},
         max_restarts=0,
         signals_to_handle="SIGUSR2",  # never sent: SIGTERM is for the ranks, see below
         shutdown_timeout=30,
@@ -66,6 +71,11 @@ def _run_agent(options: argparse.Namespace) -> int:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         return _exit_code(error)
+    except DistError as error:  # some pods are not there: their images may still be pulled
+        result = failure(Transient(f"not all pods of the gang have met: {first_line(error)}"))
+        write_termination_message(result)
+        print(result.message, file=sys.stderr)
+        return result.exit_code
     return 0
 
 
