@@ -4,8 +4,7 @@ VENV ?= .venv
 # Test files that run at once: one more than two cores, as tests also wait (23 minutes for 26).
 WORKERS ?= 3
 BIN := $(VENV)/bin
-# 20,000 modules, most of which nobody imports: Python compiles each at its first import.
-PIP := pip install --quiet --no-compile -c constraints.txt
+PIP := pip install --quiet -c constraints.txt
 READY := $(VENV)/.ready
 # The environment of the tests with vLLM: the one above, and what vLLM needs.
 VLLM_VENV := $(VENV)-vllm

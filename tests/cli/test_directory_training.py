@@ -45,7 +45,7 @@ def test_data_that_is_mended_is_tried_again_and_seen_from_another_terminal(
     assert "sft.jsonl:201" in said
     data.write_text(rows)
     process = training.start("retry", "--dir", "run")
-    wait_until(lambda: training.stage("sft").get("saved"), timeout=60)
+    wait_until(lambda: training.stage("sft").get("saved"), timeout=120)
     follower = training.start("logs", "-f", "--rank", "0", "--dir", "run")
     watcher = training.start("watch", "--dir", "run")
     looks = {name: training.start(name, "--dir", "run") for name in ("describe", "events")}
