@@ -61,15 +61,19 @@ def refuse_beyond_context(run: StageRun) -> None:
         raise ConfigurationError("\n".join(wrong))
 
 
+def vocabulary(path: Path) -> int | None:
+    """Tokens that the model in a folder has an embedding of; None where its config names none."""
+    from rlhf_trainer.models import model_config
+
+    return getattr(model_config(path).get_text_config(), "vocab_size", None)
+
+
 def refuse_unknown_tokens(run: StageRun, tokenizer: PreTrainedTokenizerBase) -> None:
     """ConfigurationError where the chat template writes tokens that the model has no embedding of.
 
     Those that no dialogue holds may be more: Gemma 3's tokenizer has one for its images.
     """
-    from rlhf_trainer.models import model_config
-
-    rows = getattr(model_config(_policy(run)).get_text_config(), "vocab_size", None)
-    written = end_token_ids(tokenizer)
+    rows, written = vocabulary(_policy(run)), end_token_ids(tokenizer)
     if rows is None or max(written) < rows:
         return
     token = tokenizer.convert_ids_to_tokens(max(written))

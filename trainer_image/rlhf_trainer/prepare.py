@@ -13,7 +13,7 @@ from rlhf_api.sources import SourceRef, uris
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
 
-from rlhf_trainer.context import refuse_beyond_context
+from rlhf_trainer.context import refuse_beyond_context, vocabulary
 from rlhf_trainer.data.digests import path_of, source_digest, sources_of
 from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
@@ -150,11 +150,12 @@ def _check_rows(run: StageRun) -> list[str]:
 
     found: list[str] = []
     problems: list[str] = []
-    tokenizer, vocabulary = load_tokenizer(run), _vocabulary(run)
+    tokenizer = load_tokenizer(run)
+    known = vocabulary(path_of(run.model.source, run.paths))
     for field, read in _readers(run, tokenizer).items():
         try:
             rows = read()
-            _refuse_unknown_tokens(rows, tokenizer, vocabulary)
+            _refuse_unknown_tokens(rows, tokenizer, known)
             found.append(f"{field} {len(rows.train)} + {len(rows.heldout)} rows")
         except BadData as error:
             problems.append(f"spec.{field}: {error}")
@@ -163,23 +164,17 @@ def _check_rows(run: StageRun) -> list[str]:
     return found
 
 
-def _vocabulary(run: StageRun) -> int:
-    """Tokens that the model has an embedding of."""
-    from rlhf_trainer.models import model_config
-
-    config = model_config(path_of(run.model.source, run.paths))
-    return int(config.get_text_config().vocab_size)
-
-
-def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, vocabulary: int) -> None:
+def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, known: int | None) -> None:
     """A tokenizer of another model may know more tokens: training would end in an index error."""
+    if known is None:
+        return
     for row in (*rows.train, *rows.heldout):
         largest = max(tokens_of_row(row), default=0)
-        if largest >= vocabulary:
+        if largest >= known:
             token = tokenizer.convert_ids_to_tokens(largest)
             raise BadData(
                 f"{row.id}: the tokenizer gives token {largest} ({token!r}), and the model has "
-                f"{vocabulary} tokens (vocab_size in its config.json): use the tokenizer that "
+                f"{known} tokens (vocab_size in its config.json): use the tokenizer that "
                 "belongs to it"
             )
 

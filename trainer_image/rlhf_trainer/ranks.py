@@ -55,7 +55,7 @@ class Ranks:
             torch.set_num_threads(cpu_threads(env, os.cpu_count() or 1))
             keep_freed_memory()
         _join(rank, world, "nccl" if cuda else "gloo")
-        words = dist.new_group(timeout=LONGEST_WAIT, backend="gloo") if world > 1 else None
+        words = _patient_group() if world > 1 else None
         return cls(rank, world, local, here, device, words)
 
     def stop(self) -> None:
@@ -122,8 +122,7 @@ class Ranks:
         firsts = list(range(0, self.world_size, self.local_world_size))
         if len(firsts) == 1:
             return NodeGroup(None, 1)
-        group = dist.new_group(firsts, timeout=LONGEST_WAIT, backend="gloo")
-        return NodeGroup(group, len(firsts))
+        return NodeGroup(_patient_group(firsts), len(firsts))
 
     def _reduced(self, tensor: Tensor, op: Any) -> Tensor:
         if self.world_size == 1:
@@ -147,6 +146,11 @@ class NodeGroup:
             box = [None] * self._size
             dist.all_gather_object(box, failed, group=self._group)
         _raise_first(box)
+
+
+def _patient_group(ranks: Sequence[int] | None = None) -> Any:
+    """These ranks, or all of them, in a group that waits long. A collective of all ranks."""
+    return dist.new_group(ranks, timeout=LONGEST_WAIT, backend="gloo")
 
 
 def _failure_of(action: Callable[[], object]) -> Exception | None:

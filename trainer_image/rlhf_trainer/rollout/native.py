@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -198,7 +199,17 @@ class _WholeRows(_Batch):
         return logits_BTV[torch.arange(len(last_B), device=self.device), last_B]
 
 
+_TAKES_THE_CACHE: Final[WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
+"""Of models that have been tried; each generates once a rollout."""
+
+
 def _takes_the_cache(model: Any) -> bool:
+    if model not in _TAKES_THE_CACHE:
+        _TAKES_THE_CACHE[model] = _is_seen_to_take_the_cache(model)
+    return _TAKES_THE_CACHE[model]
+
+
+def _is_seen_to_take_the_cache(model: Any) -> bool:
     """By trial: whether the model writes to our cache. Some (Jamba, LFM2) refuse it; others (Mamba,
     RWKV) know their state by another name, and would see the newest token alone."""
     plain = plain_model(model)
