@@ -168,15 +168,22 @@ def hold_back(jobs: Jobs, *conditions: Object, active: bool = True) -> tuple[Obj
     return held, own
 
 
-def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(
+@pytest.fixture
+def queued(
     installed: ControlPlane,
     queues: None,
     jobs: Jobs,
     run_operator: Callable[..., OperatorProcess],
     play: Callable[..., Kubelet],
-) -> None:
+) -> Jobs:
+    """Jobs of an operator that has the rights of a namespace, where Kueue's objects are known."""
     play(succeed)
     run_operator(kubeconfig=limited(installed, jobs.namespace))
+    return jobs
+
+
+def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(queued: Jobs) -> None:
+    jobs = queued
     held, own = hold_back(jobs, PENDING)
     named = (WORKLOADS, own["metadata"]["name"])
     job = jobs.wait(says(jobs, NO_QUOTA))
@@ -191,14 +198,9 @@ def test_a_job_that_kueue_holds_back_says_why_and_runs_once_it_is_admitted(
 
 
 def test_a_job_that_kueue_deactivated_goes_on_once_it_is_suspended_and_resumed(
-    installed: ControlPlane,
-    queues: None,
-    jobs: Jobs,
-    run_operator: Callable[..., OperatorProcess],
-    play: Callable[..., Kubelet],
+    queued: Jobs,
 ) -> None:
-    play(succeed)
-    run_operator(kubeconfig=limited(installed, jobs.namespace))
+    jobs = queued
     hold_back(jobs, DEACTIVATED, active=False)
     jobs.wait(says(jobs, "suspend and resume the RLHFJob"))
     jobs.patch({"spec": {"suspend": True}})

@@ -9,23 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_api.run import StageRun
-from trainer_pod import Pod, sft_rows
+from trainer_pod import Pod, small_sft
 
 
 def sft_settings(pod: Pod, steps: int, **changes: Any) -> dict[str, Any]:
     """SFT that is evaluated and saved often on its way."""
-    return {
-        "data": {"source": pod.data("sft", sft_rows()), "evalFraction": 0.2},
-        "globalBatchSize": 8,
-        "microBatchSize": 2,
-        "maxLength": 96,
-        "learningRate": 1e-2,
-        "maxSteps": steps,
-        "epochs": 1000,
-        "evalEverySteps": 4,
-        "checkpointing": {"everySteps": 3},
-        **changes,
-    }
+    long = {"maxSteps": steps, "epochs": 1000}
+    often = {"evalEverySteps": 4, "checkpointing": {"everySteps": 3}}
+    return small_sft(pod, **{**long, **often, **changes})
 
 
 def digest(pod: Pod, run: StageRun) -> str:

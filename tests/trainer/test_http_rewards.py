@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import parse_headers
+from typing import Any
 
 import pytest
 from rlhf_api.stages.ppo import HttpReward
@@ -15,16 +18,19 @@ from rlhf_trainer.errors import ConfigurationError, Transient
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.reward_sources import Answered, HttpScore, Question
 
-ASKED = Answered([Question("1", "q", (), (), {}, []), Question("2", "r", (), (), {}, [])], "ab", [])
+PROMPTS = ["what colour has a lemon?", "香蕉是什么颜色？", "and the sky above us?"]
+SAID = ["yellow", "", "黄色, I think"]
+ASKED = Answered([Question("a.jsonl:1", prompt, (), (), {}, []) for prompt in PROMPTS], SAID, [])
 PIECE = 4096
-GOOD = b'{"rewards": [1, 2.5]}'
+GOOD = b'{"rewards": [1, 2.5, -3]}'
 
 
 class Endpoint:
-    """Gives one raw answer to each request, the last of them for ever; counts requests."""
+    """Gives one raw answer to each request, the last of them for ever; keeps what it was asked."""
 
     def __init__(self, *answers: bytes, pause: float = 0.0) -> None:
-        self.answers, self.pause, self.asked = list(answers), pause, 0
+        self.answers, self.pause = list(answers), pause
+        self.asked: list[Any] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/score"
 
@@ -38,9 +44,10 @@ class Endpoint:
                 self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.recv(1 << 16)
-        answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
+        answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
+        with connection.makefile("rb") as request:
+            headers = parse_headers(request) if request.readline() else {}
+            self.asked.append(json.loads(request.read(int(headers["Content-Length"]))))
         try:
             for at in range(0, len(answer), PIECE):
                 connection.sendall(answer[at : at + PIECE])
@@ -62,8 +69,8 @@ def reply(body: bytes, length: int | None = None) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body)
 
 
-def scores(url: str, seconds: float = 20.0) -> list[float]:
-    asked = HttpReward(url=url, retries=2, timeout_seconds=seconds)
+def scores(url: str, seconds: float = 20.0, retries: int = 2) -> list[float]:
+    asked = HttpReward(url=url, retries=retries, timeout_seconds=seconds)
     values: list[float] = HttpScore(asked, Ranks(), sleep=lambda _: None).score(ASKED).raw.tolist()
     return values
 
@@ -81,8 +88,8 @@ def scores(url: str, seconds: float = 20.0) -> list[float]:
 )
 def test_an_answer_that_breaks_off_or_makes_no_sense_is_asked_for_again(broken: bytes) -> None:
     with endpoint(broken, reply(GOOD)) as server:
-        assert scores(server.url) == [1.0, 2.5]
-        assert server.asked == 2
+        assert scores(server.url) == [1.0, 2.5, -3.0]
+        assert server.asked == [{"prompts": PROMPTS, "answers": SAID}] * 2
     with endpoint(broken) as server, pytest.raises(Transient, match="failed 3 times"):
         scores(server.url)
 
@@ -90,10 +97,13 @@ def test_an_answer_that_breaks_off_or_makes_no_sense_is_asked_for_again(broken: 
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b'{"rewards": [1]}', "gave 1 rewards for 2 answers"),
-        (b'{"rewards": [1, NaN]}', "gave nan as a reward"),
-        (b'{"rewards": [1, 1' + b"0" * 400 + b"]}", "gave inf as a reward"),
-        (b'{"rewards": [1, "' + b"x" * 4000 + b'"]}', "gave 'x{79} where a number"),
+        (b'{"rewards": [1]}', "gave 1 rewards for 3 answers"),
+        (b'{"scores": []}', 'no list "rewards"'),
+        (b'{"rewards": [1, true, 3]}', "gave True where a number"),
+        (b'{"rewards": [1, Infinity, 3]}', "gave inf as a reward"),
+        (b'{"rewards": [1, NaN, 3]}', "gave nan as a reward"),
+        (b'{"rewards": [1, 1' + b"0" * 400 + b", 3]}", "gave inf as a reward"),
+        (b'{"rewards": [1, "' + b"x" * 4000 + b'", 3]}', "gave 'x{79} where a number"),
         (b"[1, 2]", 'no list "rewards"'),
     ],
 )
@@ -101,7 +111,13 @@ def test_an_answer_that_can_never_be_right_is_final(body: bytes, told: str) -> N
     with endpoint(reply(body)) as server:
         with pytest.raises(ConfigurationError, match=told):
             scores(server.url)
-        assert server.asked == 1
+        assert len(server.asked) == 1
+
+
+def test_an_endpoint_that_stays_busy_is_named_with_its_answer() -> None:
+    busy = endpoint(b"HTTP/1.1 503 Busy\r\n\r\n")
+    with busy as server, pytest.raises(Transient, match="failed 2 times: HTTP 503"):
+        scores(server.url, retries=1)
 
 
 def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

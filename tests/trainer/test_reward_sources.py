@@ -1,22 +1,18 @@
-"""Scores of responses: by reward models, in tokens of their own too, and over HTTP."""
+"""Scores of responses by reward models, in tokens of their own too."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
 from copy import deepcopy
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rlhf_api.stages.ppo import HttpReward, PPOStage
+from rlhf_api.stages.ppo import PPOStage
 from rlhf_trainer.data.examples import Message
-from rlhf_trainer.errors import ConfigurationError, Transient
+from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.reward_sources import Answered, HttpScore, Question, reward_source
+from rlhf_trainer.reward_sources import Answered, Question, reward_source
 from rlhf_trainer.scalar_models import load_scalar, save_scalar, scalar_from_trunk
 from trainer_pod import Pod
 
@@ -61,6 +57,14 @@ def source_of(pod: Pod, reward_model: Path, policy: Any, **settings: Any) -> Any
     return reward_source(run, run.config, policy, Ranks())
 
 
+def with_a_template_of_its_own(reward_model: Path, tokenizer: Any) -> Any:
+    """The tokenizer that the reward model then has."""
+    own = deepcopy(tokenizer)
+    own.chat_template = REFUSES_SYSTEM
+    own.save_pretrained(reward_model)
+    return own
+
+
 def last_scores(reward_model: Path, rows: list[list[int]]) -> torch.Tensor:
     model = load_scalar(reward_model).eval()
     with torch.no_grad():
@@ -82,9 +86,7 @@ def test_a_reward_model_scores_the_last_token_and_is_normalised_by_its_statistic
 def test_a_reward_model_with_another_template_reads_the_words_in_its_own(
     in_pod: Pod, reward_model: Path, tokenizer: Any
 ) -> None:
-    own = deepcopy(tokenizer)
-    own.chat_template = REFUSES_SYSTEM
-    own.save_pretrained(reward_model)
+    own = with_a_template_of_its_own(reward_model, tokenizer)
     scores = source_of(in_pod, reward_model, tokenizer).score(answered(tokenizer))
     texts = [f"<|user|>{q}<|eos|><|assistant|>{a}<|eos|>" for q, a in zip(ASKED, SAID, strict=True)]
     expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
@@ -94,66 +96,8 @@ def test_a_reward_model_with_another_template_reads_the_words_in_its_own(
 def test_a_question_that_the_reward_models_template_refuses_is_named(
     in_pod: Pod, reward_model: Path, tokenizer: Any
 ) -> None:
-    own = deepcopy(tokenizer)
-    own.chat_template = REFUSES_SYSTEM
-    own.save_pretrained(reward_model)
+    with_a_template_of_its_own(reward_model, tokenizer)
     asked = answered(tokenizer, Message("system", "Be kind."))
     said = r"a\.jsonl:0, as the reward model reads it: the chat template refuses it: System role"
     with pytest.raises(ConfigurationError, match=said):
         source_of(in_pod, reward_model, tokenizer).score(asked)
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Any]:
-    """An endpoint that gives the prepared replies in turn, and keeps what it was asked."""
-    replies: list[tuple[int, Any]] = []
-    seen: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status, reply = replies.pop(0)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(reply).encode())
-
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def ask(*prepared: tuple[int, Any]) -> tuple[Any, list[Any]]:
-        replies[:], seen[:] = prepared, []
-        http = HttpReward(url=f"http://127.0.0.1:{server.server_port}/", retries=1)
-        return HttpScore(http, Ranks(), sleep=lambda _: None), seen
-
-    yield ask
-    server.shutdown()
-    server.server_close()
-
-
-def test_an_endpoint_gets_prompts_and_answers_and_another_try(
-    endpoint: Any, tokenizer: Any
-) -> None:
-    source, seen = endpoint((503, {}), (200, {"rewards": [1, 2.5, -3]}))
-    assert source.score(answered(tokenizer)).raw.tolist() == [1, 2.5, -3]
-    assert seen == [{"prompts": ASKED, "answers": SAID}] * 2
-
-
-@pytest.mark.parametrize(
-    ("replies", "error", "said"),
-    [
-        ([(503, {}), (503, {})], Transient, "failed 2 times: HTTP 503"),
-        ([(200, {"rewards": [1]})], ConfigurationError, "gave 1 rewards for 3 answers"),
-        ([(200, {"rewards": [1, True, 3]})], ConfigurationError, "gave True where a number"),
-        ([(200, {"scores": []})], ConfigurationError, 'no list "rewards"'),
-        ([(200, {"rewards": [1, float("inf"), 3]})], ConfigurationError, "gave inf as a reward"),
-    ],
-)
-def test_an_endpoint_that_fails_or_answers_nonsense_is_blamed(
-    replies: Any, error: Any, said: str, endpoint: Any, tokenizer: Any
-) -> None:
-    source, _ = endpoint(*replies)
-    with pytest.raises(error, match=said):
-        source.score(answered(tokenizer))

@@ -18,20 +18,11 @@ from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.stages import sft
-from trainer_pod import TINY, Pod, sft_rows
+from trainer_pod import TINY, Pod, sft_rows, small_sft
 
 
 def settings(pod: Pod, **changes: Any) -> dict[str, Any]:
-    return {
-        "data": {"source": pod.data("sft", sft_rows()), "evalFraction": 0.2},
-        "globalBatchSize": 8,
-        "microBatchSize": 2,
-        "maxLength": 96,
-        "learningRate": 1e-2,
-        "maxSteps": 6,
-        "epochs": 4,
-        **changes,
-    }
+    return small_sft(pod, **{"maxSteps": 6, "epochs": 4, **changes})
 
 
 def losses(pod: Pod, run: Any) -> list[float]:

@@ -125,6 +125,18 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def small_sft(pod: Pod, **changes: Any) -> dict[str, Any]:
+    """Settings of SFT on those rows, but for its length."""
+    return {
+        "data": {"source": pod.data("sft", sft_rows()), "evalFraction": 0.2},
+        "globalBatchSize": 8,
+        "microBatchSize": 2,
+        "maxLength": 96,
+        "learningRate": 1e-2,
+        **changes,
+    }
+
+
 class Pod:
     """A pod's working directory as local runs lay it out, and the processes that run in it."""
 
