@@ -44,10 +44,13 @@ def test_rights_are_to_read_the_code_but_where_a_job_says_more(file: Path) -> No
 
 
 @each
-def test_actions_are_pinned_to_a_whole_version(file: Path) -> None:
+def test_actions_are_pinned_to_commits_that_are_whole_versions(file: Path) -> None:
+    """Whoever takes an action's repository over can move its tags, and not its commits."""
+    used = re.findall(r"uses: (.+)", file.read_text())
+    assert len(used) == sum("uses" in step for step in steps(file)) > 0
+    for line in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
     for step in steps(file):
-        if "uses" in step:
-            assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+\.\d+\.\d+", step["uses"]), step["uses"]
         if step.get("uses", "").startswith("actions/checkout"):
             assert step["with"]["persist-credentials"] is False
 
