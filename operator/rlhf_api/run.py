@@ -22,6 +22,8 @@ WORKDIR: Final = "/rlhf"
 STAGE_FILE: Final = "config/stage.yaml"
 SECRETS: Final = "secrets"
 """Folder with a folder for each Secret, in which each key is a file."""
+GANG_INCOMPLETE: Final = "GangIncomplete"
+"""Reason of a pod that ended because others of its gang did not come."""
 TERMINATION_LOG: Final = "termination/message.json"
 MANIFEST: Final = "manifest.json"
 TERMINATION_LIMIT: Final = 4096

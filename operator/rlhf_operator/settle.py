@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from rlhf_api.run import PREPARE, SAVED_STEP
+from rlhf_api.run import GANG_INCOMPLETE, PREPARE, SAVED_STEP
 from rlhf_api.status import JobStatus, SavedStep, StageStatus
 
 from rlhf_operator.accounting import on_timeline
@@ -89,6 +89,9 @@ def _pardoned(status: StageStatus, attempt: Attempt, outcome: Outcome) -> Outcom
         return outcome
     if attempt.lost_a_node or (status.timeline and status.timeline.node_lost):
         return Outcome("Disruption", "NodeLost", "A node was lost, and pods of the gang with it.")
+    all_ran = status.timeline is not None and status.timeline.running is not None
+    if outcome.reason == GANG_INCOMPLETE and not all_ran:  # a pod had no node, or no image
+        return outcome._replace(kind="Disruption")
     if attempt.is_terminating:  # somebody deleted it
         return outcome._replace(kind="Disruption")
     return outcome

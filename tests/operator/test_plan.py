@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from builders import NOON, JobBuilder, World, a_job, a_result, begun
-from rlhf_api.run import StageResult
+from rlhf_api.run import GANG_INCOMPLETE, StageResult
 from rlhf_api.status import JobStatus, SavedStep
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Pod, Progress
@@ -393,6 +393,24 @@ def test_a_fault_after_a_lost_node_came_back_is_a_fault() -> None:
     world.becomes("sft", "Running").settle()
     world.fails("sft", 1)
     assert (world.stage("sft").faults, world.stage("sft").disruptions) == (1, 0)
+
+
+@pytest.mark.parametrize(("all_ran", "kind"), [(False, "Disruption"), (True, "Fault")])
+def test_a_gang_of_which_a_pod_never_ran_costs_no_budget(all_ran: bool, kind: str) -> None:
+    """It has no image, or no node; where all ran, they could not reach each other."""
+    world = World(a_job().only("sft").with_spec("resources", {"nodes": 2}).build())
+    world.settle()
+    attempt = world.succeeds("prepare").current("sft")
+    pods = (attempt.pods[0]._replace(phase="Running"), Pod("tiny-sft-1-1", 1))
+    if all_ran:
+        pods = (pods[0], pods[1]._replace(phase="Running"))
+    world.attempts["sft", 1] = attempt._replace(size=2, pods=pods)
+    world.settle()
+    world.attempts["sft", 1] = attempt._replace(size=2, pods=pods[:1])  # the other one was deleted
+    told = StageResult(exit_code=75, reason=GANG_INCOMPLETE, message="missing: 1")
+    ended = world.fails("sft", 75, result=told).stage("sft").ended
+    assert ended
+    assert (ended.kind, ended.reason) == (kind, GANG_INCOMPLETE)
 
 
 def test_a_failed_branch_does_not_stop_the_other() -> None:

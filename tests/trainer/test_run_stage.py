@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
-from rlhf_trainer import launch
 from rlhf_trainer import run_stage as running
 from rlhf_trainer import session as sessions
 from rlhf_trainer.errors import BadData
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
-from trainer_pod import free_port
 
 
 def left(result: StageResult, gate_metric: str | None = None) -> StageResult:
@@ -122,16 +118,3 @@ def test_what_cannot_be_closed_holds_nothing_else_open() -> None:
     with pytest.raises(OSError, match="No space left"):
         sessions.Session.close(session)
     assert closed == ["first", "second", "disk", "ranks"]
-
-
-def test_a_gang_whose_pods_do_not_meet_is_worth_another_attempt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "GATHER_WITHIN", 1)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    where = ["--nnodes", "2", "--node-rank", "1", "--master-port", str(free_port())]
-    assert launch.main([*where, "stage.yaml"]) == 75
-    told = json.loads(Path(TERMINATION_LOG).read_text("utf-8"))
-    assert told["reason"] == "Transient"
-    assert "not all pods of the gang have met" in told["message"]

@@ -69,6 +69,10 @@ class Transient(TrainerError):
     exit_code = ExitCode.TRANSIENT
 
 
+class GangIncomplete(Transient):
+    """Other pods of the gang did not come; no fault to the operator where one never ran."""
+
+
 class Terminated(TrainerError):
     """SIGTERM: the state was saved, a later attempt goes on from it."""
 

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rlhf_trainer.errors import Transient, first_line
+from rlhf_trainer.errors import TrainerError, Transient, first_line
 from rlhf_trainer.ranks import cpu_threads
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
-GATHER_WITHIN: Final = 900
-"""Seconds that pods of a gang wait for each other."""
+MEET_WITHIN: Final = 900
+"""Seconds that torchrun's agents wait for each other, once all pods are there."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,11 +39,30 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if options.nnodes * options.nproc_per_node == 1:
         return run_stage(options.stage_file)
-    return _run_agent(options)
+    try:
+        return _run_gang(options)
+    except TrainerError as error:
+        result = failure(error)
+        write_termination_message(result)
+        print(result.message, file=sys.stderr)
+        return result.exit_code
+
+
+def _run_gang(options: argparse.Namespace) -> int:
+    """Wait for the other pods, then run the ranks of this one. Transient where they went away."""
+    from torch.distributed import DistError
+
+    from rlhf_trainer.gathering import gathered
+
+    try:
+        with gathered(options.master_addr, options.master_port, options.node_rank, options.nnodes):
+            pass_signals_on()
+            return _run_agent(options)
+    except DistError as error:
+        raise Transient(f"pods of the gang have lost each other: {first_line(error)}") from None
 
 
 def _run_agent(options: argparse.Namespace) -> int:
-    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -59,29 +78,32 @@ def _run_agent(options: argparse.Namespace) -> int:
         run_id="rlhf",
         rdzv_backend="static",
         rdzv_endpoint=f"{options.master_addr}:{options.master_port}",
-        rdzv_configs={"rank": options.node_rank, "timeout": GATHER_WITHIN},
+        rdzv_configs={"rank": options.node_rank, "timeout": MEET_WITHIN},
         max_restarts=0,
         signals_to_handle="SIGUSR2",  # never sent: SIGTERM is for the ranks, see below
         shutdown_timeout=30,
     )
-    signal.signal(signal.SIGTERM, _pass_on)
-    signal.signal(signal.SIGINT, _pass_on)
     command = ["-m", "rlhf_trainer", "run", options.stage_file]
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         return _exit_code(error)
-    except DistError as error:  # some pods are not there: their images may still be pulled
-        result = failure(Transient(f"not all pods of the gang have met: {first_line(error)}"))
-        write_termination_message(result)
-        print(result.message, file=sys.stderr)
-        return result.exit_code
     return 0
 
 
+def pass_signals_on() -> None:
+    """From now on what would end this process ends its ranks, which may have something to save."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _pass_on)
+
+
 def _pass_on(*_: Any) -> None:
-    """SIGTERM to every rank; the agent goes on waiting for them."""
-    for child in _children(os.getpid()):
+    """SIGTERM to every rank; the agent goes on waiting for them. Ranks that are only about to be
+    started get it a moment later."""
+    ranks = _children(os.getpid())
+    if not ranks:
+        signal.alarm(1)
+    for child in ranks:
         try:
             os.kill(child, signal.SIGTERM)
         except ProcessLookupError:
