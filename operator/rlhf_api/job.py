@@ -128,6 +128,12 @@ class ObjectMeta(Contract):
     )
     uid: str = Field(default="", description="Set by the API server.")
     generation: int = Field(default=1, description="Set by the API server.")
+    deletion_timestamp: str | None = Field(
+        default=None, description="Set by the API server, once somebody has asked for the deletion."
+    )
+    finalizers: list[str] | None = Field(
+        default=None, description="What others do before the object goes."
+    )
 
 
 class RLHFJob(Contract):

@@ -153,6 +153,8 @@ class Children:
         key = key_of(job)
         own = self.own(job, stage, attempt)
         workload = next((item for item in own if item["kind"] == "Job"), None)
+        if workload and job.metadata.deletion_timestamp and not observe.controller_uid(workload):
+            return  # `kubectl delete --cascade=orphan`: who asks for that wants it to stay
         if workload:
             await self._delete(JOBS, workload, "Foreground")
         else:

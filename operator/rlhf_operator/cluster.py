@@ -36,6 +36,8 @@ from rlhf_operator.settle import is_under_way
 log = logging.getLogger(__name__)
 
 RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
+ORPHAN: Final = "orphan"
+"""Finalizer of the garbage collector (metav1.FinalizerOrphanDependents)."""
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
@@ -70,9 +72,10 @@ class KubernetesCluster:
         self._instance = instance
 
     async def load(self, key: JobKey) -> dict[str, Any] | None:
-        """From the cache. One that is being deleted is left to the garbage collector."""
+        """From the cache. One that was deleted, and is still there, has finalizers; of one that
+        goes without its children (`kubectl delete --cascade=orphan`) these are left alone."""
         manifest = self._cache.job(key)
-        if manifest is None or "deletionTimestamp" in manifest["metadata"]:
+        if manifest is None or ORPHAN in (manifest["metadata"].get("finalizers") or ()):
             return None
         return manifest
 

@@ -55,7 +55,7 @@ class Cluster(Protocol):
         """What the objects are rendered for."""
 
     async def load(self, key: JobKey) -> dict[str, Any] | None:
-        """The RLHFJob with its status; None where it is gone or going."""
+        """The RLHFJob with its status; None where it is gone, or nothing is to be done for it."""
 
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
         """What is there of the job's children."""

@@ -21,11 +21,15 @@ INTERRUPTED: Final = Pause(
     "Interrupted",
     "The run was interrupted; it goes on from its checkpoints when it is started again.",
 )
-REASONS: Final = tuple(pause.reason for pause in (SUSPENDED, INTERRUPTED))
+DELETING: Final = "Deleting"
+REASONS: Final = (SUSPENDED.reason, INTERRUPTED.reason, DELETING)
 
 
 def pause_of(job: RLHFJob, observed: Observed) -> Pause | None:
-    """What the spec asks for lasts, and so comes before an interruption."""
+    """What the spec asks for lasts, and so comes before an interruption; a deletion is for good."""
+    if job.metadata.deletion_timestamp:
+        left = ", ".join(job.metadata.finalizers or ())
+        return Pause(DELETING, f"It was deleted, and goes once its finalizers are removed: {left}.")
     if job.spec.suspend:
         return SUSPENDED
     return INTERRUPTED if observed.is_interrupted else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, succeed
 from cluster.nodes import FakeNode
 from cluster_jobs import (
+    JOBS,
     Jobs,
     Object,
     condition,
@@ -340,3 +342,30 @@ def test_a_job_that_somebody_deletes_is_a_disruption(
     jobs.wait_ready()
     status = stage(jobs.get(), "sft")
     assert (status["attempt"], status["faults"], status["disruptions"]) == (2, 0, 1)
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Foreground", "Orphan"])
+def test_a_deleted_job_that_a_finalizer_keeps_holds_no_devices(
+    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], propagation: str
+) -> None:
+    play(lambda pod: Script(run_s=None) if of_sft(pod) else succeed(pod))
+    run_operator()
+    made = manifest(jobs.namespace, stages="sft")
+    made["metadata"]["finalizers"] = ["example.org/archive"]
+    jobs.create(made)
+    jobs.wait_running("sft")
+    jobs.client.delete(JOBS, "tiny", jobs.namespace, propagation=propagation)
+    if propagation == "Orphan":  # who asks for that wants them to stay
+        wait_until(lambda: jobs.get()["metadata"]["finalizers"] == ["example.org/archive"])
+        jobs.wait(lambda job: condition(job, "Suspended") == ("True", "Deleting"))
+        time.sleep(1)
+        assert [pod["metadata"].get("deletionTimestamp") for pod in jobs.pods("sft")] == [None] * 2
+    else:
+        jobs.wait(lambda job: condition(job, "Suspended") == ("True", "Deleting"))
+        wait_until(lambda: not jobs.pods("sft"))
+    jobs.patch({"metadata": {"finalizers": None}})
+    jobs.wait(lambda job: job is None)
+
+
+def of_sft(pod: Object) -> bool:
+    return bool(pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft")

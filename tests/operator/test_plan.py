@@ -446,6 +446,21 @@ def test_suspending_stops_the_children_and_keeps_results() -> None:
     assert world.stage("reward").disruptions == world.stage("reward").faults == 0
 
 
+def test_a_deleted_job_that_a_finalizer_keeps_holds_no_pods() -> None:
+    world = World(a_job().build()).up_to("reward")
+    gone = {"deletion_timestamp": "2026-01-31T12:00:00Z", "finalizers": ["example.org/archive"]}
+    world.job = world.job.model_copy(
+        update={"metadata": world.job.metadata.model_copy(update=gone)}
+    )
+    actions = world.reconcile()
+    assert {(a.stage, type(a)) for a in actions} == {
+        ("reward", DeleteChildren), ("dpo", DeleteChildren),
+    }  # fmt: skip
+    assert world.gone().settle() == []
+    assert world.condition("Suspended") == ("True", "Deleting")
+    assert "example.org/archive" in (world.stage("reward").message or "")
+
+
 def test_resuming_starts_a_new_attempt_on_the_same_hash() -> None:
     world = World(a_job().build()).up_to("reward")
     before = world.stage("reward").hash
