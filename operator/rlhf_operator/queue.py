@@ -100,7 +100,7 @@ class WorkQueue:
             self.add(key)
 
     def clear(self) -> None:
-        """Forgets everything: somebody else leads."""
+        """Forgets everything: somebody else may lead."""
         for timer in self._timers.values():
             timer.cancel()
         self.__init__(self._rest)  # type: ignore[misc]

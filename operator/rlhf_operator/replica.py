@@ -59,6 +59,7 @@ class Replica:
         self._metrics = self._reporting.metrics
         self._leader: Leader | None = None
         self._is_synced = False
+        self._is_at_work = False
         self._watches: list[Watch] = []
         self._jobs: list[Watch] = []
         self._tasks = asyncio.TaskGroup()
@@ -106,7 +107,8 @@ class Replica:
         return f"{self._settings.pod_ip}:{self._settings.progress_port}"
 
     def _changed(self, key: JobKey) -> None:
-        self._queue.add(key)
+        if self._is_at_work:  # a replica that waits begins with all jobs, and takes none before
+            self._queue.add(key)
         self._reporting.changed(key)
 
     def _who_leads(self) -> Whereabouts:
@@ -222,11 +224,14 @@ class Replica:
 
     async def _work(self, cluster: KubernetesCluster) -> None:
         await refresh_all([*self._watches, *self._jobs])
-        self._is_synced = True
-        self._queue.clear()
-        for key in self._cache.known():
-            self._queue.add(key)
-        await work(self._queue, cluster, self._metrics, self._settings.workers)
+        self._is_synced = self._is_at_work = True
+        try:
+            for key in self._cache.known():
+                self._queue.add(key)
+            await work(self._queue, cluster, self._metrics, self._settings.workers)
+        finally:
+            self._is_at_work = False
+            self._queue.clear()
 
     async def _kopf(self) -> None:
         loop, stop = asyncio.get_running_loop(), threading.Event()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import pytest
 from rlhf_operator import queue as work_queue
+from rlhf_operator import replica as replicas
+from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey
 from rlhf_operator.queue import WorkQueue
+from rlhf_operator.replica import Replica
+from rlhf_operator.settings import Settings
 
 A, B = JobKey("team", "a"), JobKey("team", "b")
 
@@ -151,3 +156,36 @@ def test_a_new_term_starts_with_an_empty_queue() -> None:
         assert len(queue) == 0
 
     run(test)
+
+
+def test_jobs_queue_up_at_the_replica_that_leads_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that waits for months would keep the name of each job that there ever was."""
+
+    async def stands_still(*_: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def term() -> None:
+        replica = Replica(Settings())
+        queue = replica._queue
+        replica._heard("ADDED", an_rlhfjob("old"))
+        replica._heard("ADDED", an_rlhfjob("gone"))
+        replica._heard("DELETED", an_rlhfjob("gone"))
+        assert len(queue) == 0
+        leading = asyncio.create_task(replica._work(cast(KubernetesCluster, None)))
+        await asyncio.sleep(0)
+        replica._heard("ADDED", an_rlhfjob("new"))
+        assert len(queue) == 2
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+        replica._heard("ADDED", an_rlhfjob("later"))
+        assert len(queue) == 0
+
+    monkeypatch.setattr(replicas, "work", stands_still)
+    asyncio.run(term())
+
+
+def an_rlhfjob(name: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1"}
+    return {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": meta}
