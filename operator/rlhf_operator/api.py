@@ -9,6 +9,7 @@ import asyncio
 import json
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -107,6 +108,12 @@ class Api:
             warnings.filterwarnings("ignore", "kube_config_path not provided")
             await config.load_config(client_configuration=settings)
         return cls(ApiClient(settings), may_write, on_request)
+
+    @property
+    def authority(self) -> Path | None:
+        """The file with the certificates by which the API server is known; read once."""
+        file = self._client.configuration.ssl_ca_cert
+        return Path(file) if file else None
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -70,7 +70,7 @@ class Replica:
         api = await Api.connect(self._may_write, metrics.api_request)
         try:
             async with self._tasks as tasks:
-                probes = Probes(self._ages, self._is_ready, metrics)
+                probes = Probes(self._ages, self._is_ready, metrics, api.authority)
                 tasks.create_task(probes.serve(settings.health_port))
                 served = await self._served(api)
                 cluster = KubernetesCluster(

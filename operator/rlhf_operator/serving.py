@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -23,11 +24,15 @@ class Probes:
         ages: Callable[[], Mapping[str, float]],
         is_ready: Callable[[], bool],
         metrics: Metrics,
+        authority: Path | None = None,
     ) -> None:
-        """`ages`: seconds since each watch gave a sign of life."""
+        """`ages`: seconds since each watch gave a sign of life. `authority`: the certificates by
+        which this process knows the API server, and knows it for as long as it lives."""
         self._ages = ages
         self._is_ready = is_ready
         self._metrics = metrics
+        self._authority = authority
+        self._trusted = self._certificates()
         self._beat = time.monotonic()
 
     async def serve(self, port: int) -> None:
@@ -47,11 +52,21 @@ class Probes:
             await runner.cleanup()
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        """Not whether the API server answers: a new process would not reach it either."""
+        """Not whether the API server answers: a new process would not reach it either, unless the
+        certificates by which it is known have been renewed."""
         ages = {**self._ages(), "loop": time.monotonic() - self._beat}
-        is_well = all(age < HUNG for age in ages.values())
+        is_renewed = self._certificates() not in (self._trusted, None)
+        is_well = all(age < HUNG for age in ages.values()) and not is_renewed
         shown = {name: round(age) for name, age in ages.items()}
-        return web.json_response({"seconds since": shown}, status=200 if is_well else 503)
+        told = {"seconds since": shown, "certificates renewed": is_renewed}
+        return web.json_response(told, status=200 if is_well else 503)
+
+    def _certificates(self) -> bytes | None:
+        """None where there are none, or where they are gone for a moment."""
+        try:
+            return self._authority.read_bytes() if self._authority else None
+        except OSError:
+            return None
 
     async def _readyz(self, request: web.Request) -> web.Response:
         is_ready = self._is_ready()
