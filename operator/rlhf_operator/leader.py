@@ -105,8 +105,11 @@ class Leader:
             await self._send("POST", LEASES.path(self._namespace), self._written(None))
             self._hold(asked)
             return
-        self.holder = lease["spec"].get("holderIdentity") or None
+        known, self.holder = self.holder, lease["spec"].get("holderIdentity") or None
         if self.holder not in (None, self.identity) and not self._has_expired(lease):
+            if self.holder != known:
+                where = f"{self._namespace}/{self._name}"
+                log.info("%s leads; this replica waits for the lease %s.", self.holder, where)
             self._until = float("-inf")
             return
         await self._send("PUT", self._path(), self._written(lease))

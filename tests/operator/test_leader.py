@@ -8,6 +8,7 @@ import copy
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from rlhf_operator.api import ApiError
 from rlhf_operator.leader import Leader
 
@@ -76,6 +77,21 @@ def test_one_of_two_leads() -> None:
         assert b.holder == "a"
 
     run(test)
+
+
+def test_whoever_waits_says_once_for_whom(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be another installation in that namespace, beside which this one does nothing."""
+
+    async def test(bench: Bench) -> None:
+        a, b = bench.candidate("a"), bench.candidate("b")
+        await bench.tries(a, b, a, b)
+
+    with caplog.at_level("INFO"):
+        run(test)
+    assert caplog.messages == [
+        "a leads.",
+        "a leads; this replica waits for the lease ns/rlhf-operator.",
+    ]
 
 
 def test_a_leader_stops_before_another_can_begin() -> None:
