@@ -30,7 +30,7 @@ KEPT_SPEC: Final = {
 """Fields of `spec` that anything reads; None: all. The rest would be most of the memory.
 Of other kinds: the fields that we made."""
 KEPT_STATUS: Final = {
-    "Workload": ("conditions", "admissionChecks"),
+    "Workload": ("conditions", "admissionChecks", "requeueState"),
     "PodGroup": (),
     "Service": (),
 }

@@ -61,6 +61,9 @@ def _said(workload: Object) -> Iterator[str]:
     if (workload.get("spec") or {}).get("active") is False:
         yield f"{DEACTIVATED} {workload['metadata']['name']} to true"
         return
+    again = (status.get("requeueState") or {}).get("requeueAt")
+    if again and conditions.get("Requeued", {}).get("status") == "False":
+        yield f"It is queued again at {again}"
     if quota.get("status") == "False" and _text(quota) not in ("", _text(evicted)):
         yield _text(quota)
     if quota.get("status") == "True" and conditions.get("Admitted", {}).get("status") != "True":

@@ -104,6 +104,24 @@ def test_a_workload_that_is_deactivated_tells_how_the_job_goes_on() -> None:
     )
 
 
+TOO_LATE = "Exceeded the PodsReady timeout team/job-tiny-sft-1-1a2b3"
+
+
+@pytest.mark.parametrize(
+    ("requeued", "said"),
+    [("False", f"{TOO_LATE}. It is queued again at {NOW}"), ("True", TOO_LATE)],
+)
+def test_a_workload_that_kueue_makes_wait_tells_until_when(requeued: str, said: str) -> None:
+    """Up to an hour after pods that were not ready in time."""
+    evicted = told("Evicted", "True", "PodsReadyTimeout", TOO_LATE)
+    again = told("Requeued", requeued, "PodsReadyTimeout", TOO_LATE)
+    made = workload(a_child(), evicted, again, told("QuotaReserved", "False", "Pending", TOO_LATE))
+    made["status"]["requeueState"] = {"count": 2, "requeueAt": NOW}
+    assert problems(made) == []
+    made["metadata"] |= {"uid": "of-workload", "resourceVersion": "5"}
+    assert kueue.words([slim(made)], "uid-of-tiny-sft-1") == said
+
+
 @pytest.mark.parametrize(
     ("name", "job"),
     [
