@@ -49,6 +49,15 @@ def test_the_gang_starts_and_ends_as_a_whole() -> None:
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
+@pytest.mark.parametrize("stage", ["prepare", "sft"])
+def test_nobody_ends_a_gang_to_save_a_node(stage: str) -> None:
+    template = rendered(stage)["Job"]["spec"]["template"]
+    assert template["metadata"]["annotations"].items() >= {
+        ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"),
+        ("karpenter.sh/do-not-disrupt", "true"),
+    }
+
+
 def test_a_deadline_is_set_where_the_stage_has_one() -> None:
     job = a_job().with_spec("stages.ppo.retry", {"deadlineSeconds": 60})
     assert rendered("ppo", job)["Job"]["spec"]["activeDeadlineSeconds"] == 60

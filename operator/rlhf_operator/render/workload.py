@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rlhf_api.resources import Resources
 from rlhf_api.run import PREPARE
 
@@ -17,6 +19,13 @@ from rlhf_operator.render.metadata import (
 from rlhf_operator.render.platform import Platform
 from rlhf_operator.render.pod import deadline, pod_spec
 from rlhf_operator.render.volumes import Contents
+
+STAYS: Final = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""Annotations of pods that autoscalers do not move to save a node: that would end the whole gang,
+and the next one is not there before minutes have passed, on as many nodes."""
 
 
 def resources_of(key: AttemptKey, platform: Platform) -> Resources:
@@ -44,7 +53,10 @@ def workload(
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "template": {
-            "metadata": {"labels": attempt_labels(key), "annotations": attempt_annotations(key)},
+            "metadata": {
+                "labels": attempt_labels(key),
+                "annotations": attempt_annotations(key) | STAYS,
+            },
             "spec": pod_spec(key, contents, resources, platform),
         },
     }
