@@ -152,12 +152,10 @@ class KubernetesCluster:
         """The Job goes only after its pods have; so nothing holds a GPU that nobody sees."""
         await self.children.delete(job, stage, attempt)
 
-    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+    async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
         """One PUT, refused by the API server where the job is not as it was loaded."""
-        manifest = self._cache.job(key)
-        if manifest is None:
-            raise OutOfDate(f"{key.name} is gone")
         meta = manifest["metadata"]
+        key = JobKey(meta["namespace"], meta["name"])
         kept = ("name", "namespace", "uid", "resourceVersion")
         body = manifest | {
             "metadata": {name: meta[name] for name in kept},

@@ -66,8 +66,9 @@ class Cluster(Protocol):
     async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         """Deletes an attempt's children; pods get their grace period."""
 
-    async def write_status(self, key: JobKey, status: JobStatus) -> None:
-        """Puts the whole status in place of the one that `load` gave."""
+    async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
+        """Puts the whole status in place of the one in the manifest, as `load` gave it. OutOfDate
+        where the job is not as it was: somebody has edited it, or made another of its name."""
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """Tells people what happened."""
@@ -105,7 +106,7 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     status = next_status(assessment, actions)
     if refused:
         status = _with_state(job.status or JobStatus(), status, refused.state, now)
-    await _write(cluster, key, job.status, status)
+    await _write(cluster, key, manifest, job.status, status)
     due = next_pass(job, observed, status)
     if refused:
         return Pass(status, (), min(filter(None, (due, now + REFUSED_AGAIN))))
@@ -155,11 +156,15 @@ async def _create(cluster: Cluster, job: RLHFJob, action: CreateChildren) -> Non
 
 
 async def _write(
-    cluster: Cluster, key: JobKey, before: JobStatus | None, status: JobStatus
+    cluster: Cluster,
+    key: JobKey,
+    manifest: dict[str, Any],
+    before: JobStatus | None,
+    status: JobStatus,
 ) -> None:
     """One write, none where nothing changed; what happened is told once it is written down."""
     if status != before:
-        await cluster.write_status(key, status)
+        await cluster.write_status(manifest, status)
         await cluster.emit(key, events(before, status))
 
 
@@ -171,7 +176,7 @@ async def _say(
     generation = manifest.get("metadata", {}).get("generation", 1)
     seen = before.model_copy(update={"observed_generation": generation})
     status = _with_state(before, seen, state, now)
-    await _write(cluster, key, before, status)
+    await _write(cluster, key, manifest, before, status)
     return status
 
 

@@ -44,7 +44,7 @@ class Recorder:
     async def delete(self, job: RLHFJob, stage: str, attempt: int) -> None:
         self._note("delete", f"{stage}-{attempt}")
 
-    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+    async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
         self._note("write", status.phase)
         assert self.manifest is not None
         self.manifest["status"] = status.to_dict()

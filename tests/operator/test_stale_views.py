@@ -1,4 +1,5 @@
-"""The watch of Jobs may be ahead of that of pods: no end is counted without its pods."""
+"""What a pass looks at may be out of date: the watch of Jobs may be ahead of that of pods, or the
+job was made again."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from typing import Any, cast
 import pytest
 from builders import NOON, a_job
 from rlhf_api.status import JobStatus, StageStatus
-from rlhf_operator.api import Api
+from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
+from rlhf_operator.controller import JobKey, OutOfDate
 from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
 from rlhf_operator.render import Platform
 
@@ -71,3 +73,46 @@ def test_nobody_asks_for_the_pods_of_an_attempt_that_is_not_the_newest() -> None
     cache.put(workload("Complete"))
     seen(server, cache, StageStatus(attempt=2))
     assert server.asked == 0
+
+
+class Jobs:
+    """Keeps one RLHFJob, as an API server does: who replaces it names the version that he saw."""
+
+    def __init__(self, job: Object) -> None:
+        self.job = job
+
+    async def replace(self, _: Any, body: Object, __: str) -> Object:
+        if body["metadata"]["resourceVersion"] != self.job["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        self.job = body
+        return body
+
+    async def get(self, *_: Any) -> Object:
+        return self.job
+
+
+def an_rlhfjob(uid: str, version: str) -> Object:
+    meta = {"name": "tiny", "namespace": "default", "uid": uid, "resourceVersion": version}
+    return {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": meta}
+
+
+def test_no_status_reaches_a_job_that_was_made_again_during_the_pass() -> None:
+    """It would take the results of the old one for its own."""
+
+    async def write() -> None:
+        key, cache = JobKey("default", "tiny"), Cache()
+        old, new = an_rlhfjob("old", "5"), an_rlhfjob("new", "9")
+        cache.put(old)
+        server = Jobs(new)
+        cluster = KubernetesCluster(cast(Api, server), cache, Platform(), {})
+        manifest = await cluster.load(key)
+        assert manifest is not None
+        cache.remove(
+            old
+        )  # the watch tells of both while the pass asks the API server for something
+        cache.put(new)
+        with pytest.raises(OutOfDate):
+            await cluster.write_status(manifest, JobStatus(stages={"sft": StageStatus(attempt=7)}))
+        assert server.job == new
+
+    asyncio.run(write())

@@ -48,7 +48,8 @@ class Broken:
     async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
         return
 
-    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+    async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
+        key = JobKey("default", manifest["metadata"]["name"])
         self.writes.append(key)
         self.jobs[key] = self.jobs[key] | {"status": status.to_dict()}
 

@@ -110,7 +110,7 @@ class LocalCluster:
             if (pod.record.stage, pod.record.attempt) == (stage, attempt):
                 pod.delete()
 
-    async def write_status(self, key: JobKey, status: JobStatus) -> None:
+    async def write_status(self, manifest: Object, status: JobStatus) -> None:
         """DIR/status.yaml, whole or not at all."""
         self._store.write(status)
 
