@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import FinishedRun, StageStatus
@@ -24,6 +24,9 @@ Verdict = Literal[
     "Blocked",  # somebody has to change something first
     "Failed",  # it has ended, and will not be tried again
 ]
+
+HELD_UP: Final = ("NodeLost", "ContainersLeft")
+"""Reasons for which a stage that runs does not go on."""
 
 
 class Decision(NamedTuple):

@@ -10,13 +10,15 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from rlhf_api.status import JobPhase
 
+from rlhf_operator.decisions import HELD_UP
+
 Object = Mapping[str, Any]
 
 MOST_JOBS: Final = 2000
 """Running jobs that have gauges of their own."""
 PHASES: Final[tuple[str, ...]] = get_args(JobPhase)
 WAITING: Final = ("Pending", "Waiting")
-"""Phases of a stage that has not ended and does not run; one that runs waits for a lost node."""
+"""Phases of a stage that has not ended and does not run; one that runs may be held up, too."""
 OF_JOB: Final = ["namespace", "job"]
 OF_STAGE: Final = [*OF_JOB, "stage"]
 
@@ -64,7 +66,7 @@ def _why_stages_wait(status: Mapping[str, Any]) -> Iterator[str]:
     stages = [status.get("prepare") or {}, *(status.get("stages") or {}).values()]
     for stage in stages:
         reason = stage.get("reason")
-        if reason and (stage.get("phase") in WAITING or reason == "NodeLost"):
+        if reason and (stage.get("phase") in WAITING or reason in HELD_UP):
             yield reason
 
 

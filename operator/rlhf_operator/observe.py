@@ -250,7 +250,16 @@ def pod(item: Object, now: datetime) -> Pod:
         return seen._replace(reason="NodeLost", message="Its node does not answer.")
     if phase == "Pending":
         return seen._replace(**_waiting(status, conditions))
-    return seen
+    return seen._replace(outlived_by=_outlived_by(status)) if phase == "Running" else seen
+
+
+def _outlived_by(status: Object) -> tuple[str, ...]:
+    """Containers that a webhook added and that run, where the trainer's own has ended: for them its
+    pod goes on, with its devices. Sidecars of Kubernetes' own kind end by themselves."""
+    states = {i.get("name"): i.get("state") or {} for i in status.get("containerStatuses") or []}
+    if "terminated" not in states.get(CONTAINER_NAME, {}):
+        return ()
+    return tuple(str(name) for name, state in states.items() if "running" in state)
 
 
 def _index(meta: Object) -> int:

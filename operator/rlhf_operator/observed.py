@@ -28,6 +28,7 @@ class Pod(NamedTuple):
     finished_at: float | None = None  # unix seconds; orders the pods that failed
     node: str | None = None
     result: StageResult | None = None
+    outlived_by: tuple[str, ...] = ()  # containers of others that run on after the trainer's end
 
     @property
     def is_live(self) -> bool:

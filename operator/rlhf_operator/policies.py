@@ -12,7 +12,7 @@ from rlhf_operator.decisions import Context, Decision, Policy, Verdict
 from rlhf_operator.ends import retry_is_asked, retry_policy
 from rlhf_operator.gates import gate_closed
 from rlhf_operator.inputs import Wanted
-from rlhf_operator.observed import Attempt
+from rlhf_operator.observed import Attempt, Pod
 from rlhf_operator.outcome import described
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.times import read
@@ -107,6 +107,8 @@ def under_way(context: Context) -> Decision | None:
         return _node_lost(attempt)
     if wait := waiting(attempt):
         return Decision("Pending", *wait)
+    if left := next((pod for pod in attempt.pods if pod.outlived_by), None):
+        return _containers_left(left)
     return Decision("Running", "Training" if context.stage != PREPARE else "Preparing")
 
 
@@ -114,6 +116,14 @@ def _node_lost(attempt: Attempt) -> Decision:
     lost = [f"{pod.name} on {pod.node or 'its node'}" for pod in attempt.pods if pod.is_lost]
     said = f"Nobody knows whether {', '.join(lost)} still runs; nothing new starts until then."
     return Decision("Running", "NodeLost", said)
+
+
+def _containers_left(pod: Pod) -> Decision:
+    said = (
+        f"The trainer of {pod.name} has ended, and beside it {', '.join(pod.outlived_by)} still "
+        "runs, which somebody's webhook added: until that ends, the pod holds its devices."
+    )
+    return Decision("Running", "ContainersLeft", said)
 
 
 def old_pods_live(context: Context) -> Decision | None:

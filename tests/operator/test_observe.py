@@ -208,6 +208,24 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         a_pod(phase="Failed", reason="Evicted", containerStatuses=[terminated(137)]),
         {"reason": "Evicted", "is_disrupted": False},
     ),
+    "a pod runs on for a container that a webhook added": (
+        a_pod(
+            containerStatuses=[
+                {"name": "proxy", "state": {"running": {}}},
+                {"name": "trainer", **terminated(0, "Completed")},
+            ]
+        ),
+        {"phase": "Running", "outlived_by": ("proxy",)},
+    ),
+    "beside a trainer that runs others may run": (
+        a_pod(
+            containerStatuses=[
+                {"name": "proxy", "state": {"running": {}}},
+                {"name": "trainer", "state": {"running": {}}},
+            ]
+        ),
+        {"outlived_by": ()},
+    ),
     "a phase that we do not know is no end": (
         a_pod(phase="Paused"),
         {"phase": "Unknown", "is_live": True},

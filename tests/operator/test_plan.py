@@ -368,6 +368,14 @@ def test_a_lost_node_means_waiting() -> None:
     assert "node-7" in (world.stage("sft").message or "")
 
 
+def test_a_pod_that_runs_on_for_a_container_of_others_says_so() -> None:
+    world = World(a_job().build()).up_to("sft")
+    assert world.becomes("sft", "Running", exit_code=0, outlived_by=("istio-proxy",)).settle() == []
+    assert world.stage("sft").phase == "Running"
+    assert world.condition("Reconciling") == ("True", "ContainersLeft")
+    assert "istio-proxy" in (world.stage("sft").message or "")
+
+
 def test_what_a_lost_node_does_to_its_peers_costs_no_budget() -> None:
     world = World(a_job().with_spec("resources", {"nodes": 2}).build()).up_to("sft")
     attempt = world.current("sft")
