@@ -13,15 +13,12 @@ from rlhf_api.problems import InvalidJob, Problem
 from rlhf_api.rules import broken_rules
 from rlhf_api.wording import error_path, guessed, problems_of
 
-__all__ = ["InvalidJob", "Problem", "parse_job"]
+__all__ = ["InvalidJob", "Problem", "kept_job", "parse_job"]
 
 
 def parse_job(obj: Any) -> RLHFJob:
     """The job in a decoded manifest, or InvalidJob with every problem at once."""
-    if not isinstance(obj, dict):
-        raise InvalidJob(
-            [Problem("manifest", "is not a mapping", "apiVersion, kind, metadata and spec")]
-        )
+    _check_mapping(obj, "manifest")
     try:
         job = RLHFJob.parse(obj)
     except ValidationError as error:
@@ -29,6 +26,24 @@ def parse_job(obj: Any) -> RLHFJob:
     if problems := broken_rules(job.spec):
         raise InvalidJob(problems)
     return job
+
+
+def kept_job(obj: Any) -> RLHFJob:
+    """The job in an object that was accepted once, with its status, or InvalidJob.
+
+    Rules between fields are not asked again: those of then, or of another version, let it pass.
+    """
+    _check_mapping(obj, "object")
+    try:
+        return RLHFJob.parse(obj)
+    except ValidationError as error:
+        problems = problems_of(error.errors(include_url=False), RLHFJob, obj)
+        raise InvalidJob(problems) from None
+
+
+def _check_mapping(obj: Any, what: str) -> None:
+    if not isinstance(obj, dict):
+        raise InvalidJob([Problem(what, "is not a mapping", "apiVersion, kind, metadata and spec")])
 
 
 def _all_problems(error: ValidationError, obj: dict[str, Any]) -> list[Problem]:

@@ -117,4 +117,4 @@ async def _names(place: dict[str, str]) -> list[str]:
     from rlhf_cli.targets.target import Scope
 
     async with connected(Access(**place)) as target:
-        return [item["metadata"]["name"] for item in await target.jobs(Scope())]
+        return [item["metadata"]["name"] for item in (await target.jobs(Scope())).items]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from rlhf_api.problems import Problem
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -40,6 +43,16 @@ class Failure(Exception):
         super().__init__("\n".join(lines))
         self.lines = lines
         self.exit_code = exit_code
+
+
+class Unreadable(Failure):
+    """An RLHFJob that is there, and of which this version can make nothing."""
+
+
+def told_problems(problems: Sequence[Problem], most: int = 5) -> list[str]:
+    """A line for each, and one for those that are too many."""
+    more = len(problems) - most
+    return [f"  {problem}" for problem in problems[:most]] + [f"  and {more} more"] * (more > 0)
 
 
 class Terminated(KeyboardInterrupt):

@@ -12,13 +12,14 @@ import yaml
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE, TERMINATION_LOG, StageResult
 from rlhf_api.status import CheckpointRef, StageStatus
+from rlhf_api.validation import InvalidJob, kept_job
 from rlhf_operator.events import Event
 from rlhf_operator.names import child_name, claim_name, lineage
 from rlhf_operator.observed import parse_result
 from rlhf_operator.storage import place_on_volume
 from rlhf_operator.times import written
 
-from rlhf_cli.failures import Failure
+from rlhf_cli.failures import Failure, Unreadable, told_problems
 from rlhf_cli.program import program
 
 STATUS_FILE: Final = "status.yaml"
@@ -46,17 +47,21 @@ class RunFolder:
         return self.path / VERSIONS_FILE
 
     def job(self) -> RLHFJob:
-        """The job with its status. Raises Failure where there is none."""
+        """The job with its status. Raises Failure where there is none, Unreadable
+        where it is of no use."""
         file = self.path / STATUS_FILE
         try:
-            return RLHFJob.parse(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
+            return kept_job(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
         except FileNotFoundError:
             raise Failure(
                 f"{self.path} holds no run: there is no {STATUS_FILE} in it",
                 f"give the directory of '{program()} run FILE --dir {self.path}'",
             ) from None
+        except InvalidJob as error:
+            said = f"{file} cannot be read, it is not as a run writes it:"
+            raise Unreadable(said, *told_problems(error.problems)) from None
         except (yaml.YAMLError, ValueError) as error:
-            raise Failure(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+            raise Unreadable(f"{file} cannot be read: {_cause(error)}") from None
         except OSError as error:
             raise Failure(f"cannot read {file}: {error.strerror}") from None
 
@@ -109,6 +114,12 @@ class RunFolder:
         files = [pod / TERMINATION_LOG for pod in self.pods(job, stage, attempt)]
         texts = [file.read_text("utf-8", "replace") for file in files if file.is_file()]
         return [result for text in texts if (result := parse_result(text))]
+
+
+def _cause(error: yaml.YAMLError | ValueError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"line {mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def lineage_of(job: RLHFJob, stage: str, status: StageStatus) -> str | None:

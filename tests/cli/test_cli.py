@@ -250,3 +250,38 @@ def test_runs_that_share_a_name_are_listed_with_their_directories(
     assert main(["list", "--dir", str(tmp_path), "-o", "json"]) == 0
     items = json.loads(capsys.readouterr().out)["items"]
     assert [item["metadata"]["annotations"]["rlhf.dev/directory"] for item in items] == places
+
+
+def test_one_run_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("good", "odd", "torn"):
+        write_run(tmp_path / name)
+    text = (tmp_path / "odd/status.yaml").read_text()
+    (tmp_path / "odd/status.yaml").write_text(text.replace("phase: Succeeded", "phase: Odd", 1))
+    (tmp_path / "torn/status.yaml").write_text("kind: RLHFJob\nspec: {")
+    assert main(["list", "--dir", str(tmp_path)]) == 64
+    out, said = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["DIR", str(tmp_path / "good")]
+    assert "odd/status.yaml cannot be read" in said
+    assert "phase: 'Odd' is not allowed here (one of Pending, " in said
+    assert "torn/status.yaml cannot be read: line " in said
+    assert main(["list", "--dir", str(tmp_path), "-o", "json"]) == 64
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 1
+
+
+def test_a_run_that_cannot_be_read_can_be_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path)
+    (tmp_path / "pods/quickstart-sft-1-0").mkdir(parents=True)
+    (tmp_path / "status.yaml").write_text("kind: RLHFJob\n")
+    assert main(["delete", "--dir", str(tmp_path), "--checkpoints", "--yes"]) == 64
+    said = capsys.readouterr().err
+    assert "metadata: is missing" in said
+    assert "nothing tells which folders" in said
+    assert main(["delete", "--dir", str(tmp_path)]) == 0
+    volume = tmp_path / "volumes/quickstart-checkpoints"
+    assert f"{volume} stays: nothing tells whose it is." in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"volumes"}
+    assert list(volume.rglob("metrics.jsonl"))

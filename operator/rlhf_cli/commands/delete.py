@@ -6,8 +6,8 @@ import argparse
 import asyncio
 import sys
 
-from rlhf_cli.failures import DONE, Failure
-from rlhf_cli.output import tell_change
+from rlhf_cli.failures import DONE, Failure, Unreadable
+from rlhf_cli.output import say, tell_change
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import parsed
 
@@ -19,7 +19,14 @@ def execute(args: argparse.Namespace) -> int:
 
 async def _delete(args: argparse.Namespace) -> int:
     async with target_of(args) as target:
-        job = parsed(await target.job(args.job))
+        try:
+            job = parsed(await target.job(args.job))
+        except Unreadable as why:
+            said = await target.delete_unread(
+                why, with_checkpoints=args.checkpoints, force=args.force
+            )
+            say(args.output, *said)
+            return DONE
         if args.checkpoints and not args.yes:
             _ask(f"Delete {job.metadata.name} and all of its checkpoints?")
         said = await target.delete(

@@ -9,7 +9,7 @@ import sys
 from rlhf_cli.failures import DONE, Failure
 from rlhf_cli.output import DOCUMENTS, NARROWEST, heading, name_of, print_objects, row, table
 from rlhf_cli.targets.resolve import target_of
-from rlhf_cli.targets.target import Scope, Target
+from rlhf_cli.targets.target import Listing, Scope, Target
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -28,11 +28,13 @@ async def _get(args: argparse.Namespace) -> int:
             await _watch(target, args, scope)
             return DONE
         is_one = bool(names) or (args.command == "get" and target.is_one_job)
-        items = [await target.job(args.job)] if is_one else await target.jobs(scope)
-        if not items and args.output not in DOCUMENTS:
+        found = Listing([await target.job(args.job)]) if is_one else await target.jobs(scope)
+        if found.items or args.output in DOCUMENTS:
+            print_objects(found.items, args.output, is_list=not is_one, namespaces=scope.everywhere)
+        elif not found.unread:
             print(f"No RLHFJobs in {_where(target, scope)}.", file=sys.stderr)
-            return DONE
-        print_objects(items, args.output, is_list=not is_one, namespaces=scope.everywhere)
+    if found.unread:
+        raise Failure(*(line for why in found.unread for line in why.lines))
     return DONE
 
 

@@ -14,7 +14,7 @@ from rlhf_operator.api import Api, ApiError, Resource, pause_after
 from rlhf_operator.cluster import RLHFJOBS
 from rlhf_operator.names import ANNOTATION_RETRY_STAGE, claim_name
 
-from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.failures import DONE, Failure, Unreadable
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import RunFolder
 from rlhf_cli.targets.cluster_delete import delete
@@ -24,6 +24,7 @@ from rlhf_cli.targets.refusals import refusal
 from rlhf_cli.targets.target import (
     Going,
     Happening,
+    Listing,
     Object,
     Scope,
     all_stages,
@@ -52,10 +53,10 @@ class ClusterTarget(ClusterRequests):
     def command(self, verb: str, *words: str, job: str) -> str:
         return command(verb, job, *words, *self._flags)
 
-    async def jobs(self, scope: Scope) -> list[Object]:
+    async def jobs(self, scope: Scope) -> Listing:
         namespace = None if scope.everywhere else self.namespace
         items, _ = await self.listed(RLHFJOBS, namespace, scope.selector)
-        return sorted(items, key=_by_name)
+        return Listing(sorted(items, key=_by_name))
 
     async def job(self, name: str | None) -> Object:
         assert name is not None
@@ -139,6 +140,11 @@ class ClusterTarget(ClusterRequests):
         return await delete(
             self, job, claim_name(job), with_checkpoints=with_checkpoints, wait=wait, force=force
         )
+
+    async def delete_unread(
+        self, why: Unreadable, *, with_checkpoints: bool, force: bool
+    ) -> list[str]:
+        raise why  # it is another version's, whose rlhfctl knows what belongs to it
 
     def records(self, job: RLHFJob) -> AbstractAsyncContextManager[RunFolder]:
         from rlhf_cli.targets.cluster_files import records

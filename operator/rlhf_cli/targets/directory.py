@@ -16,14 +16,14 @@ from rlhf_operator.local import LocalRunError, annotate
 from rlhf_operator.local.pods import LocalPod
 from rlhf_operator.local.store import is_in_use, owner_of
 
-from rlhf_cli.failures import TRANSIENT, Failure
+from rlhf_cli.failures import TRANSIENT, Failure, Unreadable
 from rlhf_cli.object_store import bring_checkpoint, bring_records
 from rlhf_cli.output import placed
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import EVENTS_FILE, STATUS_FILE, RunFolder
 from rlhf_cli.targets.directory_delete import delete
 from rlhf_cli.targets.directory_stop import ask_to_stop, stopped
-from rlhf_cli.targets.target import Going, Happening, LogOptions, Object, PodView, Scope
+from rlhf_cli.targets.target import Going, Happening, Listing, LogOptions, Object, PodView, Scope
 
 LOOK_EVERY: Final = 0.3
 """Seconds between two looks at a file."""
@@ -47,14 +47,20 @@ class Directory:
     def command(self, verb: str, *words: str, job: str) -> str:
         return command(verb, *words, "--dir", str(self.path))
 
-    async def jobs(self, scope: Scope) -> list[Object]:
+    async def jobs(self, scope: Scope) -> Listing:
         if scope.selector:
             raise Failure("-l selects by labels, which runs on this machine do not have")
         if not self.path.is_dir():
             raise Failure(f"there is no directory {self.path}")
         folders = [self.path, *sorted(path for path in self.path.iterdir() if path.is_dir())]
-        runs = [RunFolder(path) for path in folders if (path / STATUS_FILE).is_file()]
-        return [placed(run.document(), run.path) for run in runs]
+        items: list[Object] = []
+        unread: list[Failure] = []
+        for run in [RunFolder(path) for path in folders if (path / STATUS_FILE).is_file()]:
+            try:
+                items.append(placed(run.document(), run.path))
+            except Failure as failure:
+                unread.append(failure)
+        return Listing(items, unread)
 
     async def job(self, name: str | None) -> Object:
         return self.folder.document()
@@ -81,7 +87,7 @@ class Directory:
 
     async def pods(self, job: RLHFJob) -> list[PodView]:
         found = []
-        for pod in self._pods(job):
+        for pod in self._pods(job.metadata.uid):
             seen = pod.observed()
             record, code = pod.record, seen.exit_code
             reason = seen.reason or (f"Error ({code})" if code else "")
@@ -99,9 +105,10 @@ class Directory:
             )
         return sorted(found, key=lambda view: (view.stage, view.attempt, view.completion_index))
 
-    def _pods(self, job: RLHFJob) -> list[LocalPod]:
+    def _pods(self, uid: str | None) -> list[LocalPod]:
+        """Those of a job; of whichever jobs with None."""
         found = map(LocalPod.read, sorted((self.path / "pods").glob("*")))
-        return [pod for pod in found if pod and pod.record.uid == job.metadata.uid]
+        return [pod for pod in found if pod and uid in (None, pod.record.uid)]
 
     async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
         if options.since or options.timestamps or options.previous:
@@ -168,9 +175,12 @@ class Directory:
         return run_here(job.model_copy(update={"spec": spec}), self.folder, again, False)
 
     async def kill(self, job: RLHFJob) -> None:
+        await self._kill(self._pods(job.metadata.uid))
+
+    async def _kill(self, pods: Sequence[LocalPod]) -> None:
         if is_in_use(self.path):
             ask_to_stop(self.path)
-            for pod in self._pods(job):
+            for pod in pods:
                 if pod.is_live:
                     pod.kill()
 
@@ -181,6 +191,20 @@ class Directory:
             await self.kill(job)
             await stopped(self.path)
         return delete(self.folder, job, with_checkpoints)
+
+    async def delete_unread(
+        self, why: Unreadable, *, with_checkpoints: bool, force: bool
+    ) -> list[str]:
+        if with_checkpoints:
+            raise Failure(
+                *why.lines,
+                f"so nothing tells which folders in {self.path / 'volumes'} are the run's own: "
+                "leave out --checkpoints, and delete them yourself",
+            )
+        if force:
+            await self._kill(self._pods(None))
+            await stopped(self.path)
+        return delete(self.folder, None, False)
 
     @asynccontextmanager
     async def records(self, job: RLHFJob) -> AsyncIterator[RunFolder]:

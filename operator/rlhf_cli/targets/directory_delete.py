@@ -26,10 +26,11 @@ from rlhf_cli.targets.storage import refuse_storage_of_others
 FILES: Final = (REPORT_FILE, VERSIONS_FILE, EVENTS_FILE, STATUS_FILE, LOCK_FILE)
 
 
-def delete(folder: RunFolder, job: RLHFJob, with_checkpoints: bool) -> list[str]:
+def delete(folder: RunFolder, job: RLHFJob | None, with_checkpoints: bool) -> list[str]:
     """What was removed and what was kept. Raises Failure.
 
-    Volumes that stand for other claims hold somebody's data, and stay.
+    Volumes that stand for other claims hold somebody's data, and stay; all do without a job, which
+    is the case where the status cannot be read.
     """
     path, place = folder.path, ["--dir", str(folder.path)]
     if is_in_use(path):
@@ -39,9 +40,9 @@ def delete(folder: RunFolder, job: RLHFJob, with_checkpoints: bool) -> list[str]
             f"or end it as it is: {command('delete', *place, '--force')}",
             exit_code=TRANSIENT,
         )
-    checkpoints = path / "volumes" / claim_name(job)
+    checkpoints = path / "volumes" / claim_name(job) if job else None
     _remove(path / COPIES)
-    if with_checkpoints:
+    if job and checkpoints and with_checkpoints:
         refuse_storage_of_others(job)
         _remove(checkpoints)
     _remove(path / "pods")
@@ -52,9 +53,11 @@ def delete(folder: RunFolder, job: RLHFJob, with_checkpoints: bool) -> list[str]
         with contextlib.suppress(OSError):
             left.rmdir()
     told = [f"The run in {path} is deleted{', with its checkpoints' * with_checkpoints}."]
-    kept = job.spec.checkpoints.uri or (checkpoints if checkpoints.is_dir() else None)
+    uri = job.spec.checkpoints.uri if job else None
+    kept = uri or (checkpoints if checkpoints and checkpoints.is_dir() else None)
     told += [f"Its checkpoints stay in {kept}."] if kept else []
-    return told + [f"{item} stays: it is not the run's own." for item in others]
+    why = "it is not the run's own" if job else "nothing tells whose it is"
+    return told + [f"{item} stays: {why}." for item in others]
 
 
 def _remove(tree: Path) -> None:

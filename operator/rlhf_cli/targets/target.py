@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
+from rlhf_api.validation import InvalidJob, kept_job
 
-from rlhf_cli.failures import Failure
+from rlhf_cli.failures import Failure, Unreadable, told_problems
 from rlhf_cli.run_folder import RunFolder
 
 Object = dict[str, Any]
@@ -23,6 +24,13 @@ class Scope(NamedTuple):
 
     selector: str = ""  # labels, as kubectl's -l
     everywhere: bool = False  # all namespaces
+
+
+class Listing(NamedTuple):
+    """Jobs, and why others that are there too are not among them."""
+
+    items: list[Object]
+    unread: Sequence[Failure] = ()
 
 
 class PodView(NamedTuple):
@@ -80,7 +88,7 @@ class Target(Protocol):
     def command(self, verb: str, *words: str, job: str) -> str:
         """A command of this program on one of these jobs, for the user to copy."""
 
-    async def jobs(self, scope: Scope) -> list[Object]:
+    async def jobs(self, scope: Scope) -> Listing:
         """All of them, by namespace and name."""
 
     async def job(self, name: str | None) -> Object:
@@ -127,6 +135,11 @@ class Target(Protocol):
         `force`: its processes end at once, and a run here may be one that goes on.
         """
 
+    async def delete_unread(
+        self, why: Unreadable, *, with_checkpoints: bool, force: bool
+    ) -> list[str]:
+        """Removes what could not be read, where it can be told apart without that."""
+
     def records(self, job: RLHFJob) -> AbstractAsyncContextManager[RunFolder]:
         """A folder with what its trainers recorded: metrics, answers, versions."""
 
@@ -137,11 +150,12 @@ class Target(Protocol):
 def parsed(item: Object) -> RLHFJob:
     """The job of an object. Raises Failure where another version has written it."""
     try:
-        return RLHFJob.parse(item)
-    except ValueError as error:
+        return kept_job(item)
+    except InvalidJob as error:
         name = (item.get("metadata") or {}).get("name", "")
-        raise Failure(
-            f"this version cannot read the RLHFJob {name}: {str(error).splitlines()[0]}",
+        raise Unreadable(
+            f"this version cannot read the RLHFJob {name}:",
+            *told_problems(error.problems),
             "use the rlhfctl of the operator's version",
         ) from None
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import ValidationError
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import MANIFEST
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
+from rlhf_api.validation import InvalidJob, kept_job
 
 from rlhf_operator.local.errors import LocalRunError
 from rlhf_operator.local.processes import is_locked
@@ -166,11 +166,11 @@ def owner_of(directory: Path) -> int | None:
 def _previous(path: Path) -> RLHFJob | None:
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        return RLHFJob.parse(value)
+        return kept_job(value)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        cause = str(error.problems[0]) if isinstance(error, InvalidJob) else str(error)
         raise LocalRunError(
             f"{path} cannot be read ({cause.splitlines()[0]}). It tells which stages have "
             "finished: restore it, or remove it to start afresh."
