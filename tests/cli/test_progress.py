@@ -129,6 +129,37 @@ def test_the_table_at_the_end_has_times_figures_and_scores() -> None:
     assert "Base 0.000   SFT 0.310   PPO 0.870   DPO 0.790" in text
 
 
+def summary(shown: RLHFJob, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_summary(console, shown, NOW)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_the_table_at_the_end_tells_every_figure_however_narrow_the_terminal(width: int) -> None:
+    done = {
+        name: StageStatus(phase="Succeeded", attempt=12, metrics=FINAL[name],
+                          start_time="2026-01-05T10:00:00Z", completion_time="2026-01-05T11:02:03Z")
+        for name in FINAL
+    }  # fmt: skip
+    text = summary(job(**done), width)
+    for told in ("Succeeded", "1:02:03", "held-out accuracy 0.953", "reward 2.410", "score 0.870"):
+        assert told in text
+
+
+def test_the_table_at_the_end_says_why_a_stage_failed_that_had_figures_by_then() -> None:
+    failed = StageStatus(
+        phase="Failed", reason="Diverged", message="KL at step 9", metrics=FINAL["ppo"]
+    )
+    assert "Diverged: KL at step 9" in summary(job(ppo=failed), 120)
+
+
+def test_scores_at_the_end_come_in_the_order_of_the_stages() -> None:
+    done = {name: StageStatus(phase="Succeeded", metrics=FINAL[name]) for name in sorted(FINAL)}
+    assert "Base 0.000   SFT 0.310   PPO 0.870   DPO 0.790" in summary(job(**done), 120)
+
+
 def test_the_table_is_followed_by_device_time_and_what_is_waited_for() -> None:
     spent = GPUSeconds(useful=7200, repeated=65, waiting=10)
     shown = job(sft=RUNNING.model_copy(update={"gpu_seconds": spent}))

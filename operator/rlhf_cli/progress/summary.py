@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from rlhf_api.job import RLHFJob
@@ -15,9 +17,11 @@ from rlhf_api.status import GPUSeconds, JobStatus
 
 from rlhf_cli.figures import TITLES, duration, figure_text, key_figures
 from rlhf_cli.progress.rows import StageRow, stage_rows
-from rlhf_cli.progress.terminal import STYLES
+from rlhf_cli.progress.terminal import STYLES, WIDE
+from rlhf_cli.targets.target import all_stages
 
 LOG_WIDTH: Final = 120
+GAP: Final = "   "
 
 NEEDS: Final = (("Scheduled", "False"), ("ApprovalNeeded", "True"))
 """Conditions that tell what a job waits for."""
@@ -30,15 +34,13 @@ def console_for(stream: TextIO) -> Console:
 
 def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
     """Each stage with its time and key figures, then the scores of all models."""
-    status = job.status or JobStatus()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for heading in ("Stage", "Result", "Time", "Attempts", "Key figures"):
-        table.add_column(heading, no_wrap=heading != "Key figures")
-    for row in stage_rows(job, now):
-        stage = status.prepare if row.name == "prepare" else status.stages.get(row.name)
-        table.add_row(*_cells(row, dict(stage.metrics) if stage else {}))
-    console.print(table)
-    if scores := model_scores(status):
+    status, rows = job.status or JobStatus(), stage_rows(job, now)
+    reached = [_reached(row, all_stages(job)[row.name].metrics) for row in rows]
+    if console.width >= WIDE:
+        console.print(_table(rows, reached))
+    else:
+        _print_narrow(console, rows, reached)
+    if scores := model_scores(job):
         told = "   ".join(
             f"{TITLES[model]} {figure_text(score)}" for model, score in scores.items()
         )
@@ -65,10 +67,11 @@ def _needed(status: JobStatus) -> Iterator[str]:
             yield f"{condition.type}: {condition.message}"
 
 
-def model_scores(status: JobStatus) -> dict[str, float]:
-    """The user's judge's mean score of each model, the base model first."""
+def model_scores(job: RLHFJob) -> dict[str, float]:
+    """The user's judge's mean score of each model, the base model first, then as stages run: an
+    API server gives them by name."""
     found: dict[str, float] = {}
-    for name, stage in status.stages.items():
+    for name, stage in all_stages(job).items():
         if "eval/base_score" in stage.metrics:
             found = {"base": stage.metrics["eval/base_score"]} | found
         if "eval/score" in stage.metrics and name in TITLES:
@@ -76,14 +79,59 @@ def model_scores(status: JobStatus) -> dict[str, float]:
     return found
 
 
-def _cells(row: StageRow, metrics: dict[str, float]) -> list[Text]:
-    figures = "   ".join(f"{label} {value}" for label, value in key_figures(row.name, metrics))
-    time = duration(row.elapsed) if row.elapsed is not None else "–"
-    attempts = str(row.attempt) if row.attempt else "–"
-    return [
-        Text(TITLES.get(row.name, row.name)),
-        Text(row.phase, style=STYLES.get(row.phase, "dim")),
-        Text(time),
-        Text(attempts),
-        Text(figures or row.note),
-    ]
+class Figures:
+    """Labels with their values, of which none is torn apart: as many on a line as fit."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._words = [f"{label} {value}" for label, value in pairs]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines: list[str] = []
+        for word in self._words:
+            longer = GAP.join([*lines[-1:], word])
+            if lines and len(longer) <= options.max_width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        yield Text("\n".join(lines))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(len, self._words)), len(GAP.join(self._words)))
+
+
+def _reached(row: StageRow, metrics: Mapping[str, float]) -> RenderableType:
+    """What a stage has reached, or why it waits or failed, whatever it had reached by then."""
+    figures = key_figures(row.name, metrics, is_final=row.phase != "Running")
+    has_news = row.phase in ("Running", "Succeeded") or not row.note
+    return Figures(figures) if figures and has_news else Text(row.note)
+
+
+def _table(rows: Sequence[StageRow], reached: Sequence[RenderableType]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for heading in ("Stage", "Result", "Time", "Attempts", "Key figures"):
+        table.add_column(heading, no_wrap=heading != "Key figures")
+    for row, last in zip(rows, reached, strict=True):
+        table.add_row(
+            Text(TITLES.get(row.name, row.name)),
+            Text(row.phase, style=STYLES.get(row.phase, "dim")),
+            Text(duration(row.elapsed) if row.elapsed is not None else "–"),
+            Text(str(row.attempt) if row.attempt else "–"),
+            last,
+        )
+    return table
+
+
+def _print_narrow(
+    console: Console, rows: Sequence[StageRow], reached: Sequence[RenderableType]
+) -> None:
+    """The same where a last column would have no room: below each stage what the table has last."""
+    for row, below in zip(rows, reached, strict=True):
+        time = duration(row.elapsed) if row.elapsed is not None else ""
+        again = f"attempt {row.attempt}" if row.attempt > 1 else ""
+        phase = (f"{row.phase:<9}", STYLES.get(row.phase, "dim"))
+        line = Text.assemble(f"{row.title:<8} ", phase, f"  {time}  {again}")
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+        if not isinstance(below, Text) or below:
+            console.print(Padding(below, (0, 0, 0, 2)))
+    console.print()
