@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-from rlhf_cli.arguments.parser import build_parser, commands_of
+from rlhf_cli.arguments.parser import behind_the_command, build_parser, commands_of
+from rlhf_cli.arguments.shared import ON_CLUSTER
 
 HIDDEN: Final = "__complete"
 FILES: Final = ":files"
@@ -42,7 +43,10 @@ def complete_for_kubectl() -> int:
 def candidates(words: Sequence[str]) -> list[str]:
     """Those that begin with the last word."""
     *before, begun = words
-    found = _next(before, begun)
+    commanded = behind_the_command(before)
+    if before and not commanded and before[-1] in ON_CLUSTER:
+        return [FILES] if before[-1] == "--kubeconfig" else []
+    found = _next(commanded, begun)
     return [line for line in found if line == FILES or line.startswith(begun)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rlhf_cli.arguments.parser import build_parser
+from rlhf_cli.arguments.parser import behind_the_command, build_parser
 from rlhf_cli.completing import HIDDEN, complete
 from rlhf_cli.failures import DONE, INTERRUPTED, IO_ERROR, TERMINATED, Failure, Terminated
 from rlhf_cli.program import program
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == [HIDDEN]:
         return complete(words[1:])
-    args = build_parser().parse_args(words)
+    args = build_parser().parse_args(behind_the_command(words))
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a manifest may hold what the terminal cannot show

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from rlhf_cli.arguments.parser import build_parser
 from rlhf_cli.main import main
+from rlhf_cli.targets.directory import Directory
+from rlhf_cli.targets.target import LogOptions, PodView
 from synthetic_run import MANIFEST, write_run
 
 Result = subprocess.CompletedProcess[str]
@@ -285,3 +289,62 @@ def test_a_run_that_cannot_be_read_can_be_deleted(
     assert f"{volume} stays: nothing tells whose it is." in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"volumes"}
     assert list(volume.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "see"),
+    [
+        ("get x --outptu json", "there is no flag --outptu; did you mean --output?", "get"),
+        ("logs x --tial=3", "there is no flag --tial=3; did you mean --tail?", "logs"),
+        ("list --colour", "there is no flag --colour", "list"),
+        ("describe a b", "b is one word too many", "describe"),
+        ("logs a --tail -2", "-2 is no number of lines", "logs"),
+        ("watch a --timeout 1h30", "1h30 is no time such as", "watch"),
+        ("sumbit x", "there is no command sumbit; did you mean submit?", ""),
+        ("apply -f x", "there is no command apply; did you mean submit?", ""),
+        ("xyz", "there is no command xyz", ""),
+        ("-n", "COMMAND", ""),
+    ],
+)
+def test_a_wrong_word_is_told_with_the_right_one_and_where_to_read_on(
+    words: str, said: str, see: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="64"):
+        main(words.split())
+    first, last = capsys.readouterr().err.splitlines()
+    assert said in first
+    assert last == f"Try '{' '.join(filter(None, ['rlhfctl', see]))} --help'."
+
+
+def test_flags_of_a_cluster_may_stand_before_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["-n", "research", "--kubeconfig=none.yaml", "get", "x"]) == 69
+    assert "there is no kubeconfig none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1h30m", 5400), ("2d1s", 172801)])
+def test_a_time_is_told_as_to_kubectl(text: str, seconds: int) -> None:
+    args = build_parser().parse_args(["watch", "x", "--timeout", text])
+    assert args.timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("tail", "shown"),
+    [("0", []), ("1", ["c"]), ("2", ["b 1%\rb 9%", "c"]), ("9", None), ("-1", None)],
+)
+def test_the_last_lines_of_a_log_are_counted_as_kubectl_counts_them(
+    tail: str, shown: list[str] | None, tmp_path: Path
+) -> None:
+    every = ["a", "b 1%\rb 9%", "c"]
+    for name, end in (("whole", "\n"), ("begun", "")):
+        file = tmp_path / "pods" / name / "log.txt"
+        file.parent.mkdir(parents=True)
+        file.write_text("\n".join(every) + end)
+        asked = LogOptions(tail=build_parser().parse_args(["logs", "--tail", tail]).tail)
+        lines = Directory(str(tmp_path)).log(PodView(name, "sft", 1, 0, "Succeeded"), asked)
+
+        async def read(lines: AsyncIterator[str] = lines) -> list[str]:
+            return [line async for line in lines]
+
+        assert asyncio.run(read()) == (every if shown is None else shown)

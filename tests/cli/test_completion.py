@@ -33,6 +33,10 @@ def test_words_that_may_follow() -> None:
     assert flags == ["--output"]
     assert "json" in candidates(["list", "-o", ""])
     assert candidates(["nonsense", ""]) == []
+    assert [line.split("\t")[0] for line in candidates(["-n", "research", "su"])][1:] == ["suspend"]
+    assert candidates(["-n", ""]) == []
+    flags = candidates(["-n", "research", "list", "--out"])
+    assert [line.split("\t")[0] for line in flags] == ["--output"]
 
 
 def test_bash_completes_the_command_by_the_script(tmp_path: Path) -> None:

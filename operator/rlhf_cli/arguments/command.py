@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn, TypeAlias
+import difflib
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn, TypeAlias
 
 from rlhf_cli.failures import DONE, USAGE
 from rlhf_cli.program import program, release
+
+ELSEWHERE: Final = {
+    **dict.fromkeys(("apply", "create", "replace"), "submit"),
+    "wait": "watch",
+    "ls": "list",
+    "rm": "delete",
+}
+"""Verbs of kubectl and of shells, and what does here what they do."""
+CLOSE: Final = 0.7
+"""Likeness of two words, of 1, from which one may have been meant by the other."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,6 +27,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and how to learn more."""
         self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+    def parse_known_args(self, *args: Any, **options: Any) -> tuple[Any, list[str]]:
+        """A command refuses what it does not know itself: its own help tells what it does."""
+        found, unknown = super().parse_known_args(*args, **options)
+        for word in unknown:
+            if word.startswith("-"):
+                flags = [flag for action in self._actions for flag in action.option_strings]
+                hint = did_you_mean(word.partition("=")[0], flags)
+                self.error(f"there is no flag {word}{hint}")
+            self.error(f"{word} is one word too many")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            hint = did_you_mean(ELSEWHERE.get(value, value), list(action.choices))
+            self.error(f"there is no command {value}{hint}")
+        super()._check_value(action, value)
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a word that is none of those that are known."""
+    close = difflib.get_close_matches(word, known, 1, CLOSE)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class Version(argparse.Action):

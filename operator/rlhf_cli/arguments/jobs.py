@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rlhf_cli.arguments.command import Commands
-from rlhf_cli.arguments.shared import change, on_job, seconds, timeout, waiting
+from rlhf_cli.arguments.shared import change, lines, on_job, seconds, timeout, waiting
 
 
 def add(commands: Commands) -> None:
@@ -61,7 +61,10 @@ def _which_logs(logs: argparse.ArgumentParser) -> None:
     )
     logs.add_argument("--rank", type=int, metavar="N", help="of the pod that this rank runs in")
     logs.add_argument(
-        "--tail", type=int, metavar="N", help="begin with the last N lines of each pod"
+        "--tail",
+        type=lines,
+        metavar="N",
+        help="begin with the last N lines of each pod (default: -1, all)",
     )
     logs.add_argument(
         "--since", type=seconds, metavar="TIME", help="only of the last 90s, 15m, 24h"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Final
 
 from rlhf_cli.arguments import jobs, manifests, tools
 from rlhf_cli.arguments.command import Parser, Version
+from rlhf_cli.arguments.shared import ON_CLUSTER
 from rlhf_cli.failures import EXIT_CODES
 from rlhf_cli.program import program
 
@@ -36,6 +38,16 @@ def build_parser() -> Parser:
     for command, text in commands_of(parser).values():
         command.description = f"{text[0].upper()}{text[1:]}."
     return parser
+
+
+def behind_the_command(words: Sequence[str]) -> list[str]:
+    """Flags that say which cluster, where they stand before the command, as for kubectl."""
+    rest, flags = list(words), list[str]()
+    while rest and rest[0].partition("=")[0] in ON_CLUSTER:
+        size = 1 if "=" in rest[0] else 2
+        flags += rest[:size]
+        del rest[:size]
+    return [rest[0], *flags, *rest[1:]] if rest else []
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, tuple[argparse.ArgumentParser, str]]:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Final
+
+UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+ON_CLUSTER: Final = ("-n", "--namespace", "--context", "--kubeconfig")
+"""Flags of `on_cluster`."""
 
 
 def on_cluster(command: argparse.ArgumentParser) -> None:
@@ -60,8 +66,15 @@ def timeout(command: argparse.ArgumentParser) -> None:
 
 
 def seconds(text: str) -> int:
-    """90s, 15m, 24h, 2d, or a number of seconds."""
-    found = re.fullmatch(r"(\d+)([smhd]?)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text} is no time such as 90s, 15m or 24h")
-    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    """90s, 15m, 1h30m, 2d, or a number of seconds."""
+    if not re.fullmatch(r"\d+|(\d+[smhd])+", text):
+        raise argparse.ArgumentTypeError(f"{text} is no time such as 90s, 15m or 1h30m")
+    parts = re.findall(r"(\d+)([smhd]?)", text)
+    return sum(int(number) * UNITS[unit] for number, unit in parts)
+
+
+def lines(text: str) -> int | None:
+    """A number of lines; None for -1, which is all of them, as with kubectl."""
+    if not re.fullmatch(r"\d+|-1", text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of lines; -1: all of them")
+    return None if text == "-1" else int(text)

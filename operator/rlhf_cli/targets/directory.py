@@ -230,5 +230,10 @@ def _offset(file: Path, tail: int | None) -> int:
     """Where the last lines of a file begin."""
     if tail is None or not file.exists():
         return 0
-    lines = file.read_bytes().splitlines(keepends=True)
-    return sum(len(line) for line in lines[: max(0, len(lines) - tail)])
+    text = file.read_bytes()
+    end = len(text) - text.endswith(b"\n")
+    for _ in range(tail):
+        end = text.rfind(b"\n", 0, end)
+        if end < 0:
+            return 0
+    return min(end + 1, len(text))
