@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
+from rlhf_operator import kueue
 from rlhf_operator.inputs import parents
 
 from rlhf_cli.targets.target import Target, all_stages, ending
+
+SUSPEND_AND_RESUME: Final = (("suspend", "--wait"), ("resume",))
 
 
 def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]:
@@ -34,8 +38,13 @@ def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]
     is_held = closed and ending(job)
     if job.spec.suspend or not (is_alive or failed or is_held):
         yield f"let it go on:  {target.command('resume', job=name)}"
-    elif any(c.type == "Scheduled" and c.status == "False" for c in status.conditions):
-        yield "make room, ask for less, or wait; the condition Scheduled says what is missing"
+        return
+    for waits in (c for c in status.conditions if (c.type, c.status) == ("Scheduled", "False")):
+        if kueue.DEACTIVATED in waits.message:  # no room would help
+            stop, go = (target.command(*words, job=name) for words in SUSPEND_AND_RESUME)
+            yield f"have Kueue take it anew, once that is mended:  {stop} && {go}"
+        else:
+            yield "make room, ask for less, or wait; the condition Scheduled says what is missing"
 
 
 def approvals(job: RLHFJob) -> list[str]:
