@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import Final
 
 from rlhf_api.job import RLHFJob
 
@@ -26,9 +25,6 @@ from rlhf_cli.targets.target import (
     parsed,
 )
 from rlhf_cli.waiting import within
-
-LOOK_EVERY: Final = 2.0
-"""Seconds between two looks at pods and events."""
 
 
 async def follow(target: Target, name: str | None, timeout: float | None) -> int:
@@ -82,20 +78,31 @@ async def _until_the_end(
 
 
 async def _look_around(target: Target, name: str | None, screen: Screen) -> None:
-    """Pods, events, and once for each stage the curve so far. What may not be read is left out."""
+    """Pods with the curves of their logs, and events. What may not be read is left out."""
+    with contextlib.suppress(Failure):
+        job = parsed(await target.job(name))
+        pods, events = _look_at_pods(target, job, screen), _look_at_events(target, job, screen)
+        await asyncio.gather(pods, events)
+
+
+async def _look_at_pods(target: Target, job: RLHFJob, screen: Screen) -> None:
     read: set[tuple[str, int]] = set()
-    while True:
-        with contextlib.suppress(Failure):
-            job = parsed(await target.job(name))
-            screen.pods = await target.pods(job)
-            screen.events = await target.events(job)
+    with contextlib.suppress(Failure):
+        async for screen.pods in target.follow_pods(job):
             for pod in screen.pods:
                 key = (pod.stage, pod.attempt)
-                is_newest = all_stages(job).get(pod.stage, None)
-                if pod.completion_index == 0 and key not in read and is_newest:
+                has_begun = pod.phase not in ("Pending", "Waiting")
+                is_first = pod.completion_index == 0 and pod.stage in all_stages(job)
+                if is_first and has_begun and key not in read:
                     read.add(key)
-                    await _read_log(target, pod, screen.history)
-        await asyncio.sleep(LOOK_EVERY)
+                    with contextlib.suppress(Failure):
+                        await _read_log(target, pod, screen.history)
+
+
+async def _look_at_events(target: Target, job: RLHFJob, screen: Screen) -> None:
+    with contextlib.suppress(Failure):
+        async for screen.events in target.follow_events(job):
+            pass
 
 
 async def _read_log(target: Target, pod: PodView, history: History) -> None:

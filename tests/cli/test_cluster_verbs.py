@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,40 @@ def test_a_watch_tells_stages_and_ends_with_ctrl_c(story: Story) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert "Traceback" not in "".join(process.communicate())
+
+
+def test_events_are_watched_and_not_listed_again_and_again(story: Story) -> None:
+    plane, namespace = story.plane, story.namespace
+    plane.kubectl("create", "serviceaccount", "watcher", "-n", namespace)
+    rules = ["--verb=get,list,watch", "--resource=rlhfjobs.rlhf.dev,pods,events"]
+    plane.kubectl("create", "role", "watcher", *rules, "-n", namespace)
+    subject = f"--serviceaccount={namespace}:watcher"
+    plane.kubectl("create", "rolebinding", "watcher", "--role=watcher", subject, "-n", namespace)
+    login = str(plane.kubeconfig_for("watcher", namespace))
+    process = story.start("events", "long", "-w", "-o", "json", login=login)
+    assert process.stdout
+    assert json.loads(process.stdout.readline())["message"]
+    labels = "rlhf.dev/job=long,rlhf.dev/stage=ppo"
+    pod = plane.client.list("v1/pods", namespace, labels=labels)[0]["metadata"]["name"]
+    for name in ("someone-else", pod):
+        plane.client.create(sneeze(name, namespace), namespace)
+    seen = {"reason": ""}
+    while seen["reason"] != "Sneezed":
+        seen = json.loads(process.stdout.readline())
+    assert (seen["about"], process.poll()) == (pod, None)
+    time.sleep(5)
+    asked = [r.verb for r in plane.requests_of("watcher", namespace) if r.resource == "events"]
+    assert asked.count("list") == 2  # the job's own, and those of pods
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "".join(process.communicate()) == ""
+
+
+def sneeze(pod: str, namespace: str) -> Object:
+    about = {"apiVersion": "v1", "kind": "Pod", "name": pod, "namespace": namespace}
+    meta = {"name": f"{pod}.sneezed"}
+    told = {"type": "Warning", "reason": "Sneezed", "message": "Atishoo", "count": 1}
+    return {"apiVersion": "v1", "kind": "Event", "metadata": meta, "involvedObject": about, **told}
 
 
 def test_waiting_ends_with_its_time(story: Story) -> None:

@@ -8,15 +8,14 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+
+from rlhf_api.job import RLHFJob
 
 from rlhf_cli.description import events_table
 from rlhf_cli.failures import DONE
 from rlhf_cli.progress.summary import console_for
 from rlhf_cli.targets.resolve import target_of
-from rlhf_cli.targets.target import Happening, parsed
-
-LOOK_EVERY: Final = 2.0
+from rlhf_cli.targets.target import Happening, Target, parsed
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -25,23 +24,26 @@ def execute(args: argparse.Namespace) -> int:
 
 
 async def _events(args: argparse.Namespace) -> int:
-    seen: set[Happening] = set()
     async with target_of(args) as target:
-        while True:
-            job = parsed(await target.job(args.job))
-            is_last = not (args.watch and await target.is_worked_on(job))
-            found = [item for item in await target.events(job) if item not in seen]
-            if not (found or seen or args.watch):
-                print(
-                    f"No events of {job.metadata.name}: a cluster keeps them for an hour.",
-                    file=sys.stderr,
-                )
-            if found:
-                _print(found, args.output, with_heading=not seen)
+        job = parsed(await target.job(args.job))
+        if args.watch:
+            await _watch(target, job, args.output)
+        elif found := await target.events(job):
+            _print(found, args.output, with_heading=True)
+        else:
+            print(
+                f"No events of {job.metadata.name}: a cluster keeps them for an hour.",
+                file=sys.stderr,
+            )
+    return DONE
+
+
+async def _watch(target: Target, job: RLHFJob, form: str) -> None:
+    seen: set[Happening] = set()
+    async for events in target.follow_events(job):
+        if found := [item for item in events if item not in seen]:
+            _print(found, form, with_heading=not seen)
             seen |= set(found)
-            if is_last:
-                return DONE
-            await asyncio.sleep(LOOK_EVERY)
 
 
 def _print(found: Sequence[Happening], form: str, *, with_heading: bool) -> None:

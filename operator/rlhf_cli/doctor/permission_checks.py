@@ -29,8 +29,10 @@ RIGHTS: Final = (
     Right("patch", GROUP, "rlhfjobs", "submit, suspend, resume, approve, retry, cancel"),
     Right("delete", GROUP, "rlhfjobs", "delete"),
     Right("list", "", "pods", "describe, watch, logs"),
+    Right("watch", "", "pods", "watch, events -w"),
     Right("get", "", "pods/log", "logs"),
     Right("list", "", "events", "events, describe, watch"),
+    Right("watch", "", "events", "watch, events -w"),
     Right("create", "", "pods", "report, plot, fetch, chat"),
 )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rlhf_api.fields import suggestion
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import CheckpointRef
-from rlhf_operator.api import Api, ApiError, Resource, pause_after
+from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cluster import RLHFJOBS
 from rlhf_operator.names import ANNOTATION_RETRY_STAGE, claim_name
 
@@ -18,7 +18,8 @@ from rlhf_cli.failures import DONE, Failure, Unreadable
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import RunFolder
 from rlhf_cli.targets.cluster_delete import delete
-from rlhf_cli.targets.cluster_events import happening
+from rlhf_cli.targets.cluster_events import events, follow_events
+from rlhf_cli.targets.cluster_follow import LISTED, followed
 from rlhf_cli.targets.cluster_requests import ClusterRequests
 from rlhf_cli.targets.refusals import refusal
 from rlhf_cli.targets.target import (
@@ -29,9 +30,6 @@ from rlhf_cli.targets.target import (
     Scope,
     all_stages,
 )
-
-EVENTS: Final = Resource("v1", "Event", "events")
-RETRIES: Final = 5
 
 
 class ClusterTarget(ClusterRequests):
@@ -70,48 +68,23 @@ class ClusterTarget(ClusterRequests):
     async def watch(self, name: str | None, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
         namespace = None if scope.everywhere else self.namespace
         fields = f"metadata.name={name}" if name else ""
-        seen: dict[str, Object] = {}
-        was_answered, broken = False, 0
-        while True:
-            try:
-                items, version = await self.api.list(
-                    RLHFJOBS, namespace, selector=scope.selector, fields=fields
-                )
-                if name and not items and not was_answered:
+        was_seen = False
+        changes = followed(self.api, RLHFJOBS, namespace, selector=scope.selector, fields=fields)
+        async for kind, item in changes:
+            if kind == LISTED:
+                if name and not was_seen:
                     raise await self._not_found(name)
-                for kind, item in differences(seen, items):
-                    yield kind, item
-                if name and not items:
-                    return
-                was_answered, broken = True, 0
-                async for kind, item in self.api.watch(
-                    RLHFJOBS, namespace, version, selector=scope.selector, fields=fields
-                ):
-                    if kind == "BOOKMARK":
-                        continue
-                    _note(seen, kind, item)
-                    yield kind, item
-                    if name and kind == "DELETED":
-                        return
-            except ApiError as error:
-                broken += 1
-                may_pass = was_answered and (error.is_passing or error.code == 410)
-                if not may_pass or broken > RETRIES:
-                    raise refusal(error, "watch", "rlhfjobs", namespace) from None
-                await pause_after(broken - 1)
+                continue
+            was_seen = True
+            yield kind, item
+            if name and kind == "DELETED":
+                return
 
     async def events(self, job: RLHFJob) -> list[Happening]:
-        name = job.metadata.name
-        mine, _ = await self.listed(
-            EVENTS, self.namespace, fields=f"involvedObject.uid={job.metadata.uid}"
-        )
-        pods = {pod.name for pod in await self.pods(job)}
-        of_pods = []
-        if pods:
-            listed, _ = await self.listed(EVENTS, self.namespace, fields="involvedObject.kind=Pod")
-            of_pods = [item for item in listed if item["involvedObject"].get("name") in pods]
-        found = [happening(item, name) for item in [*mine, *of_pods]]
-        return sorted(found, key=lambda item: item.time)
+        return await events(self, job)
+
+    def follow_events(self, job: RLHFJob) -> AsyncIterator[list[Happening]]:
+        return follow_events(self, job)
 
     async def is_worked_on(self, job: RLHFJob) -> bool:
         return True
@@ -169,28 +142,6 @@ class ClusterTarget(ClusterRequests):
             [f"for the run in ./{name}: --dir {name}"] if Path(name, "status.yaml").exists() else []
         )
         return Failure(f"there is no RLHFJob {name} in {self.place}", hint, *local)
-
-
-def differences(seen: dict[str, Object], items: list[Object]) -> list[tuple[str, Object]]:
-    """What a list tells that was not known; `seen` (by UID) is brought up to date."""
-    there = {item["metadata"]["uid"]: item for item in items}
-    found = [("DELETED", item) for uid, item in seen.items() if uid not in there]
-    for uid, item in there.items():
-        before = seen.get(uid)
-        if before is None:
-            found.append(("ADDED", item))
-        elif before["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
-            found.append(("MODIFIED", item))
-    seen.clear()
-    seen.update(there)
-    return found
-
-
-def _note(seen: dict[str, Object], kind: str, item: Object) -> None:
-    if kind == "DELETED":
-        seen.pop(item["metadata"]["uid"], None)
-    else:
-        seen[item["metadata"]["uid"]] = item
 
 
 def _by_name(item: Object) -> tuple[str, str]:

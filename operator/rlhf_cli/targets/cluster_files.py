@@ -15,7 +15,6 @@ from typing import Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import MANIFEST
 from rlhf_api.status import CheckpointRef
-from rlhf_operator.names import LABEL_JOB
 from rlhf_operator.render.volumes import CHECKPOINTS
 from rlhf_operator.storage import place_on_volume
 
@@ -24,7 +23,7 @@ from rlhf_cli.object_store import record_patterns
 from rlhf_cli.progress.history import from_log
 from rlhf_cli.progress.transfer import Transfer
 from rlhf_cli.run_folder import STATUS_FILE, RunFolder, lineage_of
-from rlhf_cli.targets.cluster_requests import ClusterRequests
+from rlhf_cli.targets.cluster_requests import ClusterRequests, of_job
 from rlhf_cli.targets.files import Received
 from rlhf_cli.targets.reader_pod import reader_pod
 from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
@@ -148,7 +147,7 @@ async def _pod(
     target: ClusterRequests, job: RLHFJob, patterns: Sequence[str], have: Mapping[str, int]
 ) -> Object:
     """With the image of the job's own pods: it is on the nodes already, and has Python."""
-    pods = await target.raw_pods(f"{LABEL_JOB}={job.metadata.name}")
+    pods = await target.raw_pods(of_job(job))
     images = [pod["spec"]["containers"][0]["image"] for pod in pods]
     image = next(iter(images), job.spec.image)
     if image is None:

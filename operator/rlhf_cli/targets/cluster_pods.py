@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from rlhf_operator.names import LABEL_ATTEMPT, LABEL_STAGE
@@ -9,6 +10,12 @@ from rlhf_operator.names import LABEL_ATTEMPT, LABEL_STAGE
 from rlhf_cli.targets.target import Object, PodView
 
 INDEX: Final = "batch.kubernetes.io/job-completion-index"
+
+
+def pod_views(pods: Iterable[Object]) -> list[PodView]:
+    """Those of stages, by stage, attempt and index."""
+    views = [view for pod in pods if (view := pod_view(pod))]
+    return sorted(views, key=lambda view: (view.stage, view.attempt, view.completion_index))
 
 
 def pod_view(pod: Object) -> PodView | None:

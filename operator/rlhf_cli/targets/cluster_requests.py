@@ -10,7 +10,8 @@ from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.cluster import RLHFJOBS
 from rlhf_operator.names import LABEL_JOB
 
-from rlhf_cli.targets.cluster_pods import pod_view
+from rlhf_cli.targets.cluster_follow import LISTED, followed
+from rlhf_cli.targets.cluster_pods import pod_views
 from rlhf_cli.targets.refusals import VERBS, refusal
 from rlhf_cli.targets.target import LogOptions, Object, PodView
 
@@ -18,6 +19,11 @@ FIELD_MANAGER: Final = "rlhfctl"
 MERGE: Final = "application/merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 PODS: Final = Resource("v1", "Pod", "pods")
+
+
+def of_job(job: RLHFJob) -> str:
+    """The selector of its pods."""
+    return f"{LABEL_JOB}={job.metadata.name}"
 
 
 class ClusterRequests:
@@ -29,9 +35,21 @@ class ClusterRequests:
 
     async def pods(self, job: RLHFJob) -> list[PodView]:
         """A job's, by stage, attempt and index."""
-        items = await self.raw_pods(f"{LABEL_JOB}={job.metadata.name}")
-        views = [view for item in items if (view := pod_view(item))]
-        return sorted(views, key=lambda view: (view.stage, view.attempt, view.completion_index))
+        return pod_views(await self.raw_pods(of_job(job)))
+
+    async def follow_pods(self, job: RLHFJob) -> AsyncIterator[list[PodView]]:
+        """The same, again after each change."""
+        pods: dict[str, Object] = {}
+        is_listed = False
+        async for kind, pod in followed(self.api, PODS, self.namespace, selector=of_job(job)):
+            if kind == LISTED:
+                is_listed = True
+            elif kind == "DELETED":
+                pods.pop(pod["metadata"]["uid"], None)
+            else:
+                pods[pod["metadata"]["uid"]] = pod
+            if is_listed:
+                yield pod_views(pods.values())
 
     async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
         """Lines of a pod's log."""

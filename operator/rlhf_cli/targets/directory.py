@@ -27,6 +27,8 @@ from rlhf_cli.targets.target import Going, Happening, Listing, LogOptions, Objec
 
 LOOK_EVERY: Final = 0.3
 """Seconds between two looks at a file."""
+LOOK_AROUND_EVERY: Final = 2.0
+"""Seconds between two looks at all pods, or events."""
 
 
 class Directory:
@@ -84,6 +86,23 @@ class Directory:
         except FileNotFoundError:
             return []
         return [Happening(**item) for line in lines if isinstance(item := _decoded(line), dict)]
+
+    async def follow_events(self, job: RLHFJob) -> AsyncIterator[list[Happening]]:
+        async for _ in self._looks():
+            yield await self.events(job)
+
+    async def _looks(self) -> AsyncIterator[None]:
+        """Now, and every two seconds, to the end of the run."""
+        while True:
+            was_worked_on = is_in_use(self.path)  # before the look: the last change is seen
+            yield
+            if not was_worked_on:
+                return
+            await asyncio.sleep(LOOK_AROUND_EVERY)
+
+    async def follow_pods(self, job: RLHFJob) -> AsyncIterator[list[PodView]]:
+        async for _ in self._looks():
+            yield await self.pods(job)
 
     async def pods(self, job: RLHFJob) -> list[PodView]:
         found = []

@@ -103,8 +103,14 @@ class Target(Protocol):
     async def events(self, job: RLHFJob) -> list[Happening]:
         """Oldest first; those of its pods, too."""
 
+    def follow_events(self, job: RLHFJob) -> AsyncIterator[list[Happening]]:
+        """The same, again after each change; ends where nothing more will happen."""
+
     async def pods(self, job: RLHFJob) -> list[PodView]:
         """By stage, attempt and index."""
+
+    def follow_pods(self, job: RLHFJob) -> AsyncIterator[list[PodView]]:
+        """The same, again after each change."""
 
     def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
         """Its lines."""
