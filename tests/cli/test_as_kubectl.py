@@ -147,6 +147,12 @@ def test_all_namespaces_have_their_column(bench: Bench) -> None:
     assert mine[0].startswith("NAMESPACE")
 
 
+@pytest.mark.parametrize("kind", ["rlhfjob.rlhf.dev/", "rlhfjobs.rlhf.dev/", "rlhfjobs/", ""])
+def test_a_job_may_be_named_with_its_kind(kind: str, bench: Bench) -> None:
+    words = f"{kind}first -o name --kubeconfig {bench.kubeconfig} -n {bench.namespace}"
+    assert bench.rlhfctl(f"get {words}") == "rlhfjob.rlhf.dev/first\n"
+
+
 @pytest.mark.parametrize("form", ["name", "json", "yaml"])
 def test_what_is_submitted_is_told_as_kubectl_apply_tells_it(form: str, bench: Bench) -> None:
     file = bench.folder / "third.yaml"

@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from rlhf_api.job import GROUP, KIND, PLURAL
+
 from rlhf_cli.failures import Failure
 from rlhf_cli.program import program
 from rlhf_cli.targets.target import Target
@@ -18,6 +20,8 @@ async def target_of(args: argparse.Namespace) -> AsyncIterator[Target]:
 
     `args.job` is then the name of the job; None for the one job of a directory.
     """
+    if getattr(args, "job", None):
+        args.job = _without_kind(args.job)
     directory = directory_of(args)
     if directory is not None:
         from rlhf_cli.targets.directory import Directory
@@ -34,6 +38,16 @@ async def target_of(args: argparse.Namespace) -> AsyncIterator[Target]:
         )
     async with connected(Access.of(args)) as cluster:
         yield cluster
+
+
+def _without_kind(job: str) -> str:
+    """The name in `rlhfjob.rlhf.dev/NAME`, as `-o name` prints it, or in any form that kubectl has.
+
+    A directory of such a path is reached with --dir.
+    """
+    kind, _, name = job.partition("/")
+    is_kind = kind.removesuffix(f".{GROUP}") in (KIND.lower(), PLURAL)
+    return name if is_kind and name and "/" not in name else job
 
 
 def directory_of(args: argparse.Namespace) -> str | None:
