@@ -54,15 +54,12 @@ class Following:
         self._begun: set[tuple[str, int]] = set()  # pods of one name may be made again
 
     async def run(self) -> None:
-        """Returns when nothing more will come. Raises Failure."""
+        """Returns when nothing more will come. Raises Failure, and what printing raises."""
         try:
             async with asyncio.TaskGroup() as tasks:  # which waits for all of them
                 await self._follow_all(tasks)
         except ExceptionGroup as group:
-            failures, others = group.split(Failure)
-            if failures is None or others is not None:
-                raise
-            raise failures.exceptions[0] from None
+            raise group.exceptions[0] from None
 
     async def _follow_all(self, tasks: asyncio.TaskGroup) -> None:
         while True:
