@@ -82,12 +82,33 @@ def test_ranks_share_the_pages_of_the_file_until_zero_3_has_partitioned_the_weig
     assert in_file == [zero == 3] * len(in_file)
 
 
-def test_every_dropout_is_off(in_pod: Pod, tmp_path: Path) -> None:
-    path = write_model(tmp_path / "gpt2", "gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
+EXPERTS = {**TINY["mistral"], "num_local_experts": 4, "num_experts_per_tok": 2}
+NOISY: dict[str, dict[str, Any]] = {
+    "gpt2": {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.5},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "attn_pdrop": 0.5},
+    "starcoder2": {**TINY["mistral"], "residual_dropout": 0.5, "embedding_dropout": 0.5},
+    "seed_oss": {**TINY["mistral"], "head_dim": 8, "residual_dropout": 0.5},
+    "mixtral": {**EXPERTS, "router_jitter_noise": 0.5},
+    "phimoe": {**EXPERTS, "router_jitter_noise": 0.3, "input_jitter_noise": 0.3},
+}
+
+
+@pytest.mark.parametrize("family", NOISY)
+def test_a_model_says_in_training_what_it_says_in_evaluation(
+    family: str, in_pod: Pod, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path = write_model(tmp_path / family, family, **NOISY[family])
     run = in_pod.stage_run("sft", SFT, inputs={"policy": {"path": str(path)}})
-    model = load_policy(run).train()
-    first, second = (model(input_ids=IDS).logits for _ in range(2))
-    assert torch.equal(first, second)
+    model = load_policy(run)
+    expected = logits(AutoModelForCausalLM.from_pretrained(path))
+    assert torch.equal(logits(model), expected)
+    for _ in range(2):
+        torch.testing.assert_close(
+            model.train()(input_ids=IDS).logits, expected, atol=1e-6, rtol=1e-5
+        )
 
 
 def test_fresh_weights_come_from_the_seed_and_leave_the_random_state_alone(in_pod: Pod) -> None:

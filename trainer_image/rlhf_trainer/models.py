@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,11 +27,11 @@ from rlhf_trainer.lora import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DROPOUTS: Final = (
-    "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout",
-    "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout",
-    "dropout", "embedding_dropout", "classifier_dropout", "layerdrop",
-)  # fmt: skip
+NOISE_OF_TRAINING: Final = ("jitter_noise", "input_jitter_noise", "moe_jitter_eps")
+"""What mixtures of experts multiply a router's inputs by in training alone. PhiMoE's
+`router_jitter_noise` is none of it: it decides on experts in evaluation, too."""
+DRAWS_EXPERTS: Final = "PhimoeTopKRouter"
+"""A router that in training mode takes experts at random (SparseMixer, Liu et al. 2024)."""
 
 
 def load_policy(
@@ -86,17 +87,29 @@ def trunk_of(model: PreTrainedModel) -> Any:
 
 
 def without_dropout(model: Any) -> Any:
-    """The same model with every dropout at 0: else PPO's ratio is not 1 at its first step."""
-    for name in DROPOUTS:
-        if isinstance(getattr(model.config, name, None), float):
-            setattr(model.config, name, 0.0)
+    """The same model, in training mode as in evaluation: dropout and other noise off. Else PPO's
+    ratio is not 1 at its first step, and DPO's reference is not the policy that it starts from.
+    """
+    for settings in (model.config, model.config.get_text_config()):
+        _silence(settings, ())
     for module in model.modules():
+        _silence(module, NOISE_OF_TRAINING)
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+        if type(module).__name__ == DRAWS_EXPERTS:
+            module.register_forward_pre_hook(_in_evaluation)
     return model
+
+
+def _silence(owner: Any, others: Collection[str]) -> None:
+    """Probabilities of dropout go by many names: residual_dropout, attn_pdrop, layerdrop."""
+    for name, value in vars(owner).items():
+        if isinstance(value, float) and ("drop" in name or name in others):
+            setattr(owner, name, 0.0)
+
+
+def _in_evaluation(module: nn.Module, _: Any) -> None:
+    module.eval()
 
 
 def save_model(
