@@ -15,7 +15,7 @@ from rlhf_api.stages.common import LoRA
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.lora import HubModel, add_lora, merged_state_dict
 from rlhf_trainer.models import load_directory, load_output, load_policy, save_model
-from trainer_pod import MIXTURE, TINY, Pod, logits, write_model
+from trainer_pod import IDS, MIXTURE, TINY, Pod, logits, write_model
 
 SFT = {"data": {"source": "unused"}}
 
@@ -39,10 +39,52 @@ def test_merged_lora_computes_what_the_adapter_does_and_leaves_the_model_alone(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_lora_on_layers_that_are_not_there_is_a_configuration_error(in_pod: Pod) -> None:
+def test_lora_on_layers_that_are_not_there_is_told_which_there_are(in_pod: Pod) -> None:
     model = load_policy(in_pod.stage_run("sft", SFT))
-    with pytest.raises(ConfigurationError, match=r"lora\.targetModules"):
+    said = r"lora\.targetModules: .*no_such_layer.*: down_proj, gate_proj, k_proj, lm_head, o_proj"
+    with pytest.raises(ConfigurationError, match=said):
         add_lora(model, LoRA(target_modules=["no_such_layer"]))
+
+
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+UNUSUAL: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "llama4_text": (
+        {**MIXTURE, "head_dim": 8, "intermediate_size_mlp": 48},
+        ATTENTION | {"gate_proj", "up_proj", "down_proj"},  # of the shared expert
+    ),
+    "phimoe": (MIXTURE, ATTENTION),
+    "mixtral": (MIXTURE, ATTENTION | {"experts", "base_layer"}),
+    "mamba": ({"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, {"in_proj"}),
+    "bamba": (
+        {**TINY["mistral"], "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16},
+        ATTENTION | {"gate_proj", "up_proj", "down_proj", "in_proj"},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", UNUSUAL)
+def test_by_default_routers_and_what_mambas_kernels_read_past_adapters_have_none(
+    family: str, in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    settings, expected = UNUSUAL[family]
+    path = write_model(tmp_path / family, family, **settings)
+    run = starts_from(in_pod, path, path)
+    lora = LoRA(rank=2, output="adapter")
+    model = adapted(load_policy(run), lora)
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == expected
+    model.train()(input_ids=IDS).logits.square().mean().backward()
+    assert all(model.get_parameter(name).grad.abs().any() for name in names if "lora_B" in name)
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    loaded = load_output(run, tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+
+
+def test_a_router_that_is_named_has_an_adapter(in_pod: Pod, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "jetmoe", "jetmoe", hidden_size=32, num_hidden_layers=1)
+    model = load_policy(starts_from(in_pod, path, path))
+    asked = add_lora(model, LoRA(rank=2, target_modules=["router.layer"]))
+    assert all(".router.layer." in n for n, p in asked.named_parameters() if p.requires_grad)
 
 
 def test_tied_embeddings_stay_tied(in_pod: Pod, tokenizer: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ model with an adapter embedded (docs/adr/0008-an-adapter-brings-its-base.md).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
+ALL: Final = "all-linear"
+GATES: Final = ("gate", "shared_expert_gate")
+"""Names of routers that do not say so; what PEFT makes of the first is `gate.weight`."""
 
 
 class HubModel(NamedTuple):
@@ -42,21 +46,57 @@ class HubModel(NamedTuple):
 
 
 def add_lora(model: PreTrainedModel, lora: LoRA) -> nn.Module:
-    """The model with all its weights frozen and adapters that train."""
+    """The model with all its weights frozen and adapters that train: on the layers that the
+    settings name, or on all linear layers but the head and those that are `left_alone`.
+    """
     from peft import LoraConfig, get_peft_model
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or "all-linear",
+        target_modules=lora.target_modules or ALL,
         task_type="CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION",
     )
     try:
+        if lora.target_modules is None:
+            config.exclude_modules = left_alone(model) or None
+            # A mixture's experts, and its router, are parameters of other modules than linear ones.
+            convert_peft_config_for_transformers(config, model, None)
+            if config.target_parameters:
+                config.target_parameters -= {f"{GATES[0]}.weight"}
         adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
-        raise ConfigurationError(f"lora.targetModules: {first_line(error)}") from None
+        names = {name.rpartition(".")[2] for name, _ in _linear_layers(model)}
+        allowed = ", ".join(sorted(names))
+        raise ConfigurationError(
+            f"lora.targetModules: {first_line(error)} Linear layers of this model: {allowed}."
+        ) from None
     return adapted
+
+
+def left_alone(model: nn.Module) -> list[str]:
+    """Linear layers that get no adapter unasked, by the last two parts of their names.
+
+    Routers of a mixture of experts, whose choice of experts is not to be trained by the way (and
+    some give more than a tensor, which PEFT's layers cannot); and in Mamba's mixers all but the way
+    in: kernels read the other weights past any adapter.
+    """
+    mixers = tuple(f"{n}." for n, m in model.named_modules() if {"A_log", "D"} <= {*m._parameters})
+    found = set()
+    for name, _ in _linear_layers(model):
+        parts = name.split(".")
+        routes = any("router" in part or part in GATES for part in parts)
+        if routes or (name.startswith(mixers) and parts[-1] != "in_proj"):
+            found.add(".".join(parts[-2:]))
+    return sorted(found)
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    from transformers.pytorch_utils import Conv1D
+
+    return (item for item in model.named_modules() if isinstance(item[1], nn.Linear | Conv1D))
 
 
 def is_adapter_alone(directory: Path) -> bool:
@@ -82,7 +122,7 @@ def save_adapter(model: Any, directory: Path, hub: HubModel | None) -> None:
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = hub.name if hub else None
     config["revision"] = hub.commit if hub else None
-    for targets in ("target_modules", "target_parameters"):
+    for targets in ("target_modules", "target_parameters", "exclude_modules"):
         if isinstance(config.get(targets), list):
             config[targets] = sorted(config[targets])  # a set, in hash order
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

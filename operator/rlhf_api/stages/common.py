@@ -36,7 +36,8 @@ class LoRA(Contract):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: list[Annotated[str, Field(max_length=256)]] | None = Field(
         default=None,
-        description="Names of the linear layers that get an adapter; default: all but the head.",
+        description="Names of the linear layers that get an adapter; default: all but the head, "
+        "routers of experts, and those of Mamba whose weights its kernels read past an adapter.",
         examples=[["q_proj", "v_proj"]],
         max_length=64,
     )
