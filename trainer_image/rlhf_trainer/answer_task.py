@@ -106,11 +106,19 @@ class AnswerTask(ABC, Generic[E, M]):
     def micro_batches(self, split: Split, chosen: Sequence[int]) -> Iterable[M]:
         """This rank's micro-batches of the chosen examples; on all ranks equally many. Each is laid
         out as it is asked for: held-out examples may be many, and need not be there at once."""
+        in_all = self.chosen(split, chosen)
+        return (self.laid(part, in_all) for part in self.parts(split, chosen))
+
+    def parts(self, split: Split, chosen: Sequence[int]) -> list[list[E]]:
+        """The examples of each of this rank's micro-batches."""
+        lengths, ranks = self._lengths[split], self.session.ranks
+        found = shares(chosen, lengths, self.settings, self.is_packable, ranks)
+        return [self.chosen(split, part) for part in found]
+
+    def chosen(self, split: Split, indices: Sequence[int]) -> list[E]:
+        """Examples by their number."""
         examples = self.train if split == "train" else self.heldout
-        lengths = self._lengths[split]
-        parts = shares(chosen, lengths, self.settings, self.is_packable, self.session.ranks)
-        in_all = [examples[i] for i in chosen]
-        return (self.laid([examples[i] for i in part], in_all) for part in parts)
+        return [examples[i] for i in indices]
 
     def rows_of(self, examples: Sequence[Example]) -> AnswerRows:
         """All answers laid end to end; on a rank without examples, a token that counts nowhere."""

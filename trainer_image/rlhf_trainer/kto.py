@@ -4,7 +4,7 @@
     loss = λ_D·(1 − σ(β(r − z₀))) of a good answer,  λ_U·(1 − σ(β(z₀ − r))) of a bad one
 
 z₀, an estimate of KL(π‖π_ref), is taken over the whole global batch before its first micro-batch
-(Ethayarajh et al. 2024, sec. 4): each prompt with the answer of the next row of the data set.
+(Ethayarajh et al. 2024, sec. 4): each prompt with the answer to the next other one of the data set.
 `sftCoef` adds the mean of −log π(y|x)/|y| over the global batch's good answers.
 
 Shapes: B answers of a micro-batch.
@@ -12,7 +12,7 @@ Shapes: B answers of a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +46,8 @@ class Judged(NamedTuple):
 class Baseline:
     """z₀ of one global batch, computed when its first micro-batch asks for it."""
 
-    def __init__(self) -> None:
-        self.mine: list[MicroBatch] = []  # this rank's micro-batches
+    def __init__(self, parts: Sequence[Sequence[Judged]]) -> None:
+        self.parts = parts  # examples of this rank's micro-batches
         self.value: Tensor | None = None
 
 
@@ -55,7 +55,6 @@ class MicroBatch(NamedTuple):
     """Answers with their labels."""
 
     rows: AnswerRows
-    mismatched: AnswerRows
     good_B: Tensor
     examples: tuple[Judged, ...]
     answers_in_all: int  # of the global batch
@@ -77,27 +76,26 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         if session.ranks.is_main:
             write_left_out(Path(session.run.output), rows)
         longest = config.max_length
-        return _mismatched(rows.train, longest), _mismatched(rows.heldout, longest)
+        heldout = _mismatched(rows.heldout, longest, rows.train)
+        return _mismatched(rows.train, longest), heldout
 
-    def micro_batches(self, split: Split, chosen: Sequence[int]) -> list[MicroBatch]:
+    def micro_batches(self, split: Split, chosen: Sequence[int]) -> Iterator[MicroBatch]:
         """As ever; all of a step share one z₀, and the count of good answers."""
-        mine = super().micro_batches(split, chosen)
-        examples = self.train if split == "train" else self.heldout
-        good, baseline = sum(examples[i].good for i in chosen), Baseline()
-        baseline.mine = [part._replace(good_in_all=good, baseline=baseline) for part in mine]
-        return baseline.mine
+        in_all, parts = self.chosen(split, chosen), self.parts(split, chosen)
+        good, baseline = sum(example.good for example in in_all), Baseline(parts)
+        laid = (self.laid(part, in_all) for part in parts)
+        return (part._replace(good_in_all=good, baseline=baseline) for part in laid)
 
     def laid(self, examples: Sequence[Judged], in_all: Sequence[Judged]) -> MicroBatch:
-        """The answers laid end to end, and apart from them the mismatched ones."""
+        """The answers laid end to end, without the mismatched ones."""
         device = self.session.ranks.device
         return MicroBatch(
             rows=self.rows_of([_Only(example.id, example.rows[:1]) for example in examples]),
-            mismatched=self.rows_of([_Only(example.id, example.rows[1:]) for example in examples]),
             good_B=torch.tensor([example.good for example in examples], device=device),
             examples=tuple(examples),
             answers_in_all=len(in_all),
             good_in_all=0,
-            baseline=Baseline(),
+            baseline=Baseline([]),
         )
 
     def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
@@ -111,7 +109,7 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
             zero = logprobs_M.sum()
             return Contribution(zero, dict.fromkeys(FIGURES, zero))
         sums_B = sums_of_rows(logprobs_M, micro_batch.rows.counts)
-        reference_B = self._of_reference(micro_batch.rows, micro_batch, 0)
+        reference_B = self._of_reference(micro_batch.rows, micro_batch.examples, 0)
         weights = config.desirable_weight, config.undesirable_weight
         good_B = micro_batch.good_B
         found = kto_loss(sums_B, reference_B, good_B, z0, config.beta, *weights)
@@ -134,18 +132,19 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         """z₀ over all ranks; a collective at the first call."""
         if baseline.value is None:
             policy, reference = [], []
-            for part in baseline.mine:
-                logprobs_M = answer_logprobs(engine, part.mismatched)
-                if part.examples:
-                    policy.append(sums_of_rows(logprobs_M, part.mismatched.counts))
-                    reference.append(self._of_reference(part.mismatched, part, 1))
+            for part in baseline.parts:
+                rows = self.rows_of([_Only(example.id, example.rows[1:]) for example in part])
+                logprobs_M = answer_logprobs(engine, rows)
+                if part:
+                    policy.append(sums_of_rows(logprobs_M, rows.counts))
+                    reference.append(self._of_reference(rows, part, 1))
             nothing = [torch.zeros(0, device=self.session.ranks.device)]
             sums = torch.cat(policy or nothing), torch.cat(reference or nothing)
             baseline.value = kto_kl_baseline(*sums, self.session.ranks.sum)
         return baseline.value
 
-    def _of_reference(self, rows: AnswerRows, micro_batch: MicroBatch, which: int) -> Tensor:
-        stored = [example.reference[which : which + 1] for example in micro_batch.examples]
+    def _of_reference(self, rows: AnswerRows, examples: Sequence[Judged], which: int) -> Tensor:
+        stored = [example.reference[which : which + 1] for example in examples]
         found: Tensor = self._reference(rows, stored)
         return found
 
@@ -157,14 +156,37 @@ class _Only(NamedTuple):
     rows: Sequence[AnswerRow]
 
 
-def _mismatched(rows: Sequence[EncodedLabelled], max_length: int) -> list[Judged]:
-    """Each row with the answer of the next row that has another prompt, cut to fit."""
+def _mismatched(
+    rows: Sequence[EncodedLabelled], max_length: int, further: Sequence[EncodedLabelled] = ()
+) -> list[Judged]:
+    """Each row with the answer of another prompt, cut to fit. Where the rows have but one prompt,
+    `further` rows have others, or else the next answer to it serves: with its own, a row would be
+    its own baseline.
+    """
+    next_prompts = _next_prompts(rows)
+    apart: Sequence[EncodedLabelled] = []
+    if None in next_prompts:
+        apart = [row for row in further if row.prompt != rows[0].prompt] or further
     judged = []
-    for index, row in enumerate(rows):
-        others = (rows[(index + k) % len(rows)] for k in range(1, len(rows)))
-        other = next((other for other in others if other.prompt != row.prompt), row)
+    for index, (row, following) in enumerate(zip(rows, next_prompts, strict=True)):
+        if following is not None:
+            other = rows[following]
+        else:
+            other = apart[index % len(apart)] if apart else rows[(index + 1) % len(rows)]
         room = max(1, max_length - len(row.prompt))
         answer = Answer(other.answer.tokens[:room], other.answer.mask[:room])
         both = (AnswerRow(row.prompt, row.answer), AnswerRow(row.prompt, answer))
         judged.append(Judged(row.id, both, row.good))
     return judged
+
+
+def _next_prompts(rows: Sequence[EncodedLabelled]) -> list[int | None]:
+    """Of each row the next one, around the end, that has another prompt; None where none has."""
+    found: list[int | None] = [None] * len(rows)
+    following = None
+    for index in reversed(range(2 * len(rows) - 1)):  # from the end, twice, so that ends meet
+        here, after = index % len(rows), (index + 1) % len(rows)
+        if rows[after].prompt != rows[here].prompt:
+            following = after
+        found[here] = following
+    return found
