@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from rlhf_trainer.chat import Chat
+from rlhf_trainer.rollout import native
 from rlhf_trainer.rollout.native import generate
 from trainer_pod import TINY, write_model
 
@@ -16,6 +17,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": TINY["llama"],
     "mistral": {**TINY["mistral"], "sliding_window": 6},
     "mamba": {**TINY_STATE, "state_size": 4},
+    "mamba2": {**TINY_STATE, "state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1},
+    "bamba": {**TINY["mistral"], "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16},
     "rwkv": {**TINY_STATE, "attention_hidden_size": 32},
     "lfm2": {**TINY["llama"], "layer_types": ["conv", "full_attention"]},
     "openai-gpt": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
@@ -67,8 +70,43 @@ def test_the_likeliest_answers_are_those_of_the_model_without_a_cache(
     assert found.finished[1]
 
 
+READS_WHOLE_ROWS = ("rwkv", "openai-gpt")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_token_is_read_once_where_transformers_has_a_cache(
+    family: str, zoo: dict[str, Path]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(zoo[family]).eval()
+    options = {"max_new_tokens": NEW, "temperature": 0, "eos_token_ids": [], "pad_token_id": 0}
+    generate(model, PROMPTS, **options)  # finds out what serves this model
+    cells = []
+    embedding = model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda _, ids: cells.append(ids[0].numel()))
+    generate(model, PROMPTS, **options)
+    once = len(PROMPTS) * max(map(len, PROMPTS)) + len(PROMPTS) * (NEW - 1)
+    assert (sum(cells) > 3 * once) == (family in READS_WHOLE_ROWS)
+    assert family in READS_WHOLE_ROWS or sum(cells) <= once
+
+
+@pytest.mark.parametrize("family", ["mamba", "bamba"])
+def test_a_cache_in_which_pads_leave_a_trace_is_not_used(
+    family: str, zoo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    from transformers import AutoModelForCausalLM
+
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    monkeypatch.setattr(module, "apply_mask_to_padding_states", lambda states, mask: states)
+    model = AutoModelForCausalLM.from_pretrained(zoo[family]).eval()
+    assert native._kind_of_batch(model) is native._WholeRows
+
+
 @pytest.mark.parametrize("family", ["mamba", "openai-gpt"])
-def test_one_can_talk_to_a_model_that_gives_no_cache(family: str, zoo: dict[str, Path]) -> None:
+def test_one_can_talk_to_a_model_whose_cache_is_unusual(family: str, zoo: dict[str, Path]) -> None:
     chat = Chat(zoo[family], max_new_tokens=NEW)
     said = "".join(chat.answer("hello"))
     prompt = chat.tokenizer.apply_chat_template(

@@ -123,21 +123,23 @@ class Chat:
     @torch.no_grad()
     def _tokens(self, prompt: Sequence[int]) -> Iterator[int]:
         from rlhf_trainer.evaluate import end_tokens
+        from rlhf_trainer.rollout.native import cache_keyword
 
+        keyword = cache_keyword(self.model)
         ends = end_tokens(self.tokenizer, self.model)
         row = list(prompt)
         feed, cache = torch.tensor([row], device=self.device), None
         limit = context_length(self.model.config) or sys.maxsize
         for _ in range(min(self.max_new_tokens, limit - len(prompt))):
-            kept: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+            kept: dict[str, Any] = {} if cache is None else {keyword: cache}
             out: Any = self.model(feed, use_cache=True, logits_to_keep=1, **kept)
-            cache = getattr(out, "past_key_values", None)
+            cache = getattr(out, keyword, None)
             token = self._pick(out.logits[0, -1].float().cpu())
             if token in ends:
                 return
             yield token
             row.append(token)
-            # Mamba, RWKV and the first GPT give no such cache: they read the whole row again.
+            # RWKV and the first GPT give no such cache: they read the whole row again.
             feed = torch.tensor([row if cache is None else [token]], device=self.device)
 
     def _pick(self, logits_V: torch.Tensor) -> int:

@@ -2,7 +2,8 @@
 
 Sequences that ended leave the batch, so that a batch of uneven responses costs what its tokens
 cost. A model that keeps something else than keys and values (state-space and other recurrent
-layers) reads its rows anew for each token: slow, and right.
+layers) has transformers' own cache, where that is seen to be right with it; else (RWKV,
+RecurrentGemma) it reads its rows anew for each token: slow, and right.
 
 There is no collective in here: ranks may generate for different times, as long as weights are whole
 on each of them (`Engine.gathered`).
@@ -12,6 +13,7 @@ Shapes: B rows that still grow, T response tokens, C columns of the cache, V voc
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -19,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
 
 from rlhf_trainer.lora import plain_model
 from rlhf_trainer.rollout.cache import ReservedCache
@@ -61,7 +64,7 @@ def generate(
     tokens: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     with _evaluating(model):
-        kind = _Batch if _takes_the_cache(model) else _WholeRows
+        kind = _kind_of_batch(model)
         for turn in (order[i : i + size] for i in range(0, len(order), size)):
             batch = kind(model, [prompts[i] for i in turn], max_new_tokens, pad_token_id)
             answers = batch.run(sampling, uniform[turn], ends, min_new_tokens)
@@ -168,18 +171,59 @@ class _Batch:
             return tokens_B
         order = list(range(len(self.owner)))
         for row in reversed(done):  # from the last: a row that moves down is never one to drop
-            self.cache.drop_row(row)
             order[row] = order[-1]
             order.pop()
         self.owner = [self.owner[i] for i in order]
         keep = torch.tensor(order, device=self.device)
         self.seen_BC, self.position_B = self.seen_BC[keep], self.position_B[keep]
-        self.cache.narrow(self.width - max(len(self.prompts[i]) for i in self.owner))
+        self._forget(done, keep)
         return tokens_B[keep]
+
+    def _forget(self, done: list[int], keep: Tensor) -> None:
+        """Take these rows out of the cache, whose rows then are those to keep, in this order."""
+        for row in reversed(done):
+            self.cache.drop_row(row)
+        self.cache.narrow(self.width - max(len(self.prompts[i]) for i in self.owner))
+
+
+class _OwnCache(_Batch):
+    """Rows of a model with states beside keys and values, in transformers' cache of all of them."""
+
+    def __init__(
+        self, model: Any, prompts: list[Sequence[int]], max_new_tokens: int, pad_token_id: int
+    ) -> None:
+        super().__init__(model, prompts, max_new_tokens, pad_token_id)
+        plain = plain_model(model)
+        self.states = DynamicCache(config=plain.config)
+        self.has_keys = any(isinstance(x, CacheLayerMixin) for x in self.states.layers)
+        self.name = cache_keyword(plain)
+        self.takes_positions = "position_ids" in inspect.signature(plain.forward).parameters
+
+    def _prefill(self) -> Tensor:
+        """Pads are to the left, and masked: they leave a state as it was, at 0."""
+        rows = [[self.pad] * (self.width - len(p)) + list(p) for p in self.prompts]
+        seen_BC = self.seen_BC[:, : self.width].long()
+        position_BC = (seen_BC.cumsum(-1) - 1).clamp_min(0)
+        return self._read(torch.tensor(rows, device=self.device), seen_BC, position_BC)
+
+    def _decode(self, tokens_B: Tensor, step: int) -> Tensor:
+        seen_BC = self.seen_BC[:, : self.width + step + 1].long() if self.has_keys else None
+        return self._read(tokens_B[:, None], seen_BC, (self.position_B + step)[:, None])
+
+    def _read(self, tokens_BT: Tensor, seen_BC: Tensor | None, position_BT: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {"attention_mask": seen_BC, self.name: self.states}
+        if self.takes_positions:
+            inputs["position_ids"] = position_BT
+        logits_BTV = self.model(input_ids=tokens_BT, use_cache=True, **inputs).logits
+        last_BV: Tensor = logits_BTV[:, -1]
+        return last_BV
+
+    def _forget(self, done: list[int], keep: Tensor) -> None:
+        self.states.reorder_cache(keep)
 
 
 class _WholeRows(_Batch):
-    """Rows of a model that our cache does not serve: without one, all of a row is read again."""
+    """Rows of a model that no cache serves: without one, all of a row is read again."""
 
     def _prefill(self) -> Tensor:
         self.rows = [list(prompt) for prompt in self.prompts]
@@ -199,14 +243,32 @@ class _WholeRows(_Batch):
         return logits_BTV[torch.arange(len(last_B), device=self.device), last_B]
 
 
-_TAKES_THE_CACHE: Final[WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
+def cache_keyword(plain: Any) -> str:
+    """What a transformers model calls its cache, as an argument and in its output."""
+    takes = inspect.signature(plain.forward).parameters
+    return "cache_params" if "cache_params" in takes else "past_key_values"
+
+
+UNFIT: Final = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    RuntimeError,
+    AttributeError,
+    LookupError,
+)
+"""What a model may raise at a cache that is none of its own."""
+_KINDS: Final[WeakKeyDictionary[Any, type[_Batch]]] = WeakKeyDictionary()
 """Of models that have been tried; each generates once a rollout."""
 
 
-def _takes_the_cache(model: Any) -> bool:
-    if model not in _TAKES_THE_CACHE:
-        _TAKES_THE_CACHE[model] = _is_seen_to_take_the_cache(model)
-    return _TAKES_THE_CACHE[model]
+def _kind_of_batch(model: Any) -> type[_Batch]:
+    if model not in _KINDS:
+        if _is_seen_to_take_the_cache(model):
+            _KINDS[model] = _Batch
+        else:
+            _KINDS[model] = _OwnCache if _is_seen_to_keep_its_states(model) else _WholeRows
+    return _KINDS[model]
 
 
 def _is_seen_to_take_the_cache(model: Any) -> bool:
@@ -218,9 +280,34 @@ def _is_seen_to_take_the_cache(model: Any) -> bool:
     trial = _Batch(model, [[0, 0]], 2, 0)
     try:
         trial._decode(trial._prefill().argmax(-1), 0)
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError):
+    except UNFIT:
         return False
     return int(trial.cache.layers[0].used) == trial.width + 1
+
+
+def _is_seen_to_keep_its_states(model: Any) -> bool:
+    """By trial: whether rows of two lengths, of which one is done first, have the logits with
+    transformers' cache that they have when they are read whole. What may differ is measured by what
+    there is to lose: the logits of the newest token alone are the model's without any state.
+    """
+    prompts: list[Sequence[int]] = [[5, 7, 9, 11, 13], [6, 8, 10]]
+    pad = 4  # not the model's own, whose embedding is 0
+    try:
+        own, whole = _OwnCache(model, prompts, 3, pad), _WholeRows(model, prompts, 3, pad)
+        if not any(isinstance(x, LinearAttentionCacheLayerMixin) for x in own.states.layers):
+            return False
+        found, expected = own._prefill(), whole._prefill()
+        alone = _WholeRows(model, [row[-1:] for row in prompts], 3, pad)._prefill()
+        at_stake, error = (alone - expected).abs().max(), (found - expected).abs().max()
+        for step, done in enumerate(([], [0])):
+            own._drop(done, expected.argmax(-1))
+            tokens_B = whole._drop(done, expected.argmax(-1))
+            found, expected = own._decode(tokens_B, step), whole._decode(tokens_B, step)
+            error = torch.maximum(error, (found - expected).abs().max())
+    except UNFIT:
+        return False
+    coarse = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
+    return bool(error <= (0.05 if coarse else 1e-3) * at_stake)
 
 
 def _uniform_numbers(
