@@ -57,7 +57,10 @@ class Rollout(Contract):
         default=256, ge=1, le=1_048_576, description="Tokens of a response at most."
     )
     min_new_tokens: int = Field(
-        default=1, ge=1, le=1_048_576, description="No end of sequence before this many tokens."
+        default=1,
+        ge=1,
+        le=1_048_576,
+        description="No end of sequence before this many tokens; above 1, KL is biased as by topK.",
     )
     temperature: float = Field(
         default=1.0,
@@ -66,10 +69,18 @@ class Rollout(Contract):
         description="Divides the logits in sampling and in every log-probability.",
     )
     top_k: int = Field(
-        default=0, ge=0, le=10_000_000, description="Sample among the k likeliest tokens; 0: all."
+        default=0,
+        ge=0,
+        le=10_000_000,
+        description="Sample among the k likeliest tokens; 0: all. Log-probabilities stay those of "
+        "all tokens, so that with a k ppo/kl and the gradient are biased.",
     )
     top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Sample among the likeliest tokens of this mass."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Sample among the likeliest tokens of this mass; below 1, KL is biased as by "
+        "topK.",
     )
     samples_per_prompt: int = Field(
         default=1,
