@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import shutil
 import signal
@@ -97,6 +98,16 @@ def lose_a_name_in_the_manifest(*names: str) -> Callable[[Path], None]:
     return damage
 
 
+def change_a_number_in_the_manifest(name: str, value: int) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        manifest = directory / "manifest.json"
+        text, changes = re.subn(rf'"{name}": \w+', f'"{name}": {value}', manifest.read_text())
+        assert changes == 1
+        manifest.write_text(text)
+
+    return damage
+
+
 def add_a_file(directory: Path) -> None:
     (directory / "model").mkdir()
     (directory / "model" / "zero_optim_states.pt").write_bytes(b"nobody vouches for it")
@@ -120,6 +131,8 @@ def make_foreign(directory: Path) -> None:
         (lose_a_name_in_the_manifest("size"), "damaged"),
         (lose_a_name_in_the_manifest("files"), "damaged"),
         (lose_a_name_in_the_manifest("worldSize"), "damaged: without worldSize"),
+        (change_a_number_in_the_manifest("worldSize", 0), "not what was written"),
+        (change_a_number_in_the_manifest("best", 3), "not what was written"),
         (add_a_file, "zero_optim_states.pt is not in the manifest.json"),
         (make_foreign, "another lineage"),
     ],
@@ -144,6 +157,18 @@ def test_a_damaged_or_foreign_checkpoint_is_passed_over_with_the_reason(
     assert restored.state == {"step": 1}
     assert "passing over" in caplog.text
     assert reason in caplog.text
+
+
+def test_a_checkpoint_of_a_trainer_that_sealed_none_is_restored(in_pod: Pod, ranks: Ranks) -> None:
+    saver = checkpointer(in_pod, ranks)
+    saver.save(1, {}, {"step": 1})
+    file = saver.directory / "steps" / "step-00000001" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["seal"]
+    file.write_text(json.dumps(manifest))
+    restored = checkpointer(in_pod, ranks, attempt=2).restore({})
+    assert restored is not None
+    assert restored.step == 1
 
 
 def test_a_half_written_checkpoint_is_never_seen(

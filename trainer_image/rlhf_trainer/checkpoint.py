@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from rlhf_trainer.engine import Engine
 
 FORMAT_VERSION: Final = 1
+SEAL: Final = "seal"
+"""SHA-256 of the rest of a training state's manifest, whose numbers nothing else vouches for: that
+of an output has its digest in the status, and what starts from it is held to that."""
 PROBE: Final = "0" * (1 << 20)
 """What a disk with room takes."""
 _STEP = re.compile(r"^step-(\d+)$")
@@ -182,6 +185,8 @@ class Checkpointer:
 
     def _publish(self, temporary: Path, final: Path, about: dict[str, Any]) -> None:
         manifest = {"formatVersion": FORMAT_VERSION, **about}
+        if "lineage" in manifest:
+            manifest[SEAL] = _seal(manifest)
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         _write_synced(temporary / MANIFEST, text)
         sync_directories(temporary)
@@ -213,6 +218,8 @@ class Checkpointer:
                 reason = f"it is of another lineage: {manifest.get('lineage')}"
             elif missing := self._origin(0).keys() - manifest.keys():
                 reason = f"its {MANIFEST} is damaged: without {', '.join(sorted(missing))}"
+            elif manifest.get(SEAL, seal := _seal(manifest)) != seal:
+                reason = f"its {MANIFEST} is damaged: it is not what was written"
         except CheckpointUnusable as error:
             reason = str(error)
         reasons = [r for r in self.ranks.gather_objects(reason) if r]
@@ -341,6 +348,11 @@ def _restore_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _best_of(manifest: bytes | None) -> int | None:
