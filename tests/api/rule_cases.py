@@ -384,7 +384,7 @@ CASES: list[Case] = [
         {f"{PPO}.rewards.a.model": {"source": "m"}},
     ),
     Case(
-        "smoothing_has_its_loss",
+        "settings_are_read",
         {f"{DPO}.loss": "ipo", f"{DPO}.labelSmoothing": 0.1},
         f"spec.{DPO}.labelSmoothing",
         {f"{DPO}.loss": "sigmoid", f"{DPO}.labelSmoothing": 0.1},
@@ -690,6 +690,123 @@ CASES: list[Case] = [
         {f"{SFT}.lora": {"output": "adapter"}, DPO: REMOVE, PPO: REMOVE},
         f"spec.{SFT}.lora.output",
         {f"{SFT}.lora": {"output": "merged"}, f"{REWARD}.lora": {}},
+    ),
+    Case(
+        "rows_fit_stage",
+        {f"{DPO}.data.format": "text"},
+        f"spec.{DPO}.data.format",
+        {f"{DPO}.data.format": "hh"},
+    ),
+    Case(
+        "settings_are_read",
+        {f"{DPO}.simpoGamma": 1.0},
+        f"spec.{DPO}.simpoGamma",
+        {f"{DPO}.simpoGamma": 1.0, f"{DPO}.loss": "simpo"},
+    ),
+    *(
+        Case(
+            "settings_are_read",
+            {f"{DPO}.{weight}": 2},
+            f"spec.{DPO}.{weight}",
+            {f"{DPO}.{weight}": 2, f"{DPO}.loss": "kto"},
+        )
+        for weight in ("desirableWeight", "undesirableWeight")
+    ),
+    Case(
+        "settings_are_read",
+        {f"{PPO}.criticLearningRate": 1e-3, f"{PPO}.critic": "shared"},
+        f"spec.{PPO}.criticLearningRate",
+        {f"{PPO}.criticLearningRate": 1e-3, f"{PPO}.critic": "fresh"},
+    ),
+    Case(
+        "settings_are_read",
+        {f"{PPO}.criticLearningRate": 1e-3, f"{PPO}.advantage": "reinforce++"},
+        f"spec.{PPO}.criticLearningRate",
+        {f"{PPO}.criticLearningRate": 1e-5, f"{PPO}.advantage": "reinforce++"},
+    ),
+    Case(
+        "settings_are_read",
+        {f"{PPO}.valueCoef": 1},
+        f"spec.{PPO}.valueCoef",
+        {f"{PPO}.valueCoef": 1, f"{PPO}.critic": "shared"},
+    ),
+    *(
+        Case(
+            "settings_are_read",
+            {f"{PPO}.advantage": "reinforce++", f"{PPO}.{setting}": value},
+            f"spec.{PPO}.{setting}",
+            {f"{PPO}.{setting}": value},
+        )
+        for setting, value in (("valueClip", 0.4), ("lam", 1), ("whitenAdvantages", False))
+    ),
+    Case(
+        "settings_are_read",
+        {f"{PPO}.advantage": "rloo", f"{PPO}.rollout.samplesPerPrompt": 2, f"{PPO}.gamma": 0.9},
+        f"spec.{PPO}.gamma",
+        {f"{PPO}.advantage": "reinforce++", f"{PPO}.gamma": 0.9},
+    ),
+    Case(
+        "settings_are_read",
+        {f"{PPO}.groupStd": False},
+        f"spec.{PPO}.groupStd",
+        {
+            f"{PPO}.groupStd": False,
+            f"{PPO}.advantage": "grpo",
+            f"{PPO}.rollout.samplesPerPrompt": 2,
+        },
+    ),
+    Case(
+        "gate_can_pass",
+        {f"{SFT}.gate": {"metric": "eval/loss", "max": 2.0}, f"{SFT}.data.evalFraction": 0},
+        f"spec.{SFT}.gate.metric",
+        {f"{SFT}.gate": {"metric": "eval/loss", "max": 2.0}, f"{SFT}.data.evalFraction": 0}
+        | {f"{SFT}.data.evalSource": "held-out.jsonl"},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{PPO}.gate": {"approval": True}},
+        f"spec.{PPO}.gate",
+        {f"{SFT}.gate": {"approval": True}},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{DPO}.gate": {"approval": True}},
+        f"spec.{DPO}.gate",
+        {f"{SFT}.gate": {"approval": True}, PPO: REMOVE, REWARD: REMOVE},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{REWARD}.gate": {"approval": True}, PPO: REMOVE},
+        f"spec.{REWARD}.gate",
+        {f"{REWARD}.gate": {"approval": True}, DPO: REMOVE},
+    ),
+    Case(
+        "gate_holds_something",
+        {f"{SFT}.gate": {"approval": True}, PPO: REMOVE, REWARD: REMOVE, DPO: REMOVE},
+        f"spec.{SFT}.gate",
+        {f"{SFT}.gate": {"approval": True}, PPO: REMOVE, DPO: REMOVE},
+    ),
+    Case(
+        "held_out_rows_are_read",
+        {f"{PPO}.data.evalFraction": 0.1},
+        f"spec.{PPO}.data.evalFraction",
+        {f"{PPO}.data.evalFraction": 0},
+    ),
+    Case(
+        "held_out_rows_are_read",
+        {f"{PPO}.data.evalSource": "held-out.jsonl"},
+        f"spec.{PPO}.data.evalSource",
+        {f"{PPO}.data.evalSource": "held-out.jsonl", f"{PPO}.command": ["train"], "image": "mine"},
+    ),
+    *(
+        Case(
+            "held_out_rows_are_read",
+            {place: {"source": "rows.jsonl", field: value}},
+            f"spec.{place}.{field}",
+            {place: {"source": "rows.jsonl"}},
+        )
+        for place in ("evaluation.prompts", f"{PPO}.pretraining.data")
+        for field, value in (("evalFraction", 0.2), ("evalSource", "held-out.jsonl"))
     ),
     *(case for alone in (SFT, REWARD, DPO) for case in cases_of_topology(alone)),
     *(case for stage in (SFT, REWARD, PPO, DPO) for case in cases_of_each_stage(stage)),

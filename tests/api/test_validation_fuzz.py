@@ -47,10 +47,10 @@ RICH["spec"]["stages"]["ppo"] |= {
     "kl": {"coef": 0.1, "adaptive": {"target": 6.0}},
     "rollout": {"engine": "native"},
     "resources": {"nodes": 2},
-    "gate": {"metric": "ppo/kl", "max": 10.0},
     "retry": {"maxFaults": 1},
     "globalBatchSize": 64,
 }
+RICH["spec"]["stages"]["reward"]["gate"] = {"metric": "eval/accuracy", "min": 0.6}
 RICH["spec"]["stages"]["sft"]["lora"] = {"rank": 4, "targetModules": ["q_proj"]}
 RICH["spec"]["resources"] = {"cpu": "4", "tolerations": [{"key": "a"}], "nodeSelector": {"a": "b"}}
 RICH["spec"]["checkpoints"] = {"claim": {"size": "1Gi"}}

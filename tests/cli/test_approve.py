@@ -41,8 +41,10 @@ def test_what_needs_no_approval_is_refused_with_what_does() -> None:
 
 
 def test_a_stage_that_nothing_follows_holds_nothing_back() -> None:
-    world = World(a_job().with_spec("stages.dpo.gate", {"approval": True}).build()).finish()
-    code, said = refused(world, "dpo")
+    judged = a_job().with_spec("stages.reward.gate", {"approval": True})
+    judged.with_spec("stages.ppo.rewards", {"judge": {"http": {"url": "http://judge"}}})
+    job = judged.with_spec("stages.ppo.critic", "fresh").build()
+    code, said = refused(World(job).finish(), "reward")
     assert (code, "nothing waits for it" in said) == (64, True)
 
 

@@ -39,6 +39,25 @@ def _merged_for_followers(name: str) -> Rule:
     )
 
 
+def _gate_has_followers(name: str) -> Rule:
+    """A gate holds later stages back and nothing else: the job is ready without it."""
+    followers = FOLLOWERS.get(name, ())
+    following = "".join(f" || has(self.{other})" for other in followers)
+
+    def holds(stages: Any) -> bool:
+        stage = getattr(stages, name)
+        return not (stage and stage.gate) or any(getattr(stages, other) for other in followers)
+
+    return Rule(
+        "gate_holds_something",
+        f"{name}.gate",
+        holds,
+        f"!has(self.{name}) || !has(self.{name}.gate){following}",
+        f"holds nothing back: no stage of this job starts from {name}",
+        "leave it out; a gate belongs to a stage that others start from",
+    )
+
+
 STAGES_RULES: Final = (
     Rule(
         "some_stage",
@@ -88,6 +107,7 @@ STAGES_RULES: Final = (
         "auto, base or random; or add spec.stages.sft",
     ),
     *(_merged_for_followers(name) for name in FOLLOWERS),
+    *(_gate_has_followers(name) for name in Stages.model_fields),
 )
 
 CHECKPOINT_RULES: Final = (

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from rlhf_api.fields import Model
-from rlhf_api.rules.rule import Rule
+from rlhf_api.rules.rule import Rule, read_only_by
 from rlhf_api.stages.ppo import KL, PPOStage, RewardTerm, Rollout
 
 TERM_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
@@ -142,6 +142,52 @@ CRITIC_RULES: Final = (
     ),
 )
 
+GAE: Final = "self.advantage == 'gae'"
+
+
+def _is_gae(ppo: Any) -> bool:
+    return bool(ppo.advantage == "gae")
+
+
+READ_RULES: Final = (
+    read_only_by(
+        PPOStage,
+        "criticLearningRate",
+        lambda ppo: _is_gae(ppo) and ppo.critic != "shared",
+        f"({GAE} && self.critic != 'shared')",
+        "advantage {advantage} with critic {critic}",
+        "advantage: gae with critic: reward or fresh; a shared critic learns at learningRate",
+    ),
+    read_only_by(
+        PPOStage,
+        "valueCoef",
+        lambda ppo: _is_gae(ppo) and ppo.critic == "shared",
+        f"({GAE} && self.critic == 'shared')",
+        "advantage {advantage} with critic {critic}",
+        "advantage: gae with critic: shared; another critic has a loss of its own",
+    ),
+    *(
+        read_only_by(PPOStage, field, _is_gae, GAE, "advantage {advantage}", "advantage: gae")
+        for field in ("valueClip", "lam", "whitenAdvantages")
+    ),
+    read_only_by(
+        PPOStage,
+        "gamma",
+        lambda ppo: ppo.advantage in ("gae", "reinforce++"),
+        "self.advantage in ['gae', 'reinforce++']",
+        "advantage {advantage}",
+        "advantage: gae or reinforce++",
+    ),
+    read_only_by(
+        PPOStage,
+        "groupStd",
+        lambda ppo: ppo.advantage == "grpo",
+        "self.advantage == 'grpo'",
+        "advantage {advantage}",
+        "advantage: grpo",
+    ),
+)
+
 REWARD_RULES: Final = (
     Rule(
         "reward_terms_have_names",
@@ -174,7 +220,7 @@ OWN_TRAINER_RULES: Final = (
 """What the contract names before our trainer has it."""
 
 PPO_RULES: Final[dict[Model, tuple[Rule, ...]]] = {
-    PPOStage: (*BATCH_RULES, *CRITIC_RULES, *REWARD_RULES, *OWN_TRAINER_RULES),
+    PPOStage: (*BATCH_RULES, *CRITIC_RULES, *READ_RULES, *REWARD_RULES, *OWN_TRAINER_RULES),
     Rollout: ROLLOUT_RULES,
     KL: KL_RULES,
     RewardTerm: TERM_RULES,

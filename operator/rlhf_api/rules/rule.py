@@ -6,6 +6,7 @@ one table of manifests, and on generated ones.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -51,6 +52,23 @@ class Rule(NamedTuple):
 
 Rules = Mapping[Model, tuple[Rule, ...]]
 """Rules by the contract class that they are about; they hold for its subclasses as well."""
+
+
+def read_only_by(
+    model: type[Contract], field: str, reads: Callable[[Any], bool], cel: str, words: str, who: str
+) -> Rule:
+    """A setting that only some of a stage's variants read keeps its default in the others, where it
+    would change nothing. `words` name the variant, as in "loss {loss}"; `who` reads it.
+    """
+    name, info = next((n, i) for n, i in model.model_fields.items() if (i.alias or n) == field)
+    return Rule(
+        "settings_are_read",
+        field,
+        lambda stage: getattr(stage, name) == info.default or reads(stage),
+        f"self.{field} == {json.dumps(info.default)} || {cel}",
+        f"is set, and {words} does not read it",
+        f"leave it out, or {who}",
+    )
 
 
 def cel_path(path: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from rlhf_api.data import DataSource, ModelSource
+from rlhf_api.job import Evaluation
 from rlhf_api.rules.rule import Rule, Rules
-from rlhf_api.stages.ppo import FunctionReward
+from rlhf_api.stages.ppo import FunctionReward, PPOStage, PretrainingMix
 
 SHAPES: Final = {
     "hf": r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?",
@@ -93,6 +94,37 @@ def _secret_is_used(other: str, name: str) -> Rule:
     )
 
 
+def _read_whole(field: str, own_trainer: bool = False) -> tuple[Rule, ...]:
+    """Rules of an object whose data set in `field` has no held-out rows, unless a trainer that is
+    not ours reads it. What evalFraction is by default cannot be told from what is left out.
+    """
+    share = DataSource.model_fields["eval_fraction"].default
+    unless = "has(self.command) || " if own_trainer else ""
+
+    def data(value: Any) -> DataSource | None:
+        is_ours = not own_trainer or value.command is None
+        return getattr(value, field) if is_ours else None
+
+    return (
+        Rule(
+            "held_out_rows_are_read",
+            f"{field}.evalSource",
+            lambda value: (found := data(value)) is None or found.eval_source is None,
+            f"{unless}!has(self.{field}.evalSource)",
+            "is set, and nobody would read it",
+            "leave it out; spec.evaluation.prompts are answered by each policy",
+        ),
+        Rule(
+            "held_out_rows_are_read",
+            f"{field}.evalFraction",
+            lambda value: (found := data(value)) is None or found.eval_fraction in (0, share),
+            f"{unless}self.{field}.evalFraction in [0.0, {share}]",
+            f"is {{{field}.evalFraction}}, and nobody would read what it holds out",
+            "leave it out: all rows are used; spec.evaluation.prompts are answered by each policy",
+        ),
+    )
+
+
 SOURCE_HAS_AN_ADDRESS: Final = _address_rules("source", "source")
 
 SOURCE_RULES: Final[Rules] = {
@@ -110,4 +142,7 @@ SOURCE_RULES: Final[Rules] = {
         _secret_is_used("evalSource", "eval_source"),
     ),
     FunctionReward: SOURCE_HAS_AN_ADDRESS,
+    PPOStage: _read_whole("data", own_trainer=True),
+    PretrainingMix: _read_whole("data"),
+    Evaluation: _read_whole("prompts"),
 }

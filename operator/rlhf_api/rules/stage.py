@@ -6,7 +6,7 @@ from typing import Final
 
 from rlhf_api.resources import RetryPolicy
 from rlhf_api.rules.ppo import PPO_RULES
-from rlhf_api.rules.rule import Rule, Rules
+from rlhf_api.rules.rule import Rule, Rules, read_only_by
 from rlhf_api.stages.common import MetricGate, Supervised, Zero
 from rlhf_api.stages.dpo import DPOStage
 from rlhf_api.stages.ppo import PPOStage
@@ -26,6 +26,9 @@ def _format_fits(wrong: tuple[str, ...], wanted: str) -> Rule:
     )
 
 
+HELDOUT_METRICS: Final = ("eval/loss", "eval/accuracy")
+"""Final metrics of our trainer that there are with held-out rows alone."""
+
 SUPERVISED_RULES: Final = (
     Rule(
         "micro_batch_fits",
@@ -34,6 +37,22 @@ SUPERVISED_RULES: Final = (
         "self.microBatchSize <= self.globalBatchSize",
         "{microBatchSize} is more than globalBatchSize, which is {globalBatchSize}",
         "a whole number from 1 to {globalBatchSize}, or a larger globalBatchSize",
+    ),
+    Rule(
+        "gate_can_pass",
+        "gate.metric",
+        lambda stage: (
+            stage.gate is None
+            or stage.gate.metric not in HELDOUT_METRICS
+            or stage.command is not None
+            or stage.data.eval_source is not None
+            or stage.data.eval_fraction > 0
+        ),
+        "!has(self.gate) || !has(self.gate.metric) || "
+        f"!(self.gate.metric in {list(HELDOUT_METRICS)}) || has(self.command) || "
+        "has(self.data.evalSource) || self.data.evalFraction > 0.0",
+        "is measured on held-out rows, and data.evalFraction is 0",
+        "an evalFraction above 0, an evalSource, or another metric",
     ),
 )
 
@@ -96,22 +115,39 @@ GATE_RULES: Final = (
     ),
 )
 
+
+def _of_loss(field: str, loss: str) -> Rule:
+    """A setting of one loss."""
+    return read_only_by(
+        DPOStage,
+        field,
+        lambda dpo: dpo.loss == loss,
+        f"self.loss == '{loss}'",
+        "loss {loss}",
+        f"loss: {loss}",
+    )
+
+
 DPO_RULES: Final = (
+    _of_loss("labelSmoothing", "sigmoid"),
+    _of_loss("simpoGamma", "simpo"),
+    _of_loss("desirableWeight", "kto"),
+    _of_loss("undesirableWeight", "kto"),
     Rule(
-        "smoothing_has_its_loss",
-        "labelSmoothing",
-        lambda dpo: not dpo.label_smoothing or dpo.loss == "sigmoid",
-        "self.labelSmoothing == 0.0 || self.loss == 'sigmoid'",
-        "is set, and loss {loss} has none",
-        "0, or loss: sigmoid",
+        "rows_fit_stage",
+        "data.format",
+        lambda dpo: dpo.loss == "kto" or dpo.data.format != "text",
+        "self.loss == 'kto' || self.data.format != 'text'",
+        "is {data.format}, and this stage reads preferences",
+        "auto, or the rows' own format",
     ),
     Rule(
         "rows_fit_stage",
         "data.format",
-        lambda dpo: dpo.loss == "kto" or dpo.data.format not in ("text", "kto"),
-        "self.loss == 'kto' || !(self.data.format in ['text', 'kto'])",
-        "is {data.format}, and this stage reads preferences",
-        "auto, or the rows' own format",
+        lambda dpo: dpo.loss == "kto" or dpo.data.format != "kto",
+        "self.loss == 'kto' || self.data.format != 'kto'",
+        "is kto, and loss {loss} compares answers to one prompt",
+        "loss: kto, which learns from answers with a label; or the format of rows with pairs",
     ),
     Rule(
         "rows_fit_stage",
