@@ -16,7 +16,7 @@ from rlhf_api.job import Evaluation
 
 from rlhf_trainer.context import context_length
 from rlhf_trainer.data.encode import EncodedPrompt, encode_prompt
-from rlhf_trainer.data.load import load_prompts
+from rlhf_trainer.data.load import first_prompts
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import BadData
@@ -82,15 +82,13 @@ def answer(session: Session, model: Any, name: str) -> dict[str, float]:
 
 
 def _prompts(session: Session, evaluation: Evaluation, model: Any) -> list[EncodedPrompt]:
-    """The first prompts of the source, cut to leave room for an answer; none of them is held out of
-    an evaluation."""
-    source = evaluation.prompts.model_copy(update={"eval_fraction": 0.0, "eval_source": None})
-    loaded = load_prompts(source, session.run.paths, session.run.seed).train[: evaluation.limit]
+    """The first prompts of the source, cut to leave room for an answer."""
+    loaded = first_prompts(evaluation.prompts, session.run.paths, evaluation.limit)
     longest = context_length(model.config) or UNLIMITED
     room = max(1, longest - evaluation.max_new_tokens)
     prompts = [encode_prompt(session.tokenizer, p, room, overlong="truncate") for p in loaded]
     if not prompts:
-        raise BadData(f"evaluation.prompts: {source.source} holds no prompt")
+        raise BadData(f"evaluation.prompts: {evaluation.prompts.source} holds no prompt")
     return prompts
 
 
@@ -138,7 +136,7 @@ def _judged(
     if evaluation.score is None:
         return [None] * len(answers)
     judge = load_function(evaluation.score, session.run.paths)
-    texts, rows = [p.text for p in prompts], [p.row for p in prompts]
+    texts, rows = [p.text for p in prompts], [p.asked.row for p in prompts]
     return list(call_function(evaluation.score, judge, texts, answers, rows))
 
 

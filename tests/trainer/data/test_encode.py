@@ -254,7 +254,7 @@ def test_over_long_prompts_lose_their_start_but_bos(tokenizer: Any) -> None:
     assert whole.tokens[0] == tokenizer.bos_token_id
     cut = encode_prompt(tokenizer, prompt, 10, overlong="truncate")
     assert cut.tokens == whole.tokens[:1] + whole.tokens[-9:]
-    assert (cut.text, cut.row) == ("q" * 30, {"k": 1})
+    assert (cut.text, cut.asked.row) == ("q" * 30, {"k": 1})
 
 
 def test_over_long_preferences_lose_the_prompt_first(tokenizer: Any) -> None:

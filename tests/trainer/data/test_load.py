@@ -12,6 +12,7 @@ from data_files import SEED, Load, jsonl, load, write
 from rlhf_api.data import DataSource
 from rlhf_trainer.data.load import (
     Loaded,
+    first_prompts,
     load_dialogues,
     load_labelled,
     load_preferences,
@@ -78,6 +79,22 @@ def test_a_set_is_not_held_out_from_itself(tmp_path: Path) -> None:
     jsonl(tmp_path / "set/test.jsonl", rows[:1])
     found = load(load_dialogues, file.parent, eval_source="its/source")
     assert (len(found.train), len(found.heldout)) == (3, 1)
+
+
+def test_prompts_are_all_for_sampling(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", rows(40))
+    found = load(load_prompts, path, eval_fraction=0.25)
+    assert (len(found.train), found.heldout) == (40, [])
+
+
+def test_the_first_prompts_need_no_more_of_the_file_than_they_take(tmp_path: Path) -> None:
+    text = "\n".join(["prompt,answer", "one cell", *(f"q{i},a" for i in range(70)), '"no end'])
+    paths = {"x": str(write(tmp_path / "a.csv", text))}
+    with pytest.raises(BadData, match="bad CSV"):
+        load_prompts(DataSource(source="x"), paths, SEED)
+    found = first_prompts(DataSource(source="x"), paths, 2)
+    assert [prompt.id for prompt in found] == ["a.csv:3", "a.csv:4"]
+    assert len(first_prompts(DataSource(source="x", limit=9), paths, 20)) == 8
 
 
 def test_variables_are_filled_in_everywhere_and_other_braces_left(tmp_path: Path) -> None:
@@ -173,7 +190,7 @@ REAL_FILES: list[tuple[str, Load, int]] = [
 def test_real_files_load_whole(name: str, loader: Load, count: int) -> None:
     found: Loaded[Any] = load(loader, real_file(name), eval_fraction=0.1)
     assert len(found.train) + len(found.heldout) == count
-    assert found.heldout
+    assert bool(found.heldout) == (loader is not load_prompts)
 
 
 def test_real_text_is_that_of_the_file() -> None:

@@ -62,12 +62,16 @@ class EncodedPreference(NamedTuple):
 
 class EncodedPrompt(NamedTuple):
     """A prompt that ends where the model is to answer. ``text`` is the question for people and for
-    reward functions; ``row`` is the whole row of the data set."""
+    reward functions."""
 
-    id: str
+    asked: Prompt
     tokens: list[int]
-    row: dict[str, Any]
     text: str
+
+    @property
+    def id(self) -> str:
+        """``file:line``."""
+        return self.asked.id
 
 
 class EncodedLabelled(NamedTuple):
@@ -141,7 +145,7 @@ def encode_prompt(
     if len(tokens) > max_length:
         _refuse_unless(overlong, len(tokens), max_length)
         tokens = _without_start(tokenizer, tokens, max_length)
-    return EncodedPrompt(prompt.id, tokens, prompt.row, asked_text(prompt.messages))
+    return EncodedPrompt(prompt, tokens, asked_text(prompt.messages))
 
 
 def encode_text(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -46,8 +46,15 @@ def load_preferences(source: DataSource, paths: Mapping[str, str], seed: int) ->
 
 
 def load_prompts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Prompt]:
-    """Prompts: of any layout, what comes before the last answer. Raises BadData."""
-    return _load(source, paths, seed, _prompts)
+    """Prompts: of any layout, what comes before the last answer; all of them. Raises BadData."""
+    return _load(_whole(source), paths, seed, _prompts)
+
+
+def first_prompts(source: DataSource, paths: Mapping[str, str], count: int) -> list[Prompt]:
+    """The first prompts of a source that `load_prompts` has accepted; no more of it is read."""
+    rows = _understood(source, _rows(source, source.source, source.split, paths), _prompts)
+    found = (item.example for row in rows if not isinstance(row, BadRow) for item in row)
+    return list(islice(found, count))
 
 
 def load_labelled(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Labelled]:
@@ -63,8 +70,13 @@ def load_texts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loade
 def load_language(
     source: DataSource, paths: Mapping[str, str], seed: int
 ) -> Loaded[PlainText | Dialogue]:
-    """Plain text or dialogues, for the pretraining mix. Raises BadData."""
-    return _load(source, paths, seed, _language)
+    """Plain text or dialogues, for the pretraining mix; all of them. Raises BadData."""
+    return _load(_whole(source), paths, seed, _language)
+
+
+def _whole(source: DataSource) -> DataSource:
+    """The source with no rows held out: nothing is evaluated on them."""
+    return source.model_copy(update={"eval_fraction": 0.0, "eval_source": None})
 
 
 # --- what a stage wants of a row ------------------------------------------------------------------

@@ -23,7 +23,6 @@ from rlhf_trainer import evaluate
 from rlhf_trainer.actor_critic import TokenScores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.data.batches import global_batch
-from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.stage_rows import prompt_rows, write_left_out
 from rlhf_trainer.errors import ConfigurationError, Terminated
 from rlhf_trainer.experience import (
@@ -102,11 +101,8 @@ class Prompts:
                 f"rollout.samplesPerPrompt {self.samples}"
             )
         self.per_rollout = config.global_batch_size // self.samples
-        asked = {
-            prompt.id: prompt for prompt in load_prompts(config.data, run.paths, run.seed).train
-        }
         self.questions = [
-            Question(p.id, p.text, asked[p.id].messages, asked[p.id].tools, p.row, p.tokens)
+            Question(p.id, p.text, p.asked.messages, p.asked.tools, p.asked.row, p.tokens)
             for p in loaded.train
         ]
 
