@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_files import jsonl, load, texts, write
+from data_files import SEED, jsonl, load, texts, write
+from rlhf_api.data import DataSource
 from rlhf_trainer.data.load import (
     load_dialogues,
     load_labelled,
@@ -349,6 +350,64 @@ def test_mapped_columns_win(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [row])
     found = load(load_dialogues, path, columns={"prompt": "frage", "answer": "antwort"})
     assert texts(found.train[0].messages) == DIALOGUE
+
+
+def test_mapped_columns_win_over_columns_that_would_be_recognised(tmp_path: Path) -> None:
+    asked = {"frage": Q, "antwort": A}
+    own = {"prompt": "frage", "answer": "antwort"}
+    others: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "no"}, TURNS[1]]},
+        {"chosen": "no", "rejected": "neither"},
+    ]
+    path = jsonl(tmp_path / "a.jsonl", [asked | others[0]])
+    assert texts(load(load_dialogues, path, columns=own).train[0].messages) == DIALOGUE
+    path = jsonl(tmp_path / "b.jsonl", [asked | others[1]])
+    assert texts(load(load_dialogues, path, columns=own).train[0].messages) == DIALOGUE
+    path = jsonl(tmp_path / "c.jsonl", [asked | others[0] | {"label": True}])
+    found = load(load_labelled, path, columns=own).train[0]
+    assert texts(found.prompt + found.answer) == DIALOGUE
+    path = jsonl(tmp_path / "d.jsonl", [PAIR | {"gespräch": TURNS[:1], "query": "no"}])
+    pair = load(load_preferences, path, columns={"messages": "gespräch"}).train[0]
+    assert texts(pair.prompt) == DIALOGUE[:1]
+
+
+def test_a_mapped_column_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": Q, "answer": A, "system_text": "S"}, {"prompt": Q, "answer": A, "id": None}]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    columns = {"system": "sytem_text", "history": "earlier"}
+    said = (
+        "its/source: columns.system: no row has a column `sytem_text`; "
+        "columns.history: no row has a column `earlier`; there are prompt, answer, system_text, id"
+    )
+    with pytest.raises(BadData, match=f"^{said}$"):
+        load(load_dialogues, path, columns=columns)
+    with pytest.raises(BadData, match="no row among the first 1 has a column `id`; there are"):
+        load(load_dialogues, path, columns={"system": "id"}, limit=1)
+    assert load(load_dialogues, path, columns={"system": "id"}).train  # which is always null
+
+
+def test_a_mapped_column_may_be_missing_from_held_out_rows_and_from_some_files(
+    tmp_path: Path,
+) -> None:
+    jsonl(tmp_path / "set/a.jsonl", [{"frage": Q, "antwort": A, "vorher": "S"}])
+    jsonl(tmp_path / "set/b.jsonl", [{"messages": TURNS}])
+    heldout = jsonl(tmp_path / "held.jsonl", [{"frage": Q, "antwort": A}])
+    columns = {"prompt": "frage", "answer": "antwort", "system": "vorher"}
+    source = DataSource.model_validate({"source": "set", "eval_source": "held", "columns": columns})
+    found = load_dialogues(source, {"set": str(tmp_path / "set"), "held": str(heldout)}, SEED)
+    assert [len(row.messages) for row in (*found.train, *found.heldout)] == [3, 2, 2]
+
+
+def test_a_mapped_column_that_the_layout_does_not_read_is_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": TURNS, "extra": "more"}])
+    with pytest.raises(BadData, match=r"columns\.input would not be read: .* as messages/conv"):
+        load(load_dialogues, path, columns={"input": "extra"})
+
+
+def test_a_transcript_may_have_a_system_message_in_a_column_of_its_own(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": f"Human: {Q}\n\nAssistant: {A}", "system": "S"}])
+    found = load(load_dialogues, path).train[0]
+    assert texts(found.messages) == [("system", "S"), *DIALOGUE]
 
 
 def test_lists_in_csv_cells_are_json(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
 """Names by part, the most telling first. ``scores`` and ``tools`` have no mapping of their own."""
 
 
+def mapped_columns(columns: Columns) -> dict[str, str]:
+    """The user's own names, by part."""
+    return {part: name for part, name in columns.model_dump(by_alias=False).items() if name}
+
+
 class Names:
     """The columns of one file, by part."""
 
@@ -42,11 +47,16 @@ class Names:
     ) -> None:
         """``examples``: each column of the file with one value that is not null."""
         self.examples, self.format = examples, format
-        self._mapped: dict[str, str | None] = columns.model_dump(by_alias=False)
+        self._mapped = mapped_columns(columns)
 
     def mapped(self, part: str) -> bool:
         """Whether the user named the column."""
-        return self._mapped.get(part) is not None
+        return part in self._mapped
+
+    def unread(self, parts: frozenset[str]) -> list[str]:
+        """The parts whose columns the user named, and the file has, that are none of these."""
+        there = (part for part, name in self._mapped.items() if name in self.examples)
+        return [part for part in there if part not in parts]
 
     def get(self, part: str, *, but: str | None = None) -> str | None:
         """The column of a part, or None. ``but`` is a column that is taken already."""

@@ -1,8 +1,9 @@
 """Layouts of rows: which columns make which, and what a row of each means.
 
 A layout looks at the columns of a file (with an example of each) and gives a function that reads
-one row, or None. The first in the list that fits is taken. Tables of names that real data sets use
-are in ``columns``; this file is about structure.
+one row, or None. The first in the list that fits is taken; one that reads what the user mapped goes
+before one that does not. Tables of names that real data sets use are in ``columns``; this file is
+about structure.
 """
 
 from __future__ import annotations
@@ -37,17 +38,29 @@ class Layout(NamedTuple):
     formats: frozenset[str]  # values of `format` that ask for it
     columns: str  # for people
     fit: Callable[[Names], Read | None]
+    parts: frozenset[str]  # those of `columns` that it reads
 
 
 def recognise(source: DataSource, examples: Mapping[str, Any]) -> Read:
     """The reader for files with these columns; BadData with what was found and what is known."""
     names = Names(source.columns, examples, source.format)
-    for layout in LAYOUTS:
+    for layout in sorted(LAYOUTS, key=lambda layout: len(names.unread(layout.parts))):
         if source.format == "auto" or source.format in layout.formats:
             read = layout.fit(names)
             if read is not None:
+                _refuse_unread(source, layout, names)
                 return read
     raise BadData(_unrecognised(source, examples))
+
+
+def _refuse_unread(source: DataSource, layout: Layout, names: Names) -> None:
+    """What was mapped and is not looked at would be missing from what is trained on."""
+    if unread := names.unread(layout.parts):
+        fields = " and ".join(f"columns.{part}" for part in unread)
+        raise BadData(
+            f"{source.source}: {fields} would not be read: the rows are taken as {layout.columns}; "
+            "leave it out, or map the other columns that such rows have"
+        )
 
 
 def _unrecognised(source: DataSource, examples: Mapping[str, Any]) -> str:
@@ -68,7 +81,9 @@ def _kto(names: Names) -> Read | None:
     sure = isinstance(value, bool) or label == "kto_tag" or str(value).lower() in ("true", "false")
     if not sure and not names.mapped("label") and names.format != "kto":
         return None  # a class label of some other task
-    read = _messages(names) or _answered(names)
+    answered_first = names.mapped("prompt") or names.mapped("answer")
+    fits = (_answered, _messages) if answered_first else (_messages, _answered)
+    read = fits[0](names) or fits[1](names)
     if read is None:
         return None
 
@@ -105,7 +120,7 @@ def _pair(names: Names) -> Read | None:
     chosen, rejected = names.get("chosen"), names.get("rejected")
     if chosen is None or rejected is None:
         return None
-    prompt = PromptReader.of(names) or PromptReader.of_dialogue(names)
+    prompt = PromptReader.of_any(names)
 
     def read(row: dict[str, Any]) -> Sample:
         best = preferences.continuation(cell(row, chosen), chosen)
@@ -128,7 +143,7 @@ def _versus(names: Names) -> Read | None:
     columns = preferences.rivals(names.examples)
     if columns is None:
         return None
-    prompt = PromptReader.of(names) or PromptReader.of_dialogue(names)
+    prompt = PromptReader.of_any(names)
 
     def read(row: dict[str, Any]) -> Sample:
         first, second = (preferences.continuation(cell(row, name), name) for name in columns)
@@ -183,7 +198,9 @@ def _transcript(names: Names) -> Read | None:
         return None
 
     def read(row: dict[str, Any]) -> Sample:
-        return _dialogue(transcript_turns(text_of(cell(row, column), column), column), names, row)
+        turns = transcript_turns(text_of(cell(row, column), column), column)
+        before = () if turns[0].role == "system" else system_turn(row, names)
+        return _dialogue(before + turns, names, row)
 
     return read
 
@@ -202,36 +219,56 @@ def _text(names: Names) -> Read | None:
     return lambda row: Sample((), text=text_of(cell(row, column), column))
 
 
+ASKED: Final = frozenset({"prompt", "input", "system", "history"})
+"""What PromptReader reads."""
+
 LAYOUTS: Final[tuple[Layout, ...]] = (
-    Layout(frozenset({"kto"}), "messages or prompt + answer, with a boolean label", _kto),
+    Layout(
+        frozenset({"kto"}),
+        "messages or prompt + answer, with a boolean label",
+        _kto,
+        ASKED | {"messages", "answer", "label"},
+    ),
     Layout(
         frozenset({"ranked"}),
         "prompt/query + answers (a list, best first) with ranks or scores",
         _ranked,
+        ASKED | {"answers", "ranks"},
     ),
     Layout(
         frozenset({"preference", "hh", "sharegpt", "messages", "alpaca"}),
         "prompt/query/instruction/conversations + chosen + rejected (texts, messages or lists of "
         "messages), or chosen + rejected as whole dialogues that share their start",
         _pair,
+        ASKED | {"messages", "chosen", "rejected", "margin"},
     ),
     Layout(
         frozenset({"preference"}),
         "prompt + two responses (response_0/response_1, response_a/response_b, …) + which won",
         _versus,
+        ASKED | {"messages"},
     ),
     Layout(
         frozenset({"messages", "sharegpt"}),
         "messages/conversations: a list of role/content or from/value",
         _messages,
+        frozenset({"messages", "system", "history"}),
     ),
     Layout(
         frozenset({"prompt", "alpaca"}),
         "prompt/query/question/instruction (+ input, system, history) + "
         "answer/response/completion/output/target",
         _answered,
+        ASKED | {"answer"},
     ),
-    Layout(frozenset({"hh"}), "text: a transcript (Human: … Assistant: …)", _transcript),
-    Layout(frozenset({"prompt", "alpaca"}), "prompt/query/question/instruction alone", _asked),
-    Layout(frozenset({"text"}), "text", _text),
+    Layout(
+        frozenset({"hh"}),
+        "text: a transcript (Human: … Assistant: …)",
+        _transcript,
+        frozenset({"text", "messages", "system"}),
+    ),
+    Layout(
+        frozenset({"prompt", "alpaca"}), "prompt/query/question/instruction alone", _asked, ASKED
+    ),
+    Layout(frozenset({"text"}), "text", _text, frozenset({"text"})),
 )

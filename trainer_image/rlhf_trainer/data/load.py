@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
 
+from rlhf_trainer.data.columns import mapped_columns
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
 from rlhf_trainer.data.layouts import Read, recognise
@@ -179,13 +180,17 @@ def _read(
     """The examples at one address; bad rows are settled as the source says."""
     found: list[_Keyed[T]] = []
     bad: list[BadRow] = []
+    columns: dict[str, None] = {}
     total = 0
-    for item in _understood(source, _rows(source, address, split, paths), make):
+    rows = _noting_columns(_rows(source, address, split, paths), columns)
+    for item in _understood(source, rows, make):
         total += 1
         if isinstance(item, BadRow):
             bad.append(item)
         else:
             found.extend(item)
+    if (address, split) == (source.source, source.split):  # held-out rows may have fewer
+        _refuse_missing_columns(source, columns)
     settle(source, bad, total)
     if not found:
         raise BadData(f"{address}: no row can be used")
@@ -207,6 +212,27 @@ def _rows(
             yield _filled(row, source.variables) if isinstance(row, Row) else row
     except BadData as error:
         raise BadData(f"{address}: {error}") from None
+
+
+def _noting_columns(
+    rows: Iterable[Row | BadRow], columns: dict[str, None]
+) -> Iterator[Row | BadRow]:
+    """The rows, and in `columns` the names of all that they have."""
+    for row in rows:
+        if isinstance(row, Row):
+            columns |= dict.fromkeys((*row.value, *row.nulls))
+        yield row
+
+
+def _refuse_missing_columns(source: DataSource, columns: Mapping[str, None]) -> None:
+    """A name that no row has was misspelt: what it was to bring would be missing from all rows."""
+    mapped = mapped_columns(source.columns)
+    missing = {part: name for part, name in mapped.items() if name not in columns}
+    if not missing or not columns:
+        return
+    first = "" if source.limit is None else f" among the first {source.limit}"
+    lines = [f"columns.{part}: no row{first} has a column `{n}`" for part, n in missing.items()]
+    raise BadData(f"{source.source}: {'; '.join(lines)}; there are {', '.join(columns)}")
 
 
 def _understood(

@@ -44,6 +44,13 @@ class PromptReader:
         column = names.get("messages")
         return None if column is None else cls(names, column)
 
+    @classmethod
+    def of_any(cls, names: Names) -> PromptReader | None:
+        """For the prompt column, else a dialogue column; what the user mapped goes first."""
+        if names.mapped("messages") and not names.mapped("prompt"):
+            return cls.of_dialogue(names)
+        return cls.of(names) or cls.of_dialogue(names)
+
     def __call__(self, row: dict[str, Any]) -> Turns:
         """System message, history, question."""
         turns = self._asked(row)

@@ -30,6 +30,7 @@ class Row(NamedTuple):
     file: str  # path below the source, or the file's own name
     line: int
     value: dict[str, Any]
+    nulls: tuple[str, ...] = ()  # columns that are there, with nothing in this row
 
     @property
     def id(self) -> str:
@@ -94,9 +95,10 @@ def _rows_of(file: Path, name: str) -> Iterator[Row | BadRow]:
 
 
 def _row(name: str, line: int, value: dict[str, Any]) -> Row | BadRow:
+    nulls = tuple(key for key, item in value.items() if item is None)
     value = {key: item for key, item in value.items() if item is not None}
     reason = _unusable_text(value)
-    return BadRow(name, line, reason) if reason else Row(name, line, value)
+    return BadRow(name, line, reason) if reason else Row(name, line, value, nulls)
 
 
 def _unusable_text(value: Any) -> str | None:
