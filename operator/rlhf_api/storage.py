@@ -48,6 +48,11 @@ class Checkpoints(Contract):
         "AWS_SECRET_ACCESS_KEY, or credentials.json (Google). Default: the identity of the pods "
         "(resources.serviceAccount) or of their node.",
     )
+    local_size: Quantity | None = Field(
+        default=None,
+        description="With uri: most that a pod's copy may take of its node's disk; default: 500Gi.",
+        examples=["2Ti"],
+    )
     sub_path: str = Field(
         default="",
         max_length=512,

@@ -468,6 +468,12 @@ CASES: list[Case] = [
         {"checkpoints": {"claim": {}}},
     ),
     Case(
+        "local_size_is_used",
+        {"checkpoints": {"claim": {}, "localSize": "2Ti"}},
+        "spec.checkpoints.localSize",
+        {"checkpoints": {"uri": "s3://models/a", "localSize": "2Ti"}},
+    ),
+    Case(
         "volume_reaches_all_nodes",
         {
             "checkpoints": {"claim": {"accessMode": "ReadWriteOncePod"}},

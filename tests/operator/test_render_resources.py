@@ -236,7 +236,9 @@ def test_checkpoints_in_an_object_store_have_a_sized_disk_and_no_claim() -> None
     job = a_job().with_spec("checkpoints", {"uri": "s3://bucket/team", "secret": "s3"})
     objects = rendered("ppo", job)
     assert "PersistentVolumeClaim" not in objects
-    assert volume(objects, "checkpoints")["emptyDir"]["sizeLimit"]
+    assert volume(objects, "checkpoints")["emptyDir"]["sizeLimit"] == "500Gi"
+    larger = rendered("ppo", job.with_spec("checkpoints.localSize", "2Ti"))
+    assert volume(larger, "checkpoints")["emptyDir"]["sizeLimit"] == "2Ti"
     assert "/rlhf/secrets/s3" in mounts(objects)
     assert [v["secret"]["secretName"] for v in pod(objects)["volumes"] if "secret" in v] == ["s3"]
     run = stage_file(objects)
@@ -247,6 +249,20 @@ def test_checkpoints_in_an_object_store_have_a_sized_disk_and_no_claim() -> None
     assert pod(objects)["activeDeadlineSeconds"] - pod(rendered("ppo"))[
         "activeDeadlineSeconds"
     ] == (long - short)
+
+
+@pytest.mark.parametrize(
+    ("place", "of_ppo", "of_others"),
+    [({}, 900, 120), ({"uri": "s3://bucket/team"}, 4500, 600)],
+    ids=["claim", "object-store"],
+)
+def test_a_stage_has_the_time_to_save_that_it_asks_for_and_more_to_upload(
+    place: dict[str, Any], of_ppo: int, of_others: int
+) -> None:
+    job = a_job().with_spec("stages.ppo.checkpointing", {"graceSeconds": 900})
+    job = job.with_spec("checkpoints", place)
+    for stage, seconds in (("prepare", of_others), ("sft", of_others), ("ppo", of_ppo)):
+        assert pod(rendered(stage, job))["terminationGracePeriodSeconds"] == seconds
 
 
 def test_an_output_in_an_object_store_is_found_on_the_disk_of_the_next_stage() -> None:

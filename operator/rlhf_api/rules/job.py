@@ -135,6 +135,14 @@ CHECKPOINT_RULES: Final = (
         "is set, and there is no uri",
         "leave it out",
     ),
+    Rule(
+        "local_size_is_used",
+        "localSize",
+        lambda place: place.local_size is None or place.uri is not None,
+        "!has(self.localSize) || has(self.uri)",
+        "is set, and there is no uri",
+        "leave it out; claim.size is the size of a volume",
+    ),
 )
 
 CLAIM_RULES: Final = (

@@ -70,6 +70,13 @@ class Checkpointing(Contract):
         description="Optimizer steps (PPO: rollouts) between two; default: a tenth of the stage.",
     )
     keep: int = Field(default=2, ge=1, le=100, description="Newest checkpoints that stay.")
+    grace_seconds: int = Field(
+        default=120,
+        ge=30,
+        le=7200,
+        description="Seconds that a pod has to end its step and to save after SIGTERM (suspension, "
+        "an edit, an eviction); what is not saved by then is lost.",
+    )
 
 
 class MetricGate(Contract):

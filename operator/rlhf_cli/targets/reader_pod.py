@@ -13,7 +13,7 @@ from rlhf_api.run import WORKDIR
 from rlhf_operator.names import claim_name
 from rlhf_operator.render.secrets import Mounted, default_path
 from rlhf_operator.render.security import USER_ID, container_security, pod_security
-from rlhf_operator.render.volumes import CHECKPOINTS, SCRATCH_SIZE
+from rlhf_operator.render.volumes import CHECKPOINTS, local_disk
 
 from rlhf_cli.targets import reader
 from rlhf_cli.targets.target import Object
@@ -84,7 +84,7 @@ def _in_store(
     checkpoints = job.spec.checkpoints
     words = ["copy", str(checkpoints.uri), CHECKPOINTS]
     words += [pattern.removeprefix(f"{CHECKPOINTS}/") for pattern in patterns]
-    volumes: list[Object] = [{"name": CHECKPOINTS, "emptyDir": {"sizeLimit": SCRATCH_SIZE}}]
+    volumes: list[Object] = [{"name": CHECKPOINTS, **local_disk(job)}]
     mounts: list[Object] = [{"name": CHECKPOINTS, "mountPath": f"{WORKDIR}/{CHECKPOINTS}"}]
     if secret := checkpoints.secret:
         mounted = Mounted(secret, default_path(secret))

@@ -14,10 +14,9 @@ from rlhf_operator.render.platform import Platform
 from rlhf_operator.render.security import USER_ID, pod_security
 from rlhf_operator.render.volumes import Contents, pod_volumes
 
-GRACE_SECONDS: Final = 120
-"""Time to save the whole state after SIGTERM."""
-UPLOAD_SECONDS: Final = 480
-"""Time to upload it as well, where checkpoints are in an object store."""
+PREPARE_GRACE_SECONDS: Final = 120
+UPLOAD_FACTOR: Final = 5
+"""Where checkpoints are in an object store, a pod gets this many times as long: it uploads too."""
 DAY: Final = 86_400
 LONGEST_PREPARE: Final = DAY
 LONGEST_ATTEMPT: Final = 30 * DAY
@@ -59,7 +58,10 @@ def _longest(key: AttemptKey) -> int:
 
 
 def _grace(key: AttemptKey) -> int:
-    return GRACE_SECONDS + (UPLOAD_SECONDS if key.job.spec.checkpoints.uri else 0)
+    to_save = PREPARE_GRACE_SECONDS
+    if key.stage != PREPARE:
+        to_save = key.job.spec.stages.present()[key.stage].checkpointing.grace_seconds
+    return to_save * (UPLOAD_FACTOR if key.job.spec.checkpoints.uri else 1)
 
 
 def _placement(key: AttemptKey, resources: Resources) -> Object:

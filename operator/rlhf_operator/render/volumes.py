@@ -25,8 +25,7 @@ FETCHED: Final = f"{CHECKPOINTS}/sources"
 """Where `prepare` puts what is remote; jobs that share the volume share it."""
 TOKEN_DIRECTORY: Final = "token"
 TMP_SIZE: Final = "16Gi"
-SCRATCH_SIZE: Final = "500Gi"
-"""The pod's own copy of what an object store keeps."""
+LOCAL_SIZE: Final = "500Gi"
 REMOTE: Final = ("hf", "s3", "gs")
 
 
@@ -162,9 +161,14 @@ def pod_volumes(
     return list({volume["name"]: volume for volume in volumes}.values())
 
 
+def local_disk(job: RLHFJob) -> Object:
+    """What holds a pod's own copy of what an object store keeps."""
+    return {"emptyDir": {"sizeLimit": job.spec.checkpoints.local_size or LOCAL_SIZE}}
+
+
 def _checkpoint_source(job: RLHFJob) -> Object:
     if job.spec.checkpoints.uri:
-        return {"emptyDir": {"sizeLimit": SCRATCH_SIZE}}
+        return local_disk(job)
     return {"persistentVolumeClaim": {"claimName": claim_name(job)}}
 
 
