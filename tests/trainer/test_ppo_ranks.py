@@ -20,11 +20,8 @@ COMPARED = (
 )
 
 
-def curve(
-    directory: Path, model: Path, ranks: int, zero: int, changes: Mapping[str, Any]
-) -> list[list[float]]:
-    """Metrics of each rollout of a run on so many processes."""
-    pod = Pod(directory, model)
+def settings_on(pod: Pod, zero: int) -> dict[str, Any]:
+    """Three rollouts for short answers, whatever ZeRO partitions."""
     folder = pod.directory / "inputs" / "code"
     folder.mkdir(parents=True)
     (folder / "short_reward.py").write_text(
@@ -32,7 +29,7 @@ def curve(
     )
     pod.paths["code"] = "inputs/code"
     prompts = [{"prompt": f"{'long ' * (i % 6)}question {i}"} for i in range(12)]
-    settings = {
+    return {
         "data": {"source": pod.data("prompts", prompts), "evalFraction": 0},
         "rollouts": 3,
         "globalBatchSize": 6,
@@ -44,9 +41,15 @@ def curve(
         "rewards": {"short": {"function": {"entrypoint": "short_reward:score", "source": "code"}}},
         "rollout": {"maxPromptLength": 64, "maxNewTokens": 24, "temperature": 1.5},
         "zero": {"stage": zero},
-        **changes,
     }
-    run = pod.stage_run("ppo", settings)
+
+
+def curve(
+    directory: Path, model: Path, ranks: int, zero: int, changes: Mapping[str, Any]
+) -> list[list[float]]:
+    """Metrics of each rollout of a run on so many processes."""
+    pod = Pod(directory, model)
+    run = pod.stage_run("ppo", {**settings_on(pod, zero), **changes})
     codes, log = pod.forked(run, ranks)
     assert codes == [0] * ranks, log
     lines = [line["metrics"] for line in pod.metrics(run)[:3]]
@@ -95,3 +98,31 @@ def test_two_ranks_give_the_curve_of_one(
     assert min(lengths) < 6 * 24, "no response ended early: ranks would never differ in length"
     for ours, theirs in zip(two, one, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "writers"), [(0, 1), (3, 2)], ids=["whole", "shares"])
+def test_weights_beside_the_engine_are_in_a_checkpoint_once_and_come_back(
+    zero: int, writers: int, pod: Pod
+) -> None:
+    """Each rank's own share under ZeRO-3, else rank 0's: never all of them on every rank."""
+    import torch
+
+    settings = {
+        **settings_on(pod, zero),
+        "ema": {"decay": 0.5},
+        "maxKl": 1000.0,
+        "checkpointing": {"everySteps": 1},
+    }
+    first = pod.stage_run("ppo", settings | {"rollouts": 2})
+    codes, log = pod.forked(first, 2)
+    assert codes == [0, 0], log
+    (step,) = (pod.directory / first.output / "steps").iterdir()
+    names = [f"weights-{rank:05d}.pt" for rank in range(writers)]
+    assert sorted(path.name for path in step.glob("weights-*")) == names
+    assert set(torch.load(step / "state.pt")) == {"beta", "metrics"}
+    mine = [torch.load(step / name) for name in names]
+    assert all(weights.keys() == {"average", "good"} for weights in mine)
+    codes, log = pod.forked(pod.stage_run("ppo", settings | {"rollouts": 3}, attempt=2), 2)
+    assert codes == [0, 0], log
+    assert "going on from step 1" in log

@@ -2,7 +2,8 @@
 
 Layout below the lineage (all attempts on one input hash):
 
-    attempt-<n>/steps/step-<s>/   manifest.json, state.pt, rng-<rank>.pt, <engine>/…
+    attempt-<n>/steps/step-<s>/   manifest.json, state.pt, rng-<rank>.pt, <engine>/…,
+                                  weights-<rank>.pt (PPO's average, weights to go back to)
     attempt-<n>/best/step-<s>/    a model in Hugging Face layout that was best on held-out rows
     attempt-<n>/output/           what the stage hands on
 
@@ -54,6 +55,8 @@ class Restored(NamedTuple):
 
     step: int
     state: dict[str, Any]  # what the stage gave to `save`
+    weights: dict[str, Any]  # what the rank in this one's place gave; {}: none did
+    wrote_weights: int = 0  # ranks that did
 
 
 class _Candidate(NamedTuple):
@@ -77,10 +80,12 @@ class Checkpointer:
         engines: Mapping[str, Engine],
         state: Mapping[str, Any],
         best: int | None = None,
+        weights: Mapping[str, Any] | None = None,
     ) -> None:
         """Commit the whole state after `step` steps, then delete what is no longer needed.
 
-        `state` holds tensors and JSON values. The random states of every library and rank are
+        `state` holds small tensors and JSON values, the same on every rank. `weights` are large:
+        each rank that has some writes its own. The random states of every library and rank are
         added. `best` is the step whose `keep_weights` must stay.
         """
 
@@ -89,6 +94,8 @@ class Checkpointer:
                 engine.save(directory / name)
             if self.ranks.is_main:
                 torch.save(dict(state), directory / "state.pt")
+            if weights:
+                torch.save(dict(weights), directory / f"weights-{self.ranks.rank:05d}.pt")
             torch.save(_random_states(), directory / f"rng-{self.ranks.rank:05d}.pt")
 
         final = self.directory / "steps" / f"step-{step:08d}"
@@ -116,7 +123,7 @@ class Checkpointer:
             _restore_random_states(torch.load(rng, weights_only=True))
             if self.ranks.is_main:
                 log.info("going on from step %d (attempt %d)", candidate.step, candidate.attempt)
-            return Restored(candidate.step, state)
+            return Restored(candidate.step, state, *self._weights(candidate.path))
         return None
 
     def keep_weights(self, step: int, write: Callable[[Path], None]) -> None:
@@ -240,6 +247,14 @@ class Checkpointer:
         except OSError as error:
             reason = error.strerror or str(error)
             raise Transient(f"cannot lay out {directory} in {scratch}: {reason}") from error
+
+    def _weights(self, directory: Path) -> tuple[dict[str, Any], int]:
+        """This rank's weights, or those that it shares with another one; and how many there are."""
+        files = sorted(directory.glob("weights-*.pt"))
+        if not files:
+            return {}, 0
+        mine = files[self.ranks.rank % len(files)]
+        return torch.load(mine, weights_only=True, map_location="cpu"), len(files)
 
     def _delete_old(self, shelf: Shelf) -> None:
         """Keep the newest checkpoints and the best weights that they name.

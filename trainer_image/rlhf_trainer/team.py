@@ -20,6 +20,7 @@ from rlhf_trainer.actor_critic import (
     value_head,
     weights_replaced,
 )
+from rlhf_trainer.checkpoint import Restored
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.installed import refuse_missing
@@ -82,31 +83,30 @@ class Team:
         """The actor's weights as they are now are good ones."""
         self.good = copy_weights(self.actor.module)
 
-    def state(self, session: Session) -> dict[str, Any]:
-        """Weights beside those of the engines: of each rank, for ZeRO-3 gives each a share."""
-        mine = {
-            "average": None if self.average is None else self.average.weights,
-            "good": self.good,
-        }
-        return {"weights": session.ranks.gather_objects(mine)}
-
-    def load_state(self, session: Session, state: dict[str, Any]) -> None:
-        """Take back this rank's part of `state`. CheckpointUnusable where it has none: ZeRO-3 gave
-        shares to another number of ranks.
+    def weights(self, session: Session) -> dict[str, Any]:
+        """Weights beside those of the engines that this rank has to write: under ZeRO-3 its share,
+        else all of them on rank 0 alone, as every rank has the same.
         """
-        weights = state["weights"]
-        mine = weights[session.ranks.rank % len(weights)]
-        wrote, now = len(weights), session.ranks.world_size
-        if wrote != now and any(mine.values()) and session.config.zero.stage == 3:
+        if not (session.ranks.is_main or session.config.zero.stage == 3):
+            return {}
+        average = None if self.average is None else self.average.weights
+        return {k: v for k, v in (("average", average), ("good", self.good)) if v is not None}
+
+    def load_weights(self, session: Session, restored: Restored) -> None:
+        """Take back this rank's part of `weights`. CheckpointUnusable where it has none: ZeRO-3
+        gave shares to another number of ranks.
+        """
+        weights, wrote, now = restored.weights, restored.wrote_weights, session.ranks.world_size
+        if weights and wrote != now and session.config.zero.stage == 3:
             raise CheckpointUnusable(
                 f"with ZeRO-3, an average of weights (ema) or weights to go back to (maxKl) cannot "
                 f"be shared out anew: the checkpoint is of {wrote} processes, these are {now}; run "
                 f"it with {wrote} again (nodes × GPUs per node)"
             )
         if self.average is not None:
-            for name, weight in mine["average"].items():
+            for name, weight in weights["average"].items():
                 self.average.weights[name].copy_(weight)
-        self.good = mine["good"]
+        self.good = weights.get("good")
 
     def write(self, session: Session, directory: Path, undo: bool) -> None:
         """Save what the stage hands on: the actor, its average, or its last good weights."""

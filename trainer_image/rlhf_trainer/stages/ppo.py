@@ -140,7 +140,7 @@ def restore(session: Session, team: Team, beta: FixedKL) -> tuple[int, dict[str,
     if restored is None:
         return 0, {}
     beta.load_state_dict(restored.state["beta"])
-    team.load_state(session, restored.state)
+    team.load_weights(session, restored)
     session.telemetry.saved(restored.step)
     return restored.step, restored.state["metrics"]
 
@@ -291,8 +291,8 @@ def save_if_due(
     stopping = session.guard.should_stop()
     due = is_due(done, config.checkpointing.every_steps, config.rollouts, 10)
     if stopping or (due and done < config.rollouts):
-        state = {"beta": beta.state_dict(), "metrics": metrics, **team.state(session)}
-        session.checkpointer.save(done, team.engines, state)
+        state = {"beta": beta.state_dict(), "metrics": metrics}
+        session.checkpointer.save(done, team.engines, state, weights=team.weights(session))
         session.telemetry.saved(done)
     if stopping:
         raise Terminated(f"SIGTERM: saved at rollout {done} of {config.rollouts}", step=done)
