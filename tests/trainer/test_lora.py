@@ -13,8 +13,9 @@ import torch
 from adapters import adapted
 from rlhf_api.stages.common import LoRA
 from rlhf_trainer.errors import ConfigurationError
-from rlhf_trainer.lora import HubModel, add_lora, merged_state_dict
+from rlhf_trainer.lora import HubModel, add_lora
 from rlhf_trainer.models import load_directory, load_output, load_policy, save_model
+from rlhf_trainer.whole_weights import merged_state_dict
 from trainer_pod import IDS, MIXTURE, TINY, Pod, logits, write_model
 
 SFT = {"data": {"source": "unused"}}

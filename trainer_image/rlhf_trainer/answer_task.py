@@ -73,7 +73,7 @@ class AnswerTask(ABC, Generic[E, M]):
     @abstractmethod
     def laid(self, examples: Sequence[E], in_all: Sequence[E]) -> M:
         """A micro-batch of these examples, of the global batch `in_all`. There may be none; then
-        `rows_of` gives a row that does not count."""
+        `answer_rows` gives a row that does not count."""
 
     @abstractmethod
     def contribution(self, engine: Engine, micro_batch: M) -> Contribution:
@@ -120,13 +120,13 @@ class AnswerTask(ABC, Generic[E, M]):
         examples = self.train if split == "train" else self.heldout
         return [examples[i] for i in indices]
 
-    def rows_of(self, examples: Sequence[Example]) -> AnswerRows:
-        """All answers laid end to end; on a rank without examples, a token that counts nowhere."""
-        rows = [row for example in examples for row in example.rows]
-        if not rows:
-            end = int(self.session.tokenizer.eos_token_id)
-            rows = [AnswerRow([], Answer([end], [False]))]
-        return pack_answers(rows, self.session.ranks.device)
+
+def answer_rows(session: Session, examples: Sequence[Example]) -> AnswerRows:
+    """All answers laid end to end; on a rank without examples, a token that counts nowhere."""
+    rows = [row for example in examples for row in example.rows]
+    if not rows:
+        rows = [AnswerRow([], Answer([int(session.tokenizer.eos_token_id)], [False]))]
+    return pack_answers(rows, session.ranks.device)
 
 
 def tokens_of(examples: Sequence[Example]) -> list[int]:

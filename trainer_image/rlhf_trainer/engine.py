@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from rlhf_api.stages.common import Schedule, StageCommon
@@ -22,6 +22,7 @@ from rlhf_trainer.quiet import import_deepspeed, no_prints
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.regroup import lay_out_whole
 
+M = TypeVar("M", bound=nn.Module)
 Once = Callable[[Callable[[], object]], None]
 LARGEST_BUCKET = 500_000_000
 """Elements reduced at once at most: DeepSpeed's default, which it allocates for any model."""
@@ -242,6 +243,13 @@ def zero_stage(settings: StageCommon, ranks: Ranks) -> int:
     offloads = settings.zero.offload != "none" and ranks.device.type == "cuda"
     least = 1 if uses_bf16(settings, ranks) or offloads else 0
     return max(settings.zero.stage, least)
+
+
+def on_device(module: M, settings: StageCommon, ranks: Ranks) -> M:
+    """The module on this rank's device. For ZeRO-3 it stays where it is: DeepSpeed moves a share of
+    each parameter, and the whole may be larger than the device.
+    """
+    return module if zero_stage(settings, ranks) == 3 else module.to(ranks.device)
 
 
 def parameter_groups(

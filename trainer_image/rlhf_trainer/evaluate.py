@@ -50,7 +50,7 @@ def answer_as_base(session: Session, model: Any) -> dict[str, float]:
         load_function(run.evaluation.score, run.paths)
     if input_of(run, "policy").path != input_of(run, "base").path:
         return {}
-    metrics = answer(session, model, BASE)
+    metrics = answer(session, model.to(session.ranks.device), BASE)
     return {"eval/base_score": metrics["eval/score"]} if "eval/score" in metrics else {}
 
 

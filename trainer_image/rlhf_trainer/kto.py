@@ -20,7 +20,7 @@ import torch
 from rlhf_api.stages import DPOStage
 from torch import Tensor
 
-from rlhf_trainer.answer_task import AnswerTask, Split, answer_logprobs
+from rlhf_trainer.answer_task import AnswerTask, Split, answer_logprobs, answer_rows
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, sums_of_rows
 from rlhf_trainer.data.encode import Answer, EncodedLabelled
 from rlhf_trainer.data.stage_rows import labelled_rows, write_left_out
@@ -90,7 +90,7 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         """The answers laid end to end, without the mismatched ones."""
         device = self.session.ranks.device
         return MicroBatch(
-            rows=self.rows_of([_Only(example.id, example.rows[:1]) for example in examples]),
+            rows=answer_rows(self.session, _only(examples, 0)),
             good_B=torch.tensor([example.good for example in examples], device=device),
             examples=tuple(examples),
             answers_in_all=len(in_all),
@@ -104,12 +104,12 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         assert isinstance(config, DPOStage)
         z0 = self._baseline(engine, micro_batch.baseline)
         logprobs_M = answer_logprobs(engine, micro_batch.rows)
+        reference_B = self._of_reference(micro_batch.rows, micro_batch.examples, 0)  # on all ranks
         share = len(micro_batch.examples) / micro_batch.answers_in_all
         if not micro_batch.examples:
             zero = logprobs_M.sum()
             return Contribution(zero, dict.fromkeys(FIGURES, zero))
         sums_B = sums_of_rows(logprobs_M, micro_batch.rows.counts)
-        reference_B = self._of_reference(micro_batch.rows, micro_batch.examples, 0)
         weights = config.desirable_weight, config.undesirable_weight
         good_B = micro_batch.good_B
         found = kto_loss(sums_B, reference_B, good_B, z0, config.beta, *weights)
@@ -133,11 +133,12 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         if baseline.value is None:
             policy, reference = [], []
             for part in baseline.parts:
-                rows = self.rows_of([_Only(example.id, example.rows[1:]) for example in part])
+                rows = answer_rows(self.session, _only(part, 1))
                 logprobs_M = answer_logprobs(engine, rows)
+                reference_B = self._of_reference(rows, part, 1)
                 if part:
                     policy.append(sums_of_rows(logprobs_M, rows.counts))
-                    reference.append(self._of_reference(rows, part, 1))
+                    reference.append(reference_B)
             nothing = [torch.zeros(0, device=self.session.ranks.device)]
             sums = torch.cat(policy or nothing), torch.cat(reference or nothing)
             baseline.value = kto_kl_baseline(*sums, self.session.ranks.sum)
@@ -154,6 +155,10 @@ class _Only(NamedTuple):
 
     id: str
     rows: Sequence[AnswerRow]
+
+
+def _only(examples: Sequence[Judged], which: int) -> list[_Only]:
+    return [_Only(example.id, example.rows[which : which + 1]) for example in examples]
 
 
 def _mismatched(

@@ -136,20 +136,6 @@ def plain_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that the model would have with its adapters merged: W + α/r·BA.
-
-    The model is left as it is: merging in place and back is not exact.
-    """
-    deltas = {
-        f"{_without_adapters(name)}.{adapted_parameter(module)}": module.get_delta_weight("default")
-        for name, module in plain_model(model).named_modules()
-        if has_adapter(module)
-    }
-    state = base_state_dict(model)
-    return state | {key: merged(state[key], delta) for key, delta in deltas.items()}
-
-
 def has_adapter(module: Any) -> bool:
     """Whether this layer is a base layer with an adapter around it."""
     return hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
@@ -171,11 +157,10 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the model without its adapters."""
     state = plain_model(model).state_dict()
     return {
-        _without_adapters(key): value.detach()
-        for key, value in state.items()
-        if ".lora_" not in key
+        without_adapters(key): value.detach() for key, value in state.items() if ".lora_" not in key
     }
 
 
-def _without_adapters(name: str) -> str:
+def without_adapters(name: str) -> str:
+    """A parameter's name in the model without adapters."""
     return name.replace(".base_layer", "")

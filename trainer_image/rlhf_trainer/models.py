@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from rlhf_api.run import Input, StageRun
 from rlhf_api.stages.common import LoRA
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.rendering import end_token_ids
@@ -19,10 +19,10 @@ from rlhf_trainer.lora import (
     HubModel,
     fold_adapters,
     is_adapter_alone,
-    merged_state_dict,
     plain_model,
     save_adapter,
 )
+from rlhf_trainer.whole_weights import merged_state_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,21 +118,23 @@ def save_model(
     directory: Path,
     lora: LoRA | None = None,
     hub: HubModel | None = None,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a causal language model and its tokenizer in Hugging Face layout.
 
-    Call it on one rank, within `Engine.gathered()`. An adapter is merged, without touching the
-    model, unless `lora.output` is "adapter": then the adapter is written, and beside it the model
-    that it was trained on, if that is not what the hub has as `hub`. The generation config
-    of a model also names the token that ends a turn, at which those who serve the model stop.
+    Call it on one rank. `state` is `merged_state_dict(model)`, where that was a collective. An
+    adapter is merged, without touching the model, unless `lora.output` is "adapter": then the
+    adapter is written, within `Engine.gathered()`, and beside it the model that it was trained on,
+    if that is not what the hub has as `hub`. The generation config of a model also names the token
+    that ends a turn, at which those who serve the model stop.
     """
     directory.mkdir(parents=True, exist_ok=True)
     _settle_generation(plain_model(model), tokenizer)
     if lora is not None and lora.output == "adapter":
         save_adapter(model, directory, hub)
     else:
-        plain = plain_model(model)
-        plain.save_pretrained(directory, state_dict=merged_state_dict(model))
+        state = merged_state_dict(model) if state is None else state
+        plain_model(model).save_pretrained(directory, state_dict=state)
     tokenizer.save_pretrained(directory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from rlhf_trainer.session import Session
 
 PROMPTS: Final = 128
 AT_ONCE: Final = 16
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -28,19 +30,32 @@ def kl_to_reference(session: Session, heldout: Sequence[AnswerRow]) -> dict[str,
 
     Mean over one response to each prompt, sampled at temperature 1, of Σ_t log π − log π_ref (k1,
     as ppo/kl). A response is at most as long as the longest held-out answer; prompts that leave no
-    room for it are left out.
+    room for it are left out. Where whole models do not fit on a device, the metric is left out.
+    """
+    if not heldout:
+        return {}
+    measured: tuple[float, int] | None = None
+    try:
+        measured = _measured(session, heldout[:PROMPTS])
+    except torch.OutOfMemoryError as error:
+        log.warning("eval/kl needs whole models on a device, and is left out: %s", error)
+    parts = session.ranks.gather_objects(measured)
+    sums = [part[0] for part in parts if part is not None]
+    prompts = measured[1] if measured is not None else 0
+    return {"eval/kl": sum(sums) / prompts} if prompts and len(sums) == len(parts) else {}
+
+
+def _measured(session: Session, heldout: Sequence[AnswerRow]) -> tuple[float, int]:
+    """Σ log π − log π_ref of this rank's responses; and how many prompts the ranks share. No
+    collective: a rank may run out of memory alone.
     """
     from rlhf_trainer.rollout.native import generate
 
-    if not heldout:
-        return {}
     ranks, run = session.ranks, session.run
     dtype = model_dtype(session.config, ranks)
     policy: Any = load_output(run, Path(run.output) / "output", dtype).to(ranks.device)
-    longest = max(len(row.answer.tokens) for row in heldout[:PROMPTS])
-    rows = _with_room(heldout[:PROMPTS], longest, context_length(policy.config))
-    if not rows:
-        return {}
+    longest = max(len(row.answer.tokens) for row in heldout)
+    rows = _with_room(heldout, longest, context_length(policy.config))
     mine = range(ranks.rank, len(rows), ranks.world_size)
     prompts = [rows[i].prompt for i in mine]
     responses = generate(
@@ -61,8 +76,7 @@ def kl_to_reference(session: Session, heldout: Sequence[AnswerRow]) -> dict[str,
     of_policy = _summed(policy, sampled, ranks.device)
     del policy
     reference: Any = load_policy(run, dtype=dtype).to(ranks.device)
-    apart = torch.tensor(of_policy - _summed(reference, sampled, ranks.device), dtype=torch.float64)
-    return {"eval/kl": float(ranks.sum(apart)) / len(rows)}
+    return of_policy - _summed(reference, sampled, ranks.device), len(rows)
 
 
 def _with_room(rows: Sequence[AnswerRow], answer: int, limit: int | None) -> list[AnswerRow]:

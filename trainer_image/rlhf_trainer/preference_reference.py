@@ -15,10 +15,11 @@ import torch
 from rlhf_api.stages import DPOStage
 from torch import Tensor
 
-from rlhf_trainer.answer_task import Example, answer_logprobs, tokens_of
-from rlhf_trainer.data.answer_rows import AnswerRows, pack_answers, sums_of_rows
+from rlhf_trainer.actor_critic import Forward, frozen
+from rlhf_trainer.answer_task import Example, answer_logprobs, answer_rows, tokens_of
+from rlhf_trainer.data.answer_rows import AnswerRows, sums_of_rows
 from rlhf_trainer.data.batches import global_batch
-from rlhf_trainer.engine import model_dtype
+from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.models import load_policy
 from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
@@ -40,7 +41,7 @@ Context = Callable[[], AbstractContextManager[Any]]
 class Reference(NamedTuple):
     """log π_ref of rows: what was stored, or what a model that stays says."""
 
-    model: ScoredLM | None
+    model: Forward | None
     context: Context  # within it `model` is the reference
     device: torch.device
 
@@ -52,11 +53,13 @@ class Reference(NamedTuple):
             return cls(None, nullcontext, device)
         if config.lora is not None:
             return cls(trained, trained.without_adapter, device)
-        frozen: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks)).to(device)
-        return cls(ScoredLM(frozen.requires_grad_(False)).eval(), nullcontext, device)
+        copy = load_policy(session.run, dtype=model_dtype(config, session.ranks))
+        forward = frozen(ScoredLM(copy), config, session.ranks)
+        return cls(forward, nullcontext, device)
 
     def __call__(self, rows: AnswerRows, stored: Sequence[Sequence[float]]) -> Tensor:
-        """log π_ref of each row, summed over its answer: (R,), nats."""
+        """log π_ref of each row, summed over its answer: (R,), nats. Under ZeRO-3 a model that
+        stays is a collective."""
         if self.model is None:
             values = [value for example in stored for value in example]
             return torch.tensor(values, device=self.device)
@@ -67,36 +70,36 @@ class Reference(NamedTuple):
 def with_reference(
     session: Session,
     config: DPOStage,
-    model: ScoredLM,
+    engine: Engine,
     parts: tuple[list[R], list[R]],
     total_steps: int,
 ) -> tuple[list[R], list[R]]:
-    """(train, held out) with stored log-probs of `model`, as far as they will be asked for."""
+    """(train, held out) with stored log-probs of the model in `engine`, which nothing has trained
+    yet (an adapter starts at 0), as far as they will be asked for."""
     if config.loss not in WITH_REFERENCE or not config.reference_cache:
         return parts
     train, heldout = parts
     rows, size, seed = len(train), config.global_batch_size, session.run.seed
     used = {i for step in range(total_steps) for i in global_batch(rows, size, seed, step)}
-    scored = _scorer(session, config, model)
+    scored = _scorer(session, config, engine)
     return scored(train, used), scored(heldout, range(len(heldout)))
 
 
 def _scorer(
-    session: Session, config: DPOStage, model: ScoredLM
+    session: Session, config: DPOStage, engine: Engine
 ) -> Callable[[Sequence[R], Iterable[int]], list[R]]:
     """A function that stores log-probs in chosen examples. The ranks share the work."""
 
     @torch.no_grad()
     def scored(examples: Sequence[R], chosen: Iterable[int]) -> list[R]:
+        model = engine.module
+        assert isinstance(model, ScoredLM)
         model.eval()
         found: dict[int, tuple[float, ...]] = {}
         lengths = tokens_of(examples)
         for part in shares(sorted(chosen), lengths, config, model.is_packable, session.ranks):
-            if not part:
-                continue
-            rows = [row for i in part for row in examples[i].rows]
-            packed = pack_answers(rows, session.ranks.device)
-            values = iter(_row_logprobs(model, packed).tolist())
+            rows = answer_rows(session, [examples[i] for i in part])
+            values = iter(_row_logprobs(engine, rows).tolist())
             found |= {i: tuple(next(values) for _ in examples[i].rows) for i in part}
         everyones: dict[int, tuple[float, ...]] = {}
         for some in session.ranks.gather_objects(found):
@@ -108,5 +111,5 @@ def _scorer(
     return scored
 
 
-def _row_logprobs(model: ScoredLM, rows: AnswerRows) -> Tensor:
+def _row_logprobs(model: Forward, rows: AnswerRows) -> Tensor:
     return sums_of_rows(answer_logprobs(model, rows), rows.counts)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_trainer.errors import ConfigurationError, first_line
-from rlhf_trainer.lora import merged_state_dict, plain_model
+from rlhf_trainer.lora import plain_model
 from rlhf_trainer.models import model_config, without_dropout
 from rlhf_trainer.tokenizers import with_distinct_pad
+from rlhf_trainer.whole_weights import merged_state_dict, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,19 +119,20 @@ def save_scalar(
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     statistics: Mapping[str, float] | None = None,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a reward model so that AutoModelForSequenceClassification loads it, LoRA merged, and
     gives the same scores: its pad token ends no answer, and may be new (`with_distinct_pad`).
 
-    `statistics` (mean, std, count of its scores on reference data) lie beside it.
+    `statistics` (mean, std, count of its scores on reference data) lie beside it. `state` is
+    `scalar_state_dict(model)`, where that was a collective.
     """
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
     trunk = plain_model(model.trunk)
     prefix = trunk.base_model_prefix
-    tensors = {f"{prefix}.{k}": v for k, v in merged_state_dict(model.trunk).items()}
-    tensors["score.weight"] = model.score.weight.detach()
+    tensors = scalar_state_dict(model) if state is None else state
     tokenizer = with_distinct_pad(tokenizer)
     config = _classifier_config(trunk.config, tokenizer)
     embedding = f"{prefix}.{_name_of(trunk.get_input_embeddings(), trunk)}.weight"
@@ -145,6 +147,14 @@ def save_scalar(
     if statistics is not None:
         text = json.dumps(dict(statistics), indent=2, sort_keys=True)
         (directory / REWARD_STATISTICS).write_text(text + "\n")
+
+
+def scalar_state_dict(model: ScalarHeadModel, keep: bool = True) -> dict[str, Tensor]:
+    """Trunk and head as `merged_state_dict` gives them, by the names that a classifier has."""
+    prefix = plain_model(model.trunk).base_model_prefix
+    tensors = {f"{prefix}.{k}": v for k, v in merged_state_dict(model.trunk, keep).items()}
+    with whole(list(model.score.parameters())):
+        return tensors | ({"score.weight": model.score.weight.detach().clone()} if keep else {})
 
 
 def _classifier_config(config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -24,6 +24,8 @@ from rlhf_trainer.telemetry import Telemetry
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+    from rlhf_trainer.engine import Engine
 
 
 class Closable(Protocol):
@@ -77,14 +79,23 @@ class Session:
             guard=guard,
         )
 
-    def save_policy(self, model: nn.Module, directory: Path) -> None:
-        """Write a policy as the stage hands it on, on rank 0; within `Engine.gathered()`."""
+    def save_policy(self, engine: Engine, model: nn.Module, directory: Path) -> None:
+        """Write a policy as the stage hands it on; a collective. `model` is in `engine`.
+
+        Under ZeRO-3 a model is gathered layer by layer, as it may be larger than a device. One with
+        an adapter that is handed on alone is gathered as a whole.
+        """
         from rlhf_trainer.lora import HubModel
         from rlhf_trainer.models import save_model
+        from rlhf_trainer.whole_weights import merged_state_dict
 
-        if self.ranks.is_main:
-            hub = HubModel.of_start(self.run)
-            save_model(model, self.tokenizer, directory, self.config.lora, hub)
+        lora = self.config.lora
+        hands_on_adapter = lora is not None and lora.output == "adapter"
+        state = None if hands_on_adapter else merged_state_dict(model, self.ranks.is_main)
+        with engine.gathered() if hands_on_adapter else nullcontext():
+            if self.ranks.is_main:
+                hub = HubModel.of_start(self.run)
+                save_model(model, self.tokenizer, directory, lora, hub, state)
 
     def once(self, name: str, make: Callable[[], C]) -> C:
         """What was made by this name, or is now: it outlives a roll-back and ends with `close`."""

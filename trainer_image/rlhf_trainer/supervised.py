@@ -105,7 +105,7 @@ def fit(
 ) -> Fitted:
     """Train from the newest checkpoint to the last step.
 
-    `write` saves the model in a directory, within `engine.gathered()`; it is called on every rank.
+    `write` saves the model in a directory; it is called on every rank.
     """
     config = session.config
     assert isinstance(config, Supervised)

@@ -113,8 +113,8 @@ class Team:
         weights = self.good if undo else None
         if weights is None and self.average is not None:
             weights = self.average.weights
-        with weights_replaced(self.actor, weights), self.actor.gathered():
-            session.save_policy(self.lm, directory)
+        with weights_replaced(self.actor, weights):
+            session.save_policy(self.actor, self.lm, directory)
 
 
 def assemble_team(session: Session, config: PPOStage, steps_per_rollout: int) -> Team:

@@ -25,12 +25,12 @@ from rlhf_api.stages import DPOStage
 from torch import Tensor
 
 from rlhf_trainer import evaluate, kto
-from rlhf_trainer.answer_task import AnswerTask, answer_logprobs
+from rlhf_trainer.answer_task import AnswerTask, answer_logprobs, answer_rows
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, sums_of_rows
 from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
-from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import dpo_loss, ipo_loss, orpo_loss, simpo_loss
 from rlhf_trainer.models import load_policy
@@ -49,19 +49,16 @@ def train(session: Session) -> StageResult:
     learnt, heldout = task_type.examples(session, config)
     total = steps_in(len(learnt), config.global_batch_size, config.epochs, config.max_steps)
 
-    lm: Any = load_policy(run, dtype=model_dtype(config, ranks)).to(ranks.device)
+    lm: Any = on_device(load_policy(run, dtype=model_dtype(config, ranks)), config, ranks)
     before = evaluate.answer_as_base(session, lm)
-    model = ScoredLM(lm)
-    learnt, heldout = with_reference(session, config, model, (learnt, heldout), total)
-    if config.lora is not None:
-        model.lm = add_lora(lm, config.lora)
+    model = ScoredLM(lm if config.lora is None else add_lora(lm, config.lora))
     reference = Reference.of(session, config, model)
     engine = Engine.create(model, config, ranks=ranks, total_steps=total)
+    learnt, heldout = with_reference(session, config, engine, (learnt, heldout), total)
     task = task_type(session, config, learnt, heldout, total, model.is_packable, reference)
 
     def write(directory: Path) -> None:
-        with engine.gathered():
-            session.save_policy(model.lm, directory)
+        session.save_policy(engine, model.lm, directory)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
@@ -142,7 +139,7 @@ class PairTask(AnswerTask[Compared, MicroBatch]):
             first += len(ranks)
         device = self.session.ranks.device
         return MicroBatch(
-            self.rows_of(examples),
+            answer_rows(self.session, examples),
             torch.tensor(better, dtype=torch.long, device=device),
             torch.tensor(worse, dtype=torch.long, device=device),
             torch.tensor(share, device=device),
@@ -153,18 +150,21 @@ class PairTask(AnswerTask[Compared, MicroBatch]):
         """Σ over comparisons of the loss, each with its share of the global batch."""
         rows, share_P = micro_batch.rows, micro_batch.share_P
         logprobs_M = answer_logprobs(engine, rows)
+        reference_R = self._reference(rows, micro_batch.stored)  # a collective: on all ranks
         if not len(share_P):
             zero = logprobs_M.sum()
             return Contribution(zero, dict.fromkeys(FIGURES, zero))
         sums_R = sums_of_rows(logprobs_M, rows.counts)
         means_R = sums_R / sums_R.new_tensor(rows.counts)
-        found = self._loss(sums_R, means_R, micro_batch)
+        found = self._loss(sums_R, means_R, reference_R, micro_batch)
         margin_P = found.chosen_rewards - found.rejected_rewards
         parts = ((margin_P > 0).float(), margin_P, found.chosen_rewards, found.rejected_rewards)
         figures = {name: (x * share_P).sum() for name, x in zip(FIGURES, parts, strict=True)}
         return Contribution((found.loss * share_P).sum(), figures)
 
-    def _loss(self, sums_R: Tensor, means_R: Tensor, micro_batch: MicroBatch) -> PairLoss:
+    def _loss(
+        self, sums_R: Tensor, means_R: Tensor, reference_R: Tensor, micro_batch: MicroBatch
+    ) -> PairLoss:
         config = self.settings
         assert isinstance(config, DPOStage)
         better_P, worse_P = micro_batch.better_P, micro_batch.worse_P
@@ -175,7 +175,6 @@ class PairTask(AnswerTask[Compared, MicroBatch]):
             case "orpo":
                 found = orpo_loss(*means, config.beta)
             case _:
-                reference_R = self._reference(micro_batch.rows, micro_batch.stored)
                 four = (
                     sums_R[better_P],
                     sums_R[worse_P],

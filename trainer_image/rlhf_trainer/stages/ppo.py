@@ -147,6 +147,8 @@ def restore(session: Session, team: Team, beta: FixedKL) -> tuple[int, dict[str,
 
 def evaluate_base(session: Session, team: Team) -> dict[str, float]:
     """What the base model answers, where the actor still is the base model."""
+    if session.run.evaluation is None:
+        return {}  # and nothing needs the whole model
     with team.actor.gathered():
         return evaluate.answer_as_base(session, team.lm)
 

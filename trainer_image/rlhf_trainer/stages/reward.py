@@ -21,21 +21,21 @@ from rlhf_api.run import ExitCode, StageResult
 from rlhf_api.stages import RewardStage
 from torch import Tensor
 
-from rlhf_trainer.answer_task import AnswerTask
+from rlhf_trainer.answer_task import AnswerTask, answer_rows
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, by_query
 from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
-from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import ranked_loss, reward_pair_loss
 from rlhf_trainer.models import load_policy, trunk_of
 from rlhf_trainer.scalar_models import (
     REWARD_STATISTICS,
-    ScalarHeadModel,
     refuse_without_classifier,
     save_scalar,
     scalar_from_trunk,
+    scalar_state_dict,
 )
 from rlhf_trainer.sequences import model_inputs, pack
 from rlhf_trainer.session import Session
@@ -54,7 +54,7 @@ def train(session: Session) -> StageResult:
         write_left_out(Path(run.output), rows)
 
     dtype = model_dtype(config, ranks)
-    trunk = trunk_of(load_policy(run, dtype=dtype)).to(ranks.device)
+    trunk = on_device(trunk_of(load_policy(run, dtype=dtype)), config, ranks)
     refuse_without_classifier(trunk.config)
     is_packable = pack(trunk)
     model = scalar_from_trunk(trunk, seed=run.seed, dtype=dtype)
@@ -67,10 +67,9 @@ def train(session: Session) -> StageResult:
 
     def write(directory: Path) -> None:
         statistics = task.statistics(engine)
-        with engine.gathered():
-            if ranks.is_main:
-                assert isinstance(engine.module, ScalarHeadModel)
-                save_scalar(engine.module, session.tokenizer, directory, statistics)
+        state = scalar_state_dict(model, ranks.is_main)
+        if ranks.is_main:
+            save_scalar(model, session.tokenizer, directory, statistics, state)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
@@ -119,7 +118,7 @@ class RewardTask(AnswerTask[Query, MicroBatch]):
         ranks = [torch.tensor(query.ranks, device=device) for query in examples]
         empty = torch.zeros(0, 0, device=device)
         return MicroBatch(
-            rows=self.rows_of(examples),
+            rows=answer_rows(self.session, examples),
             answers=tuple(len(query.rows) for query in examples),
             ranks_QK=torch.nn.utils.rnn.pad_sequence(ranks, batch_first=True) if ranks else empty,
             margin_Q=torch.tensor([query.margin for query in examples], device=device),

@@ -21,7 +21,7 @@ from rlhf_trainer.data.answer_rows import padded_cells
 from rlhf_trainer.data.batches import global_batch, steps_in
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
-from rlhf_trainer.engine import Engine, model_dtype
+from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.models import load_policy
@@ -46,17 +46,17 @@ def train(session: Session) -> StageResult:
     if session.ranks.is_main:
         write_left_out(Path(session.run.output), rows)
 
-    lm: Any = load_policy(session.run, dtype=model_dtype(config, session.ranks))
-    before = evaluate.answer_as_base(session, lm.to(session.ranks.device))
+    ranks = session.ranks
+    lm: Any = on_device(load_policy(session.run, dtype=model_dtype(config, ranks)), config, ranks)
+    before = evaluate.answer_as_base(session, lm)
     trained = lm if config.lora is None else add_lora(lm, config.lora)
     model = ScoredLM(trained, packs=config.packing)
     total = steps_in(len(rows.train), config.global_batch_size, config.epochs, config.max_steps)
-    engine = Engine.create(model, config, ranks=session.ranks, total_steps=total)
+    engine = Engine.create(model, config, ranks=ranks, total_steps=total)
     task = _Task(session, config, rows.train, rows.heldout, total, model.is_packable)
 
     def write(directory: Path) -> None:
-        with engine.gathered():
-            session.save_policy(trained, directory)
+        session.save_policy(engine, trained, directory)
 
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
