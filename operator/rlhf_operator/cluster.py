@@ -174,11 +174,12 @@ class KubernetesCluster:
         self._on_status(status_of(manifest), status)
 
     async def reload(self, key: JobKey) -> None:
-        """Takes in the job as it is on the API server."""
+        """Takes in the job as it is on the API server. Where it is gone, that is the one that was
+        known before the question: meanwhile another of its name may have come."""
+        known = self._cache.job(key)
         try:
             self._cache.put(await self._api.get(RLHFJOBS, key.namespace, key.name))
         except ApiError as error:
-            known = self._cache.job(key)
             if error.code == 404 and known is not None:
                 self._cache.remove(known)
 

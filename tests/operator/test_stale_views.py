@@ -116,3 +116,23 @@ def test_no_status_reaches_a_job_that_was_made_again_during_the_pass() -> None:
         assert server.job == new
 
     asyncio.run(write())
+
+
+def test_a_job_that_is_made_again_while_the_old_one_is_asked_for_is_seen() -> None:
+    """Taken for the one that is gone, it would not be looked at before somebody edits it."""
+    key, cache = JobKey("default", "tiny"), Cache()
+    old, new = an_rlhfjob("old", "5"), an_rlhfjob("new", "9")
+    cache.put(old)
+
+    class Between:
+        async def get(self, *_: Any) -> Object:
+            cache.put(new)  # the watch is faster than the answer
+            raise ApiError(404, "NotFound", "tiny")
+
+    async def reload() -> None:
+        await KubernetesCluster(cast(Api, Between()), cache, Platform(), {}).reload(key)
+
+    asyncio.run(reload())
+    found = cache.job(key)
+    assert found is not None
+    assert found["metadata"]["uid"] == "new"
