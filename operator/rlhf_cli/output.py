@@ -39,6 +39,13 @@ def print_objects(items: Sequence[Object], form: str, *, is_list: bool, namespac
             print(line)
 
 
+def print_document(item: Object, form: str, *, is_first: bool) -> None:
+    """One of several in a stream. `form`: json or yaml."""
+    if form == "yaml" and not is_first:
+        print("---")
+    print(DOCUMENTS[form](item), end="")
+
+
 def say(form: str, *lines: str) -> None:
     """Sentences about a job that is changed. `form`: text; with name there are none."""
     if any(lines) and form != "name":

@@ -153,6 +153,16 @@ def test_a_job_may_be_named_with_its_kind(kind: str, bench: Bench) -> None:
     assert bench.rlhfctl(f"get {words}") == "rlhfjob.rlhf.dev/first\n"
 
 
+def test_several_documents_are_a_stream_of_yaml(bench: Bench) -> None:
+    files = [bench.folder / f"{name}.yaml" for name in ("fourth", "fifth")]
+    for file in files:
+        file.write_text(yaml.safe_dump(manifest(bench.namespace, file.stem, stages="sft")))
+    place = f"--kubeconfig {bench.kubeconfig} -n {bench.namespace}"
+    told = bench.rlhfctl(f"submit --dry-run -o yaml {files[0]} {files[1]} {place}")
+    made = [item["metadata"]["name"] for item in yaml.safe_load_all(told)]
+    assert made == ["fourth", "fifth"]
+
+
 @pytest.mark.parametrize("form", ["name", "json", "yaml"])
 def test_what_is_submitted_is_told_as_kubectl_apply_tells_it(form: str, bench: Bench) -> None:
     file = bench.folder / "third.yaml"

@@ -316,12 +316,19 @@ def test_a_cancelled_job_has_no_pods_and_is_kept(story: Story) -> None:
 
 
 def test_a_watched_list_goes_on_with_each_change(story: Story) -> None:
-    process = story.start("get", "long", "-w")
+    process, stream = (
+        story.start("get", "long", "-w"),
+        story.start("get", "long", "-w", "-o", "yaml"),
+    )
     assert process.stdout
+    assert stream.stdout
     assert process.stdout.readline().startswith("NAME")
     assert "Suspended" in process.stdout.readline()
+    assert stream.stdout.readline().startswith("apiVersion")
     story.run("delete", "long", "--no-wait")
     assert process.wait(30) == 0
+    told = stream.communicate(timeout=30)[0]
+    assert {item["metadata"]["name"] for item in yaml.safe_load_all(told)} == {"long"}
 
 
 def test_a_deleted_job_leaves_its_checkpoints_unless_they_are_named(story: Story) -> None:

@@ -7,7 +7,16 @@ import asyncio
 import sys
 
 from rlhf_cli.failures import DONE, Failure
-from rlhf_cli.output import DOCUMENTS, NARROWEST, heading, name_of, print_objects, row, table
+from rlhf_cli.output import (
+    DOCUMENTS,
+    NARROWEST,
+    heading,
+    name_of,
+    print_document,
+    print_objects,
+    row,
+    table,
+)
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import Listing, Scope, Target
 
@@ -49,7 +58,8 @@ async def _watch(target: Target, args: argparse.Namespace, scope: Scope) -> None
     is_first = True
     async for kind, item in target.watch(args.job, scope):
         if args.output in DOCUMENTS:
-            print_objects([item], args.output, is_list=False, namespaces=False)
+            print_document(item, args.output, is_first=is_first)
+            is_first = False
         elif args.output == "name":
             print(name_of(item))
         elif kind != "DELETED":

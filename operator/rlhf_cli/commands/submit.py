@@ -15,7 +15,7 @@ from rlhf_operator.support import unsupported
 from rlhf_cli.failures import DONE, USAGE, Failure
 from rlhf_cli.follow import follow
 from rlhf_cli.manifest import Manifest, Refused, locate, read_job
-from rlhf_cli.output import DOCUMENTS, name_of
+from rlhf_cli.output import DOCUMENTS, name_of, print_document
 from rlhf_cli.program import program
 from rlhf_cli.targets.cluster import ClusterTarget
 from rlhf_cli.targets.connection import Access, connected
@@ -56,7 +56,13 @@ async def _submit(args: argparse.Namespace, manifests: list[Manifest]) -> int:
             name = manifest.obj["metadata"]["name"]
             before = None if args.dry_run else await _version(target, name)
             item = await _apply(target, manifest, dry_run=args.dry_run, force=force)
-            _tell(item, args.output, before, dry_run=args.dry_run)
+            if args.output in DOCUMENTS:
+                print_document(item, args.output, is_first=manifest is manifests[0])
+            elif args.output == "name":
+                print(name_of(item))
+            else:
+                print(f"{name_of(item)} {_done(item['metadata'], before, args.dry_run)}")
+            sys.stdout.flush()
         if args.dry_run or not args.wait:
             return DONE
         return await follow(target, manifests[0].obj["metadata"]["name"], args.timeout)
@@ -107,16 +113,6 @@ def _refused(manifest: Manifest, error: ApiError, target: ClusterTarget) -> Fail
     if error.code in (400, 422):
         return Failure(f"{manifest.name} is refused by the API server:", said, exit_code=USAGE)
     return refusal(error, "patch", f"rlhfjobs/{name}", target.namespace)
-
-
-def _tell(item: Object, form: str, before: str | None, *, dry_run: bool) -> None:
-    if form in DOCUMENTS:
-        print(DOCUMENTS[form](item), end="")
-    elif form == "name":
-        print(name_of(item))
-    else:
-        print(f"{name_of(item)} {_done(item['metadata'], before, dry_run)}")
-    sys.stdout.flush()
 
 
 def _done(meta: Mapping[str, Any], before: str | None, dry_run: bool) -> str:
