@@ -170,6 +170,21 @@ def test_no_run_in_a_directory(words: list[str], tmp_path: Path, call: Call) -> 
     assert "torn/status.yaml cannot be read" in said
 
 
+def test_a_log_is_the_trainer_s_also_where_a_mesh_has_added_a_container(
+    installed: ControlPlane, namespace: str, call: Call
+) -> None:
+    """No node has the pod, whose log is empty for the API server then."""
+    installed.client.create(a_job(), namespace)
+    labels = {"rlhf.dev/job": "there", "rlhf.dev/stage": "sft", "rlhf.dev/attempt": "1"}
+    containers = [{"name": name, "image": "a:1"} for name in ("mesh", "trainer")]
+    pod = {"name": "there-sft-1-0", "labels": labels}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": pod, "spec": {"containers": containers}}
+    installed.client.create(body, namespace)
+    words = ["logs", "JOB", "--stage", "sft"]
+    place = ["--kubeconfig", str(installed.kubeconfig), "-n", namespace]
+    assert call(words, *place, job="there") == (DONE, "")
+
+
 def elsewhere(plane: ControlPlane, folder: Path, change: Callable[[str], str]) -> tuple[str, str]:
     """The flags for the same login at another address."""
     config = copy.deepcopy(yaml.safe_load(plane.kubeconfig.read_text()))

@@ -10,6 +10,7 @@ from typing import Final
 from rlhf_api.job import RLHFJob
 
 from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.progress.summary import console_for
 from rlhf_cli.selection import Wish, check, selected
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import LogOptions, PodView, Target, all_stages, ending, parsed
@@ -27,7 +28,9 @@ def execute(args: argparse.Namespace) -> int:
 async def _logs(args: argparse.Namespace) -> int:
     wish = Wish(args.stage, args.attempt, args.rank)
     options = LogOptions(args.follow, args.tail, args.since, args.timestamps)
-    coloured = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    console = console_for(sys.stdout)  # which heeds NO_COLOR and TERM=dumb
+    has_colours = console.color_system is not None and not console.no_color
+    coloured = args.color == "always" or (args.color == "auto" and has_colours)
     async with target_of(args) as target:
         job = parsed(await target.job(args.job))
         check(job, wish)

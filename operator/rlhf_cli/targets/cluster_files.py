@@ -25,7 +25,7 @@ from rlhf_cli.progress.transfer import Transfer
 from rlhf_cli.run_folder import STATUS_FILE, RunFolder, lineage_of
 from rlhf_cli.targets.cluster_requests import ClusterRequests, of_job
 from rlhf_cli.targets.files import Received
-from rlhf_cli.targets.reader_pod import reader_pod
+from rlhf_cli.targets.reader_pod import READER, reader_pod
 from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
 from rlhf_cli.yaml_text import write_document
 
@@ -125,7 +125,7 @@ async def _read(
     try:
         await _started(target, name)
         options = LogOptions(follow=True)
-        view = PodView(name, "", 0, 0, "Running")
+        view = PodView(name, "", 0, 0, "Running", container=READER)
         async for line in target.log(view, options):
             received.take(line)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from rlhf_operator.names import LABEL_ATTEMPT, LABEL_STAGE
+from rlhf_operator.names import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_STAGE
 
 from rlhf_cli.targets.target import Object, PodView
 
@@ -41,7 +41,8 @@ def pod_view(pod: Object) -> PodView | None:
 
 def _reason(status: dict[str, Any]) -> str:
     """The container's state where it tells more than the phase, else the pod's own reason."""
-    for container in status.get("containerStatuses") or []:
+    shown = status.get("containerStatuses") or []
+    for container in sorted(shown, key=lambda item: item.get("name") != CONTAINER_NAME):
         state = container.get("state") or {}
         if waiting := state.get("waiting"):
             return str(waiting.get("reason") or "")

@@ -54,6 +54,7 @@ class ClusterRequests:
     async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
         """Lines of a pod's log."""
         asked = {
+            "container": pod.container,
             "follow": "true" if options.follow else "",
             "tailLines": "" if options.tail is None else str(options.tail),
             "sinceSeconds": str(options.since or ""),

@@ -18,6 +18,8 @@ from rlhf_operator.render.volumes import CHECKPOINTS, local_disk
 from rlhf_cli.targets import reader
 from rlhf_cli.targets.target import Object
 
+READER: Final = "reader"
+"""The name of its container."""
 LABEL: Final = "rlhf.dev/reader-of"
 LONGEST: Final = 6 * 3600
 """Seconds after which the pod ends, whatever becomes of this process."""
@@ -45,7 +47,7 @@ def reader_pod(
         "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
         "containers": [
             {
-                "name": "reader",
+                "name": READER,
                 "image": image,
                 "workingDir": WORKDIR,
                 "command": [

@@ -11,6 +11,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 from rlhf_api.validation import InvalidJob, kept_job
+from rlhf_operator.names import CONTAINER_NAME
 
 from rlhf_cli.failures import Failure, Unreadable, told_problems
 from rlhf_cli.run_folder import RunFolder
@@ -44,6 +45,7 @@ class PodView(NamedTuple):
     node: str = ""
     reason: str = ""  # why it waits, or how it ended
     is_over: bool = False
+    container: str = CONTAINER_NAME  # whose log it is: others may have added more
 
 
 class Happening(NamedTuple):
