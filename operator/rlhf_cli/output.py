@@ -6,10 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from rlhf_api.crd import COLUMNS
 from rlhf_api.job import GROUP, KIND, VERSION, RLHFJob
@@ -60,9 +60,14 @@ def tell_change(form: str, job: RLHFJob, *lines: str) -> None:
 
 
 def told_aside(form: str, act: Callable[[], int]) -> int:
-    """Acts; with name, all that it prints goes to standard error."""
-    with redirect_stdout(sys.stderr if form == "name" else sys.stdout):
+    """Acts; all that it prints goes to standard error where a program reads the output."""
+    with aside(form):
         return act()
+
+
+def aside(form: str) -> AbstractContextManager[TextIO]:
+    """The same, of what is printed within."""
+    return redirect_stdout(sys.stdout if form == "text" else sys.stderr)
 
 
 def name_of(item: Object) -> str:

@@ -200,3 +200,29 @@ def same(told: Any) -> Any:
         return re.sub(r" \(.*\)|serverside-applied", "", told).strip()
     meta = {k: v for k, v in told["metadata"].items() if k not in ("uid", "creationTimestamp")}
     return {**told, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
+
+
+def test_a_job_that_never_began_is_deleted_with_checkpoints_it_never_had(bench: Bench) -> None:
+    bench.plane.client.create(manifest(bench.namespace, "early", stages="sft"), bench.namespace)
+    place = f"--kubeconfig {bench.kubeconfig} -n {bench.namespace}"
+    told = bench.rlhfctl(f"delete early --checkpoints --yes {place}")
+    assert "There is no claim early-checkpoints" in told
+
+
+def test_what_is_followed_is_told_beside_the_document_that_a_program_reads(bench: Bench) -> None:
+    file = bench.folder / "followed.yaml"
+    file.write_text(yaml.safe_dump(manifest(bench.namespace, "followed", stages="sft")))
+    place = ["--kubeconfig", str(bench.kubeconfig), "-n", bench.namespace]
+    words = ["submit", str(file), "-o", "json", "--wait", *place]
+    command = [sys.executable, "-m", "rlhf_cli", *words]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    named = ("rlhf.dev/v1alpha1/rlhfjobs", "followed")
+    bench.plane.client.wait_for(*named, lambda job: job is not None, bench.namespace)
+    since = "2026-01-05T10:00:00Z"
+    ready = {"type": "Ready", "status": "True", "reason": "Done", "lastTransitionTime": since}
+    sft = {"phase": "Succeeded", "attempt": 1}
+    status = {"observedGeneration": 1, "conditions": [ready], "stages": {"sft": sft}}
+    bench.plane.client.patch(*named, {"status": status}, bench.namespace, subresource="status")
+    out, said = process.communicate(timeout=60)
+    assert (json.loads(out)["metadata"]["name"], process.returncode) == ("followed", 0)
+    assert "SFT" in said

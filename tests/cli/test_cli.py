@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import subprocess
@@ -348,3 +349,19 @@ def test_the_last_lines_of_a_log_are_counted_as_kubectl_counts_them(
             return [line async for line in lines]
 
         assert asyncio.run(read()) == (every if shown is None else shown)
+
+
+def test_no_answer_to_a_question_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        """Where somebody types Ctrl-D."""
+
+        def isatty(self) -> bool:
+            return True
+
+    write_run(tmp_path)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert main(["delete", "--dir", str(tmp_path), "--checkpoints"]) == 64
+    assert "nothing was deleted" in capsys.readouterr().err
+    assert (tmp_path / "status.yaml").exists()

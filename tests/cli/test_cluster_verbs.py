@@ -327,7 +327,8 @@ def test_a_watched_list_goes_on_with_each_change(story: Story) -> None:
     assert stream.stdout.readline().startswith("apiVersion")
     story.run("delete", "long", "--no-wait")
     assert process.wait(30) == 0
-    told = stream.communicate(timeout=30)[0]
+    told = "".join(stream.stdout)
+    assert stream.wait(30) == 0
     assert {item["metadata"]["name"] for item in yaml.safe_load_all(told)} == {"long"}
 
 

@@ -40,5 +40,9 @@ def _ask(question: str) -> None:
     """Raises Failure unless the answer is yes."""
     if not sys.stdin.isatty():
         raise Failure("deleting checkpoints has to be confirmed: add --yes")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise Failure("nothing was deleted")

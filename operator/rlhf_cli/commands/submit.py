@@ -15,7 +15,7 @@ from rlhf_operator.support import unsupported
 from rlhf_cli.failures import DONE, USAGE, Failure
 from rlhf_cli.follow import follow
 from rlhf_cli.manifest import Manifest, Refused, locate, read_job
-from rlhf_cli.output import DOCUMENTS, name_of, print_document
+from rlhf_cli.output import DOCUMENTS, aside, name_of, print_document
 from rlhf_cli.program import program
 from rlhf_cli.targets.cluster import ClusterTarget
 from rlhf_cli.targets.connection import Access, connected
@@ -65,7 +65,8 @@ async def _submit(args: argparse.Namespace, manifests: list[Manifest]) -> int:
             sys.stdout.flush()
         if args.dry_run or not args.wait:
             return DONE
-        return await follow(target, manifests[0].obj["metadata"]["name"], args.timeout)
+        with aside(args.output):
+            return await follow(target, manifests[0].obj["metadata"]["name"], args.timeout)
 
 
 def _same_namespace(manifest: Manifest, asked: str | None, target: ClusterTarget) -> None:
