@@ -67,11 +67,14 @@ class Actor(ScoredLM):
 
 
 class Critic(nn.Module):
-    """A trunk with a scalar head; the value of the state in which each token was sampled."""
+    """A trunk with a scalar head; the value of the state in which each token was sampled.
 
-    def __init__(self, model: ScalarHeadModel) -> None:
+    `offset` is added to each score: it is no weight, and does not train.
+    """
+
+    def __init__(self, model: ScalarHeadModel, offset: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.offset = model, offset
         self.is_packable = pack(plain_model(model.trunk))
 
     def forward(self, batch: TokenBatch) -> Tensor:
@@ -79,7 +82,7 @@ class Critic(nn.Module):
         trunk = plain_model(self.model.trunk)
         hidden_NH = packed_hidden(trunk, batch.packed, self.is_packable)
         scores_N: Tensor = self.model.score(hidden_NH[batch.positions]).squeeze(-1).float()
-        return scores_N
+        return scores_N + self.offset
 
     def gradient_checkpointing_enable(self, options: dict[str, Any] | None = None) -> None:
         """Recompute the trunk's activations in the backward pass."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rlhf_api.stages.ppo import PPOStage
+from rlhf_api.stages.ppo import PPOStage, RewardTerm
 from torch import Tensor, nn
 
 from rlhf_trainer.actor_critic import (
@@ -34,7 +34,12 @@ from rlhf_trainer.reward_sources import (
     reward_terms,
 )
 from rlhf_trainer.rollout.engines import RolloutEngine, rollout_engine
-from rlhf_trainer.scalar_models import ScalarHeadModel, load_scalar, scalar_from_trunk
+from rlhf_trainer.scalar_models import (
+    ScalarHeadModel,
+    load_scalar,
+    load_statistics,
+    scalar_from_trunk,
+)
 from rlhf_trainer.scored_lm import TokenBatch
 from rlhf_trainer.session import Session
 
@@ -138,7 +143,7 @@ def assemble_team(session: Session, config: PPOStage, steps_per_rollout: int) ->
     critic = None
     if kind in ("reward", "fresh"):
         critic = Engine.create(
-            Critic(_critic_model(session, config, kind)),
+            _critic(session, config, kind),
             config,
             ranks=session.ranks,
             total_steps=config.rollouts * steps_per_rollout,
@@ -185,33 +190,49 @@ def _critic_kind(session: Session, config: PPOStage) -> str:
     return "fresh" if _critic_source(session, config) is None else "reward"
 
 
-def _critic_source(session: Session, config: PPOStage) -> Path | None:
+def _critic_source(session: Session, config: PPOStage) -> tuple[Path, RewardTerm] | None:
     """The reward model that a critic may start from: one that reads the policy's tokens."""
     for term in reward_terms(config).values():
         path = reward_model_path(session.run, term)
         if path is None:
             continue
         if foreign_tokenizer(session.run, term, path, session.tokenizer) is None:
-            return path
+            return path, term
     return None
 
 
-def _critic_model(session: Session, config: PPOStage, kind: str) -> ScalarHeadModel:
+def _critic(session: Session, config: PPOStage, kind: str) -> Critic:
     dtype = model_dtype(config, session.ranks)
     if kind == "fresh":
         trunk = trunk_of(load_policy(session.run, dtype=dtype))
         model = scalar_from_trunk(trunk, seed=session.run.seed, dtype=dtype, head="zero")
+        offset = 0.0
     else:
-        path = _critic_source(session, config)
-        if path is None:
+        source = _critic_source(session, config)
+        if source is None:
             raise ConfigurationError(
                 "critic: reward needs a reward model with the policy's tokenizer; "
                 "there is none: use `fresh` or `shared`"
             )
+        path, term = source
         model = load_scalar(path, dtype=dtype)
+        offset = _as_rewarded(model, path, term, config)
     if config.lora is not None:
         model.trunk = without_dropout(add_lora(model.trunk, config.lora))
-    return model
+    return Critic(model, offset)
+
+
+@torch.no_grad()
+def _as_rewarded(model: ScalarHeadModel, path: Path, term: RewardTerm, config: PPOStage) -> float:
+    """Scale the head as the stage's reward scales its scores: weight·(s − mean)/std. Returns what
+    is then to be added. Raw scores are off by a constant that advantages would spread unevenly over
+    a response, and that `valueClip` lets the critic unlearn in small steps alone.
+    """
+    found = load_statistics(path) if config.normalise_rewards else None
+    mean, std = (found["mean"], found["std"]) if found else (0.0, 1.0)
+    factor = term.weight / (std or 1.0)
+    model.score.weight.mul_(factor)
+    return -mean * factor
 
 
 @torch.no_grad()
