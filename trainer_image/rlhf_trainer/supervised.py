@@ -222,6 +222,8 @@ def _after_evaluation(
     if value is None or not config.keep_best:
         return _Progress(None, None, metrics)
     sign = 1 if task.higher_is_better else -1
+    if not math.isfinite(value):  # else it would be the best for ever: nothing is above it
+        return before if before.best is not None else _Progress(None, None, metrics)
     if before.best is not None and sign * value <= sign * before.best:
         return before
     if step < task.total_steps:
