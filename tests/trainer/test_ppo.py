@@ -96,6 +96,14 @@ def test_every_variant_trains_to_a_finite_end(train: Train, changes: dict[str, A
     assert all(isinstance(value, float | int) for value in metrics[-1].values())
 
 
+def test_the_share_of_clipped_rewards_is_told(train: Train, in_pod: Any) -> None:
+    code = in_pod.directory / "inputs" / "code" / "points_reward.py"
+    code.write_text("def points(prompts, answers, rows):\n    return [-6.0, 100.0] + [5.0] * 6\n")
+    function = {"entrypoint": "points_reward:points", "source": "code"}
+    _, metrics = train(rollouts=1, rewards={"points": {"function": function}})
+    assert metrics[0]["ppo/reward_clipped_fraction"] == 2 / 8
+
+
 def test_grpo_weighs_its_kl_by_the_coefficient_that_adapts(train: Train) -> None:
     rollout = {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4}
     group = {"advantage": "grpo", "rollout": rollout, "rollouts": 3}

@@ -87,6 +87,7 @@ class ExperienceFigures(NamedTuple):
     reward: float  # raw score
     reward_normalised: float
     reward_std: float
+    reward_clipped_fraction: float  # responses whose score rewardClip changed
     kl: float  # nats a response, summed over its tokens (k1)
     entropy: float  # nats a token
     response_length: float
@@ -160,7 +161,7 @@ def assemble(
         returns_BT,
         weights_BT,
     )
-    return experience, _figures(experience, tokens, scores, mismatch)
+    return experience, _figures(config, experience, tokens, scores, mismatch)
 
 
 def importance(
@@ -233,15 +234,21 @@ def kl_per_response(tokens: TokenFigures, mask_BT: Tensor) -> float:
 
 
 def _figures(
-    experience: Experience, tokens: TokenFigures, scores: Scores, mismatch: dict[str, float]
+    config: PPOStage,
+    experience: Experience,
+    tokens: TokenFigures,
+    scores: Scores,
+    mismatch: dict[str, float],
 ) -> ExperienceFigures:
     mask_BT, rollout = experience.mask, experience.rollout
     length_B = mask_BT.sum(-1).double()
     raw_B = scores.raw
+    clipped_B = scores.normalised.abs() > config.reward_clip
     return ExperienceFigures(
         reward=float(raw_B.mean()),
         reward_normalised=float(scores.normalised.mean()),
         reward_std=float(raw_B.std(correction=0)),
+        reward_clipped_fraction=float(clipped_B.double().mean()),
         kl=kl_per_response(tokens, mask_BT),
         entropy=float(tokens.entropy[mask_BT].double().mean()),
         response_length=float(length_B.mean()),

@@ -263,6 +263,7 @@ def named(
     metrics = {
         "ppo/reward": figures.reward,
         "ppo/reward_normalised": figures.reward_normalised,
+        "ppo/reward_clipped_fraction": figures.reward_clipped_fraction,
         "reward/score_mean": figures.reward,
         "reward/score_std": figures.reward_std,
         "ppo/kl": figures.kl,
