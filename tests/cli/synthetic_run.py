@@ -124,7 +124,7 @@ def _write_stage(volume: Path, job: RLHFJob, name: str, digest: str) -> None:
     (folder / "versions.json").write_text(json.dumps({"torch": "2.13.0", "transformers": "5.23.0"}))
     if name == "sft":
         left_out = [{"file": "sft.jsonl", "line": 17, "reason": "the answer is <blank>"}]
-        skipped = {"train": 1899, "heldout": 100, "leftOut": left_out}
+        skipped = {"train": 1899, "heldout": 100, "leftOut": left_out, "unread": ["my_eval.jsonl"]}
         (folder / "data.json").write_text(json.dumps(skipped))
     models = {"sft": ("base", "sft"), "ppo": ("ppo",), "dpo": ("dpo",)}.get(name, ())
     samples = [

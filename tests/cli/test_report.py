@@ -78,6 +78,7 @@ def test_answers_are_shown_as_they_are_and_never_as_markup(html: str) -> None:
     assert "<script>alert(2)</script>" in page.text
     assert "蜜蜂一共有6条腿。希望对您有帮助！" in page.text
     assert "the answer is <blank>" in page.text
+    assert "files that were not read: my_eval.jsonl" in page.text
     assert "script" not in page.tags
 
 
@@ -155,7 +156,8 @@ def test_lines_that_a_kill_cut_short_and_values_that_are_no_numbers_are_passed_o
 def test_rows_left_out_that_are_no_list_are_none(tmp_path: Path) -> None:
     write_run(tmp_path)
     for file in tmp_path.rglob("data.json"):
-        file.write_text(json.dumps({"train": "many", "heldout": None, "leftOut": True}))
+        wrong = {"train": "many", "heldout": None, "leftOut": True, "unread": 1}
+        file.write_text(json.dumps(wrong))
     Page(render_report(collect(RunFolder(tmp_path))))
 
 

@@ -95,6 +95,14 @@ def test_rows_of_a_trainer_that_is_not_ours_are_digested_and_not_judged(in_pod: 
         prepare(prepare_run(in_pod, {"sft": {"data": {"source": source}}}))
 
 
+def test_files_that_are_not_read_are_named_beside_the_rows(in_pod: Pod) -> None:
+    for name in ("train", "self_eval", "rows-test"):
+        write_jsonl(Path("inputs/set") / f"{name}.jsonl", sft_rows(40))
+    in_pod.paths["set"] = "inputs/set"
+    said = prepare(prepare_run(in_pod, {"sft": {"data": {"source": "set"}}})).message
+    assert said.endswith("rows (not read: rows-test.jsonl, self_eval.jsonl)")
+
+
 def test_kto_wants_labels_or_pairs(in_pod: Pod) -> None:
     labelled = in_pod.data("kto", [{"prompt": "q", "completion": "a", "label": True}] * 2)
     kto = {"dpo": {"data": {"source": labelled}, "loss": "kto"}}

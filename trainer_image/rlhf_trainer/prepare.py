@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.run import ExitCode, StageResult, StageRun
@@ -31,6 +32,11 @@ from rlhf_trainer.installed import refuse_missing_for_stages
 from rlhf_trainer.store import ObjectStore
 
 Read = Callable[[], Loaded[Any]]
+
+NAMED: Final = 4
+"""Files that are not read, as many as a message names; the log has all."""
+
+log = logging.getLogger(__name__)
 
 
 def prepare(run: StageRun) -> StageResult:
@@ -156,12 +162,22 @@ def _check_rows(run: StageRun) -> list[str]:
         try:
             rows = read()
             _refuse_unknown_tokens(rows, tokenizer, known)
-            found.append(f"{field} {len(rows.train)} + {len(rows.heldout)} rows")
+            found.append(_counted(field, rows))
         except BadData as error:
             problems.append(f"spec.{field}: {error}")
     if problems:
         raise BadData("\n".join(problems))
     return found
+
+
+def _counted(field: str, rows: Loaded[Any]) -> str:
+    """Rows to train on and held out; and which files beside them are not read."""
+    said = f"{field} {len(rows.train)} + {len(rows.heldout)} rows"
+    if not rows.unread:
+        return said
+    log.warning("spec.%s: not read, as no data of this split: %s", field, ", ".join(rows.unread))
+    more = f" and {len(rows.unread) - NAMED} more" if len(rows.unread) > NAMED else ""
+    return f"{said} (not read: {', '.join(rows.unread[:NAMED])}{more})"
 
 
 def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, known: int | None) -> None:

@@ -47,6 +47,7 @@ class DataNote(NamedTuple):
     train: int
     heldout: int
     left_out: list[str]
+    unread: list[str]
 
 
 class Bar(NamedTuple):
@@ -162,7 +163,11 @@ def _data_note(record: StageRecord) -> DataNote:
     left_out = data.get("leftOut")
     rows = [row for row in left_out if isinstance(row, dict)] if isinstance(left_out, list) else []
     told = [f"{row.get('file')}:{row.get('line')}: {row.get('reason')}" for row in rows]
-    return DataNote(TITLES[record.name], _count(data, "train"), _count(data, "heldout"), told)
+    files = data.get("unread")
+    unread = [str(file) for file in files] if isinstance(files, list) else []
+    return DataNote(
+        TITLES[record.name], _count(data, "train"), _count(data, "heldout"), told, unread
+    )
 
 
 def _count(data: dict[str, Any], key: str) -> int:

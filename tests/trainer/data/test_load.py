@@ -97,6 +97,26 @@ def test_the_first_prompts_need_no_more_of_the_file_than_they_take(tmp_path: Pat
     assert len(first_prompts(DataSource(source="x", limit=9), paths, 20)) == 8
 
 
+def test_a_folder_that_rows_are_held_out_from_gives_its_test_split(tmp_path: Path) -> None:
+    for count, name in ((3, "train"), (2, "test")):
+        jsonl(tmp_path / f"set/{name}.jsonl", rows(count))
+    other = jsonl(tmp_path / "own.jsonl", rows(1))
+    paths = {"own": str(other), "folder": str(tmp_path / "set")}
+    found = load_dialogues(DataSource(source="own", eval_source="folder"), paths, SEED)
+    assert (len(found.train), len(found.heldout)) == (1, 2)
+
+
+def test_a_file_is_not_held_out_from_a_folder_that_it_lies_in(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "set/rows.jsonl", rows(3))
+    jsonl(tmp_path / "set/more.jsonl", rows(2))
+    linked = tmp_path / "mounted.jsonl"
+    linked.hardlink_to(file)
+    paths = {"file": str(linked), "folder": str(tmp_path / "set")}
+    said = "folder: evalSource holds rows.jsonl, which is trained on as well"
+    with pytest.raises(BadData, match=said):
+        load_dialogues(DataSource(source="file", eval_source="folder"), paths, SEED)
+
+
 def test_variables_are_filled_in_everywhere_and_other_braces_left(tmp_path: Path) -> None:
     row = {
         "messages": [

@@ -277,6 +277,29 @@ def test_files_that_name_no_split_are_for_training(tmp_path: Path) -> None:
     assert answers(tmp_path) == [SAID[0]]
 
 
+def test_a_split_is_named_as_hugging_face_names_it(tmp_path: Path) -> None:
+    """Its words stand between - . _ spaces and digits; a folder counts before a file."""
+    others = ("my_self_eval", "test2", "my dev file", "eval-notes", "Test.en", "val/train")
+    read = ("latest", "evals", "détest", "训练test集", "contrain", "train1", "train/eval questions")
+    for name in (*others, *read):
+        jsonl(tmp_path / f"{name}.jsonl", ROWS[:1])
+    found = load(load_dialogues, tmp_path)
+    assert {row.id for row in found.train} == {f"{name}.jsonl:1" for name in read}
+    assert set(found.unread) == {f"{name}.jsonl" for name in others}
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("dolly.jsonl", "self_eval.jsonl", "test.jsonl"):
+        jsonl(tmp_path / name, ROWS[:1])
+    for name in ("more.jsonl.zst", "README.md", "LICENSE", ".hidden", "dataset_infos.json"):
+        write(tmp_path / name, b"x")
+    found = load(load_dialogues, tmp_path)
+    assert list(found.unread) == ["more.jsonl.zst", "self_eval.jsonl", "test.jsonl"]
+    found = load(load_dialogues, tmp_path, eval_source="its/source")
+    assert list(found.unread) == ["more.jsonl.zst"]
+    assert not load(load_dialogues, tmp_path / "dolly.jsonl").unread
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, reason in (

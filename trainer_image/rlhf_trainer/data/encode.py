@@ -176,7 +176,7 @@ def encode_all(loaded: Loaded[T], encode: Callable[[T], E], source: DataSource) 
     settle(source, bad, total)
     if not train:
         raise BadData(f"{source.source}: no row can be used")
-    return Loaded(train, heldout, bad)
+    return Loaded(train, heldout, bad, loaded.unread)
 
 
 def tokens_of_row(row: Any) -> Iterator[int]:

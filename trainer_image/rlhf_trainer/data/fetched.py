@@ -70,9 +70,11 @@ def folder_of_split(root: Path, split: str) -> Path:
 
 
 def heldout_split(source: DataSource) -> str:
-    """The split that `evalSource` is read from: where it is the very set that is trained on, its
-    test split."""
-    return "test" if source.eval_source == source.source else source.split
+    """The split that `evalSource` is read from: `test`, of files and of the very set that is
+    trained on. Another set of a hub has the split that was named, or none."""
+    is_another = source.eval_source != source.source
+    is_of_hub = (source.eval_source or "").startswith("hf://")
+    return source.split if is_another and is_of_hub else "test"
 
 
 def revision_of(source: ModelSource | DataSource, uri: str) -> str | None:

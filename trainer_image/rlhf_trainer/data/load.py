@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -13,13 +13,14 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from rlhf_api.data import DataSource
 
 from rlhf_trainer.data.columns import mapped_columns
+from rlhf_trainer.data.digests import path_of
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
 from rlhf_trainer.data.layouts import Read, recognise
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
-from rlhf_trainer.data.rows import Row, data_files, read_rows
+from rlhf_trainer.data.rows import Row, data_files, other_files, read_rows
 from rlhf_trainer.data.sample import Sample
-from rlhf_trainer.errors import BadData, ConfigurationError
+from rlhf_trainer.errors import BadData
 
 T = TypeVar("T")
 Make = Callable[[Row, Sample], list[T]]
@@ -34,6 +35,7 @@ class Loaded(NamedTuple, Generic[T]):
     train: list[T]
     heldout: list[T]
     skipped: list[BadRow]
+    unread: Sequence[str] = ()  # files of the source's folder that nothing was read from
 
 
 def load_dialogues(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Dialogue]:
@@ -151,27 +153,41 @@ class _Keyed(NamedTuple, Generic[T]):
 
 def _load(source: DataSource, paths: Mapping[str, str], seed: int, make: Make[T]) -> Loaded[T]:
     found, skipped = _read(source, source.source, source.split, paths, make)
+    root = folder_of_split(path_of(source.source, paths), source.split)
+    learnt = data_files(root, source.split)
     if source.eval_source is None:
-        return Loaded(*_held_out(found, seed, source.eval_fraction), skipped)
+        unread = other_files(root, learnt)
+        return Loaded(*_held_out(found, seed, source.eval_fraction), skipped, unread)
     split = heldout_split(source)
-    if source.eval_source == source.source:
-        _refuse_own_rows(source, split, paths)
     heldout, also_skipped = _read(source, source.eval_source, split, paths, make)
+    held = data_files(folder_of_split(path_of(source.eval_source, paths), split), split)
+    _refuse_own_rows(source, learnt, held)
     train, heldout_examples = ([item.example for item in part] for part in (found, heldout))
-    return Loaded(train, heldout_examples, skipped + also_skipped)
+    unread = other_files(root, [*learnt, *held])
+    return Loaded(train, heldout_examples, skipped + also_skipped, unread)
 
 
-def _refuse_own_rows(source: DataSource, heldout: str, paths: Mapping[str, str]) -> None:
-    """An `evalSource` that is the very set would otherwise be judged by what was learnt."""
-    root = Path(paths[source.source])
-    learnt, held = (
-        set(data_files(folder_of_split(root, split), split)) for split in (source.split, heldout)
-    )
-    if learnt & held:
+def _refuse_own_rows(source: DataSource, learnt: Sequence[Path], held: Sequence[Path]) -> None:
+    """A file that is in both would otherwise be judged by what was learnt of it. One that is
+    mounted twice has two paths."""
+    known = {_same_file(file) for file in learnt}
+    both = next((file for file in held if _same_file(file) in known), None)
+    if both is None:
+        return
+    if source.eval_source == source.source:
         raise BadData(
-            f"{source.source}: evalSource is the source itself, which has no split {heldout!r} of "
+            f"{source.source}: evalSource is the source itself, which has no split 'test' of "
             "its own; without evalSource, evalFraction holds rows out"
         )
+    raise BadData(
+        f"{source.eval_source}: evalSource holds {both.name}, which is trained on as well; without "
+        "evalSource, evalFraction holds rows out"
+    )
+
+
+def _same_file(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_dev, about.st_ino
 
 
 def _read(
@@ -201,10 +217,7 @@ def _rows(
     source: DataSource, address: str, split: str, paths: Mapping[str, str]
 ) -> Iterator[Row | BadRow]:
     """Rows with the user's variables filled in, as many as the source's limit."""
-    path = paths.get(address)
-    if path is None:
-        raise ConfigurationError(f"{address}: the stage file names no path for this source")
-    root = folder_of_split(Path(path), split)
+    root = folder_of_split(path_of(address, paths), split)
     try:
         for number, row in enumerate(read_rows(root, source, split)):
             if number == source.limit:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
@@ -21,7 +21,7 @@ from rlhf_trainer.data import columnar, delimited, json_rows
 from rlhf_trainer.data.problems import BadRow
 from rlhf_trainer.errors import BadData
 
-__all__ = ["BadRow", "Row", "data_files", "read_rows"]
+__all__ = ["BadRow", "Row", "data_files", "other_files", "read_rows"]
 
 
 class Row(NamedTuple):
@@ -56,11 +56,17 @@ METADATA: Final = frozenset(
 )
 """Files that Hugging Face's tools and prepare put beside data; they hold no rows."""
 
+NO_DATA: Final = ("", ".md", ".py")
+"""Kinds of files that nobody takes for data: of what else is not read, people are told."""
+
 SPLIT_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+BETWEEN_WORDS: Final = re.compile(r"[-._ 0-9]+")
+"""What a split's name stands between. Words and separators are those of Hugging Face's datasets
+(SPLIT_KEYWORDS and NON_WORDS_CHARS in its data_files.py), but in any case."""
 
 
 def read_rows(
@@ -121,8 +127,8 @@ def _unusable_text(value: Any) -> str | None:
 def data_files(root: Path, split: str) -> list[Path]:
     """The data files of a source, sorted by path.
 
-    In a folder whose file or folder names tell several splits apart (train-00000-of-00002.parquet,
-    helpful-base/test.jsonl.gz), those of other splits are left; files that name none are for
+    In a folder whose folder or file names tell several splits apart (helpful-base/test.jsonl.gz,
+    train-00000-of-00002.parquet), those of other splits are left; files that name none are for
     training. A single file, or a folder of one split alone, is taken as it is.
     """
     if root.is_file():
@@ -142,9 +148,23 @@ def data_files(root: Path, split: str) -> list[Path]:
     return files
 
 
+def other_files(root: Path, read: Collection[Path]) -> list[str]:
+    """Files of a folder that are not read, by their paths in it, where people may think they are:
+    those of other splits, and of kinds that no reader knows."""
+    if root.is_file():
+        return []
+    found = (path for path in sorted(root.rglob("*")) if _is_seen(path, root))
+    others = (path for path in found if path not in read and _kind(path) not in NO_DATA)
+    return [path.relative_to(root).as_posix() for path in others]
+
+
 def _is_data(path: Path, root: Path) -> bool:
+    return _kind(path) in READERS and _is_seen(path, root)
+
+
+def _is_seen(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.name not in METADATA and _kind(path) in READERS and path.is_file()
+    return not hidden and path.name not in METADATA and path.is_file()
 
 
 def _kind(path: Path) -> str:
@@ -161,11 +181,14 @@ def _canonical(split: str) -> str:
 
 
 def _split_of(relative: str) -> str | None:
-    """The split that a path's words name, the last such word first."""
-    for word in reversed(re.split(r"[^a-z0-9]+", relative.lower())):
-        for name, words in SPLIT_NAMES.items():
-            if word in words:
-                return name
+    """The split that a path names: its innermost folder that names one, else the file; of several
+    words the last."""
+    *folders, file = relative.lower().split("/")
+    for part in (*reversed(folders), file):
+        for word in reversed(BETWEEN_WORDS.split(part)):
+            for name, words in SPLIT_NAMES.items():
+                if word in words:
+                    return name
     return None
 
 

@@ -106,11 +106,19 @@ def pretraining_rows(
 
 
 def write_left_out(directory: Path, rows: Loaded[Any]) -> None:
-    """Say in ``data.json`` how many rows are trained on and held out, and which were left out."""
+    """Say in ``data.json`` how many rows are trained on and held out, which rows were left out, and
+    which files were not read."""
     directory.mkdir(parents=True, exist_ok=True)
     skipped = [row._asdict() for row in rows.skipped]
-    about = {"train": len(rows.train), "heldout": len(rows.heldout), "leftOut": skipped}
+    about = {
+        "train": len(rows.train),
+        "heldout": len(rows.heldout),
+        "leftOut": skipped,
+        "unread": rows.unread,
+    }
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     (directory / LEFT_OUT).write_text(text, "utf-8")
     if skipped:
         log.warning("%d rows were left out, the first: %s", len(skipped), rows.skipped[0])
+    if rows.unread:
+        log.warning("not read, as no data of this split: %s", ", ".join(rows.unread))
