@@ -32,6 +32,27 @@ def test_a_long_message_in_any_script_leaves_json_that_is_whole(
     assert len(found.message) >= 256
 
 
+@pytest.mark.parametrize("word", ["word", "字字字"])
+def test_a_long_message_ends_with_a_whole_line_or_word_and_the_log_has_all_of_it(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"  a.jsonl:{n}: {word} is {word}" for n in range(60)]
+    found = left(failure(BadData("\n".join(lines)))).message
+    assert found.split("\n") == [*lines[: found.count("\n")], "…"]
+    assert 900 < len(found.encode()) <= 1024  # what the operator takes without a cut
+    found = failure(BadData(f"a.jsonl:1: {' '.join([word] * 400)}")).message
+    assert set(found.split(" ")) == {"a.jsonl:1:", word, "…"}
+
+    def train(_: object) -> StageResult:
+        raise BadData("\n".join(lines))
+
+    monkeypatch.setattr(running, "_stage", train)
+    monkeypatch.setattr(running, "read_stage_file", lambda _: SimpleNamespace(stage="prepare"))
+    assert run_stage("config/stage.yaml") == ExitCode.CONFIGURATION
+    assert lines[-1] in caplog.text
+
+
 def test_metrics_give_way_to_digests_of_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,9 @@ from typing import ClassVar
 from rlhf_api.run import ExitCode
 
 ROW_IDS_SHOWN = 16
+MESSAGE_LENGTH = 1024
+"""Bytes of a message in a result; of a longer one the operator would show the end."""
+MORE = "…"
 
 
 class TrainerError(Exception):
@@ -82,3 +85,17 @@ class Terminated(TrainerError):
 def first_line(error: BaseException) -> str:
     """What an exception of somebody else's says, in a line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shortened(text: str, size: int = MESSAGE_LENGTH) -> str:
+    """As many whole lines of a text as fit so many bytes of UTF-8, and … where it went on; words
+    where a line alone is long. Halves of characters, as file names may hold, are replaced."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= size:
+        return raw.decode()
+    kept = raw[: size - len(MORE.encode())].decode(errors="ignore")
+    for between in ("\n", " "):
+        whole = kept.rpartition(between)[0]
+        if len(whole) > len(kept) // 2:
+            return whole + between + MORE
+    return kept + MORE

@@ -27,7 +27,7 @@ from rlhf_trainer.data.stage_rows import (
     sft_rows,
 )
 from rlhf_trainer.disk import bring_source, keep_source, name_of, open_store
-from rlhf_trainer.errors import BadData, ConfigurationError
+from rlhf_trainer.errors import BadData, ConfigurationError, shortened
 from rlhf_trainer.installed import refuse_missing_for_stages
 from rlhf_trainer.store import ObjectStore
 
@@ -59,7 +59,7 @@ def prepare(run: StageRun) -> StageResult:
     return StageResult(
         exit_code=ExitCode.DONE,
         reason="Done",
-        message=f"checked {len(refs)} sources: {', '.join(rows)}"[:1024],
+        message=shortened(f"checked {len(refs)} sources: {', '.join(rows)}"),
         sources=digests,
     )
 

@@ -20,9 +20,15 @@ from rlhf_api.run import (
     StageRun,
 )
 
-from rlhf_trainer.errors import ConfigurationError, Terminated, TrainerError, Transient
+from rlhf_trainer.errors import (
+    MESSAGE_LENGTH,
+    ConfigurationError,
+    Terminated,
+    TrainerError,
+    Transient,
+    shortened,
+)
 
-MESSAGE_LENGTH: Final = 1024
 LOST_PEER_SIGNS: Final = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -35,19 +41,19 @@ log = logging.getLogger("rlhf_trainer")
 
 def run_stage(stage_file: str) -> int:
     """Run what the stage file describes and leave the termination message. Never raises."""
-    gate_metric = None
+    gate_metric, said = None, ""
     try:
         run = read_stage_file(Path(stage_file))
         gate_metric = _gate_metric(run)
         result = _stage(run)
     except TrainerError as error:
-        result = failure(error)
+        result, said = failure(error), str(error)
     except Exception as error:
         result = _unexpected(error)
     if os.environ.get("RANK", "0") == "0" or result.exit_code not in (0, 143):
         write_termination_message(result, gate_metric)
     if result.exit_code != 0:
-        log.error("%s: %s", result.reason, result.message)
+        log.error("%s: %s", result.reason, said or result.message)  # a log has room for all of it
     return result.exit_code
 
 
@@ -106,7 +112,7 @@ def failure(error: TrainerError) -> StageResult:
     return StageResult(
         exit_code=int(error.exit_code),
         reason=error.reason,
-        message=_message(str(error)),
+        message=shortened(str(error)),
         step=error.step,
     )
 
@@ -118,13 +124,8 @@ def _unexpected(error: Exception) -> StageResult:
     if isinstance(error, OSError) and error.errno in FULL:
         return failure(Transient(str(error)))
     traceback.print_exc()
-    message = _message(f"{type(error).__name__}: {error}")
+    message = shortened(f"{type(error).__name__}: {error}")
     return StageResult(exit_code=1, reason=type(error).__name__, message=message)
-
-
-def _message(text: str) -> str:
-    """What fits, without halves of characters, which file names and JSON may hold."""
-    return text[:MESSAGE_LENGTH].encode(errors="replace").decode()
 
 
 def _is_lost_peer(error: Exception) -> bool:
@@ -155,7 +156,7 @@ def _fitting(result: StageResult, gate_metric: str | None) -> str:
     for left_out in ((), ("sources",)):
         shown = result.model_copy(update={name: {} for name in left_out})
         for length in (MESSAGE_LENGTH, MESSAGE_LENGTH // 2, MESSAGE_LENGTH // 4):
-            short = shown.model_copy(update={"message": shown.message[:length]})
+            short = shown.model_copy(update={"message": shortened(shown.message, length)})
             if _fits(short):
                 return _json(short)
         bare = short.model_copy(update={"metrics": {}})
