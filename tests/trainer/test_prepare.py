@@ -107,8 +107,9 @@ def test_kto_wants_labels_or_pairs(in_pod: Pod) -> None:
     labelled = in_pod.data("kto", [{"prompt": "q", "completion": "a", "label": True}] * 2)
     kto = {"dpo": {"data": {"source": labelled}, "loss": "kto"}}
     assert prepare(prepare_run(in_pod, kto)).exit_code == 0
-    with pytest.raises(BadData, match="no two answers to compare"):
-        prepare(prepare_run(in_pod, {"dpo": {"data": {"source": labelled}}}))
+    for stage in ("dpo", "reward"):
+        with pytest.raises(BadData, match=r"one answer with a label.* `dpo` with `loss: kto`"):
+            prepare(prepare_run(in_pod, {stage: {"data": {"source": labelled}}}))
 
 
 def test_models_and_code_that_are_not_there_are_named(in_pod: Pod) -> None:

@@ -97,6 +97,11 @@ def _dialogues(row: Row, sample: Sample) -> list[Dialogue]:
 
 
 def _preferences(row: Row, sample: Sample) -> list[Preference]:
+    if sample.good is not None:
+        raise RowProblem(
+            "the row is one answer with a label, and answers are compared here; "
+            "the stage `dpo` with `loss: kto` learns from labels"
+        )
     if len(sample.answers) < 2:
         raise RowProblem("there are no two answers to compare" + _seen(sample))
     found = Preference(
