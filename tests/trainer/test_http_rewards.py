@@ -20,7 +20,9 @@ from rlhf_trainer.reward_sources import Answered, HttpScore, Question
 
 PROMPTS = ["what colour has a lemon?", "香蕉是什么颜色？", "and the sky above us?"]
 SAID = ["yellow", "", "黄色, I think"]
-ASKED = Answered([Question("a.jsonl:1", prompt, (), (), {}, []) for prompt in PROMPTS], SAID, [])
+ASKED = Answered(
+    [Question("a.jsonl:1", prompt, (), (), {}, []) for prompt in PROMPTS], SAID, [], []
+)
 PIECE = 4096
 GOOD = b'{"rewards": [1, 2.5, -3]}'
 

@@ -42,7 +42,7 @@ def answered(tokenizer: Any, *before: Message) -> Answered:
         turns = (*before, Message("user", asked))
         questions.append(Question(f"a.jsonl:{number}", asked, turns, (), {}, prompt))
         tokens.append([*prompt, *tokenizer(f"{said}<|eos|>")["input_ids"]])
-    return Answered(questions, SAID, tokens)
+    return Answered(questions, SAID, tokens, [True] * len(SAID))
 
 
 def source_of(pod: Pod, reward_model: Path, policy: Any, **settings: Any) -> Any:
@@ -89,6 +89,21 @@ def test_a_reward_model_with_another_template_reads_the_words_in_its_own(
     own = with_a_template_of_its_own(reward_model, tokenizer)
     scores = source_of(in_pod, reward_model, tokenizer).score(answered(tokenizer))
     texts = [f"<|user|>{q}<|eos|><|assistant|>{a}<|eos|>" for q, a in zip(ASKED, SAID, strict=True)]
+    expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
+    torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_answer_that_was_cut_has_no_end_in_the_reward_models_tokens_either(
+    in_pod: Pod, reward_model: Path, tokenizer: Any
+) -> None:
+    own = with_a_template_of_its_own(reward_model, tokenizer)
+    asked = answered(tokenizer)._replace(finished=[False, False, True])
+    scores = source_of(in_pod, reward_model, tokenizer).score(asked)
+    ends = ("", "", "<|eos|>")
+    texts = [
+        f"<|user|>{question}<|eos|><|assistant|>{answer}{end}"
+        for question, answer, end in zip(ASKED, SAID, ends, strict=True)
+    ]
     expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
     torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)
 

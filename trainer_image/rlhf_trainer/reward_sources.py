@@ -25,7 +25,7 @@ from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.context import context_length
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
-from rlhf_trainer.data.rendering import pieces_of, tokenised
+from rlhf_trainer.data.rendering import pieces_of, tokenised, unended
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError, Transient
 from rlhf_trainer.models import input_of
@@ -66,6 +66,7 @@ class Answered(NamedTuple):
     questions: Sequence[Question]
     answers: Sequence[str]  # without special tokens
     tokens: Sequence[Sequence[int]]  # prompt and response, in the policy's tokens
+    finished: Sequence[bool]  # ended by itself, and was not cut for length
 
     @property
     def prompts(self) -> list[str]:
@@ -141,8 +142,8 @@ class ModelReward:
     def _rows(self, answered: Answered) -> Sequence[Sequence[int]]:
         if self.tokenizer is None:
             return answered.tokens
-        pairs = zip(answered.questions, answered.answers, strict=True)
-        rows = [_retokenised(self.tokenizer, question, answer) for question, answer in pairs]
+        asked = zip(answered.questions, answered.answers, answered.finished, strict=True)
+        rows = [_retokenised(self.tokenizer, *each) for each in asked]
         longest = max(map(len, rows))
         if self.context is not None and longest > self.context:
             raise ConfigurationError(
@@ -152,8 +153,11 @@ class ModelReward:
         return rows
 
 
-def _retokenised(tokenizer: PreTrainedTokenizerBase, question: Question, answer: str) -> list[int]:
-    """The dialogue in the reward model's own template and tokens, up to the end of the answer."""
+def _retokenised(
+    tokenizer: PreTrainedTokenizerBase, question: Question, answer: str, finished: bool
+) -> list[int]:
+    """The dialogue in the reward model's own template and tokens, up to the end of the answer. As in
+    the policy's tokens, one that was cut for length has no end of turn: the score says so."""
     turns = (*question.messages, Message("assistant", answer))
     try:
         pieces = pieces_of(tokenizer, turns, question.tools)
@@ -161,7 +165,8 @@ def _retokenised(tokenizer: PreTrainedTokenizerBase, question: Question, answer:
         where = f"{question.id}, as the reward model reads it"
         raise ConfigurationError(f"{where}: {problem}") from None
     last = max(i for i, piece in enumerate(pieces) if piece.turn >= 0)
-    return [t for part in tokenised(tokenizer, pieces[: last + 1]) for t in part]
+    said = pieces[last] if finished else unended(tokenizer, pieces[last], answer)
+    return [t for part in tokenised(tokenizer, [*pieces[:last], said]) for t in part]
 
 
 class FunctionScore:

@@ -94,6 +94,16 @@ def pieces_of(
     return [piece for piece in pieces if piece.text]
 
 
+def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> Piece:
+    """What the assistant says, without what ends its turn: of an answer that was cut for length."""
+    text = piece.text
+    shown = next((words for words in (content, content.strip()) if words and words in text), None)
+    if shown is not None:
+        return piece._replace(text=text[: text.rindex(shown) + len(shown)])
+    end = next((token for token in _special_tokens(tokenizer) if text.endswith(token)), "")
+    return piece._replace(text=text.removesuffix(end))
+
+
 def tokenised(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[list[int]]:
     """Token ids of each piece. No special tokens are added: the template wrote them."""
     if _adds_space(tokenizer) and tokenizer.is_fast:

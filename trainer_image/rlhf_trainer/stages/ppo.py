@@ -204,6 +204,7 @@ def answered(session: Session, questions: Sequence[Question], rollout: Rollout) 
         questions,
         [str(decode(list(r), skip_special_tokens=True)) for r in rollout.responses],
         [[*p, *r] for p, r in zip(rollout.prompts, rollout.responses, strict=True)],
+        rollout.finished,
     )
 
 
