@@ -15,7 +15,7 @@ from rlhf_trainer.data.digests import path_digest, refuse_changed_sources
 from rlhf_trainer.data.load import load_dialogues
 from rlhf_trainer.errors import BadData, ConfigurationError, Transient
 from rlhf_trainer.prepare import prepare
-from rlhf_trainer.stages import reward
+from rlhf_trainer.stages import reward, sft
 from trainer_pod import (
     TEMPLATE,
     TINY,
@@ -157,6 +157,48 @@ def test_tokens_that_the_model_does_not_have_are_named(stage: str, in_pod: Pod) 
     said = r"jsonl:\d+: the tokenizer gives token 320 \('<\|turn\|>'\), and the model has 320"
     with pytest.raises(BadData, match=said):
         prepare(prepare_run(in_pod, one, model=model))
+
+
+def test_a_template_that_ends_turns_with_a_token_of_no_model_is_found_before_training(
+    in_pod: Pod,
+) -> None:
+    """No prompt holds that token: PPO would sample without an end."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(in_pod.model)
+    tokenizer.add_tokens([f"<{i}>" for i in range(VOCABULARY - len(tokenizer))])
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = TEMPLATE.replace("eos_token", "'<|turn|>'")
+    tokenizer.save_pretrained("inputs/tokenizer")
+    in_pod.paths["tokenizer"] = "inputs/tokenizer"
+    model = {"source": "model", "tokenizer": "tokenizer"}
+    ppo = {"ppo": every_stage(in_pod)["ppo"]}
+    with pytest.raises(ConfigurationError, match=r"ends a turn with <\|turn\|>"):
+        prepare(prepare_run(in_pod, ppo, model=model))
+
+
+def test_prompts_of_an_evaluation_that_the_template_refuses_are_found_before_training(
+    in_pod: Pod, open_session: Any
+) -> None:
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    model = {"source": "model", "chatTemplate": refusing + TEMPLATE}
+    asked = [{"prompt": "q", "system": "S"}, {"prompt": "q"}]
+    prompts = {"source": in_pod.data("prompts", asked)}
+    learnt = {"data": {"source": in_pod.data("sft", sft_rows())}, "maxSteps": 1, "maxLength": 96}
+    run = prepare_run(in_pod, {"sft": learnt}, model=model, evaluation={"prompts": prompts})
+    said = r"spec\.evaluation\.prompts: .*\n.*prompts\.jsonl:1: the chat template refuses it"
+    with pytest.raises(BadData, match=said):
+        prepare(run)
+    skipping = prompts | {"onError": "skip", "maxSkippedFraction": 0.5}
+    changes: dict[str, Any] = {"model": model, "evaluation": {"prompts": skipping}}
+    assert (
+        "evaluation.prompts 1 + 0 rows"
+        in prepare(prepare_run(in_pod, {"sft": learnt}, **changes)).message
+    )
+    stage = in_pod.stage_run("sft", learnt, **changes)
+    assert sft.train(open_session(stage)).exit_code == 0
 
 
 def test_a_reward_function_needs_its_file(in_pod: Pod) -> None:

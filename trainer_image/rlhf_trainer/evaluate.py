@@ -15,9 +15,9 @@ import torch
 from rlhf_api.job import Evaluation
 
 from rlhf_trainer.context import context_length
-from rlhf_trainer.data.encode import EncodedPrompt, encode_prompt
-from rlhf_trainer.data.load import first_prompts
+from rlhf_trainer.data.encode import EncodedPrompt
 from rlhf_trainer.data.rendering import end_token_ids
+from rlhf_trainer.data.stage_rows import UNLIMITED, evaluation_prompts
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import BadData
 from rlhf_trainer.models import generation_ends, input_of, load_output
@@ -27,7 +27,6 @@ from rlhf_trainer.user_code import call_function, load_function
 SAMPLES: Final = "samples.jsonl"
 ROWS_AT_ONCE: Final = 64
 BASE: Final = "base"
-UNLIMITED: Final = 1 << 30
 
 
 class Sample(NamedTuple):
@@ -83,10 +82,9 @@ def answer(session: Session, model: Any, name: str) -> dict[str, float]:
 
 def _prompts(session: Session, evaluation: Evaluation, model: Any) -> list[EncodedPrompt]:
     """The first prompts of the source, cut to leave room for an answer."""
-    loaded = first_prompts(evaluation.prompts, session.run.paths, evaluation.limit)
     longest = context_length(model.config) or UNLIMITED
     room = max(1, longest - evaluation.max_new_tokens)
-    prompts = [encode_prompt(session.tokenizer, p, room, overlong="truncate") for p in loaded]
+    prompts = evaluation_prompts(evaluation, session.tokenizer, session.run.paths, room)
     if not prompts:
         raise BadData(f"evaluation.prompts: {evaluation.prompts.source} holds no prompt")
     return prompts

@@ -14,12 +14,13 @@ from rlhf_api.sources import SourceRef, uris
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
 
-from rlhf_trainer.context import refuse_beyond_context, vocabulary
+from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
 from rlhf_trainer.data.digests import path_of, source_digest, sources_of
 from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
-from rlhf_trainer.data.load import Loaded, load_prompts
+from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.stage_rows import (
+    evaluation_rows,
     labelled_rows,
     preference_rows,
     pretraining_rows,
@@ -157,6 +158,7 @@ def _check_rows(run: StageRun) -> list[str]:
     found: list[str] = []
     problems: list[str] = []
     tokenizer = load_tokenizer(run)
+    refuse_unknown_tokens(run, tokenizer)
     known = vocabulary(path_of(run.model.source, run.paths))
     for field, read in _readers(run, tokenizer).items():
         try:
@@ -211,8 +213,9 @@ def _readers(run: StageRun, tokenizer: Any) -> dict[str, Read]:
                 pretraining_rows, stage, tokenizer, run.paths, run.seed
             )
     if run.evaluation is not None:
-        prompts = run.evaluation.prompts
-        readers["evaluation.prompts"] = partial(load_prompts, prompts, run.paths, run.seed)
+        readers["evaluation.prompts"] = partial(
+            evaluation_rows, run.evaluation, tokenizer, run.paths, run.seed
+        )
     return readers
 
 

@@ -156,8 +156,8 @@ class ModelReward:
 def _retokenised(
     tokenizer: PreTrainedTokenizerBase, question: Question, answer: str, finished: bool
 ) -> list[int]:
-    """The dialogue in the reward model's own template and tokens, up to the end of the answer. As in
-    the policy's tokens, one that was cut for length has no end of turn: the score says so."""
+    """The dialogue in the reward model's own template and tokens, up to the end of the answer. One
+    that was cut for length has no end of turn, as it has none in the policy's tokens."""
     turns = (*question.messages, Message("assistant", answer))
     try:
         pieces = pieces_of(tokenizer, turns, question.tools)

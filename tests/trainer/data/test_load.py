@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from data_files import SEED, Load, jsonl, load, write
 from rlhf_api.data import DataSource
 from rlhf_trainer.data.load import (
     Loaded,
-    first_prompts,
     load_dialogues,
     load_labelled,
     load_preferences,
     load_prompts,
+    prompts_in_turn,
 )
 from rlhf_trainer.errors import BadData, ConfigurationError
 
@@ -92,9 +93,9 @@ def test_the_first_prompts_need_no_more_of_the_file_than_they_take(tmp_path: Pat
     paths = {"x": str(write(tmp_path / "a.csv", text))}
     with pytest.raises(BadData, match="bad CSV"):
         load_prompts(DataSource(source="x"), paths, SEED)
-    found = first_prompts(DataSource(source="x"), paths, 2)
+    found = islice(prompts_in_turn(DataSource(source="x"), paths), 2)
     assert [prompt.id for prompt in found] == ["a.csv:3", "a.csv:4"]
-    assert len(first_prompts(DataSource(source="x", limit=9), paths, 20)) == 8
+    assert len(list(prompts_in_turn(DataSource(source="x", limit=9), paths))) == 8
 
 
 def test_a_folder_that_rows_are_held_out_from_gives_its_test_split(tmp_path: Path) -> None:

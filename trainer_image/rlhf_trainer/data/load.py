@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -53,11 +53,11 @@ def load_prompts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loa
     return _load(_whole(source), paths, seed, _prompts)
 
 
-def first_prompts(source: DataSource, paths: Mapping[str, str], count: int) -> list[Prompt]:
-    """The first prompts of a source that `load_prompts` has accepted; no more of it is read."""
+def prompts_in_turn(source: DataSource, paths: Mapping[str, str]) -> Iterator[Prompt]:
+    """Prompts of a source that `load_prompts` has accepted; no more of it is read than is asked
+    for."""
     rows = _understood(source, _rows(source, source.source, source.split, paths), _prompts)
-    found = (item.example for row in rows if not isinstance(row, BadRow) for item in row)
-    return list(islice(found, count))
+    return (item.example for row in rows if not isinstance(row, BadRow) for item in row)
 
 
 def load_labelled(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Labelled]:

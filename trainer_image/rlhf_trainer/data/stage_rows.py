@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rlhf_api.job import Evaluation
 from rlhf_api.stages import DPOStage, PPOStage, RewardStage, SFTStage
 
 from rlhf_trainer.data.encode import (
@@ -30,12 +32,15 @@ from rlhf_trainer.data.load import (
     load_language,
     load_preferences,
     load_prompts,
+    prompts_in_turn,
 )
+from rlhf_trainer.data.problems import RowProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LEFT_OUT: Final = "data.json"
+UNLIMITED: Final = 1 << 30
 log = logging.getLogger(__name__)
 
 
@@ -103,6 +108,36 @@ def pretraining_rows(
         return encode_dialogue(tokenizer, row, length, overlong=source.overlong)
 
     return encode_all(load_language(source, paths, seed), encode, source)
+
+
+def evaluation_rows(
+    evaluation: Evaluation,
+    tokenizer: PreTrainedTokenizerBase,
+    paths: Mapping[str, str],
+    seed: int,
+) -> Loaded[EncodedPrompt]:
+    """All prompts of an evaluation, whole."""
+    return encode_all(
+        load_prompts(evaluation.prompts, paths, seed),
+        lambda row: encode_prompt(tokenizer, row, UNLIMITED),
+        evaluation.prompts,
+    )
+
+
+def evaluation_prompts(
+    evaluation: Evaluation,
+    tokenizer: PreTrainedTokenizerBase,
+    paths: Mapping[str, str],
+    length: int,
+) -> list[EncodedPrompt]:
+    """The first of the rows that `evaluation_rows` has accepted, each cut to so many tokens."""
+    found: list[EncodedPrompt] = []
+    for prompt in prompts_in_turn(evaluation.prompts, paths):
+        with suppress(RowProblem):  # may be left out, or would have been refused
+            found.append(encode_prompt(tokenizer, prompt, length, "truncate"))
+        if len(found) == evaluation.limit:
+            break
+    return found
 
 
 def write_left_out(directory: Path, rows: Loaded[Any]) -> None:
