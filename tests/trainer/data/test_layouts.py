@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_openai_tool_calls_become_text(tmp_path: Path) -> None:
     turns = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
     turns += [{"role": "tool", "tool_call_id": "c1", "content": "2"}, TURNS[1]]
     found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
-    said = '<tool_call>\n{"name": "sum", "arguments": "{}"}\n</tool_call>'
+    said = '<tool_call>\n{"name": "sum", "arguments": {}}\n</tool_call>'
     assert texts(found.messages) == [*ASKED, ("assistant", said), ("tool", "2"), ("assistant", A)]
 
 
@@ -408,6 +409,73 @@ def test_a_transcript_may_have_a_system_message_in_a_column_of_its_own(tmp_path:
     path = jsonl(tmp_path / "a.jsonl", [{"text": f"Human: {Q}\n\nAssistant: {A}", "system": "S"}])
     found = load(load_dialogues, path).train[0]
     assert texts(found.messages) == [("system", "S"), *DIALOGUE]
+
+
+def test_turns_that_stand_in_a_text_as_json_are_turns(tmp_path: Path) -> None:
+    turns = {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": [TURNS[1] | {"content": B}]}
+    rows = [
+        {name: json.dumps(value) for name, value in turns.items()},
+        {name: json.dumps(value[0]) for name, value in turns.items()},
+    ]
+    for pair in load(load_preferences, jsonl(tmp_path / "a.jsonl", rows)).train:
+        assert texts(pair.prompt) == ASKED
+        assert [texts(answer) for answer in pair.answers] == [DIALOGUE[1:], [("assistant", B)]]
+    rows = [{"prompt": row["prompt"], "answer": row["chosen"]} for row in rows]
+    for dialogue in load(load_dialogues, jsonl(tmp_path / "b.jsonl", rows)).train:
+        assert texts(dialogue.messages) == DIALOGUE
+
+
+def test_an_answer_in_json_stays_a_text(tmp_path: Path) -> None:
+    for said in ('{"role": "clerk", "name": "Ada"}', '[{"a": 1}]', '{"a": 1', "[1, 2]"):
+        path = jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": said}])
+        assert load(load_dialogues, path).train[0].messages[1].content == said
+        path = jsonl(tmp_path / "b.jsonl", [{"prompt": Q, "chosen": said, "rejected": B}])
+        assert load(load_preferences, path).train[0].answers[0][0].content == said
+
+
+def test_turns_in_pythons_notation_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f'prompt,chosen,rejected\n{Q},"{TURNS[1:]}",{B}\n')
+    with pytest.raises(
+        BadData, match=r"a\.csv:2: `chosen` is a list of turns in Python's notation"
+    ):
+        load(load_preferences, path)
+
+
+def test_arguments_of_a_call_are_json_once(tmp_path: Path) -> None:
+    """OpenAI's API has them as a text; templates and parsers of calls want the object."""
+    said = []
+    for arguments in ({"city": "北京"}, '{"city": "北京"}'):
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        turns = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
+        path = jsonl(tmp_path / "a.jsonl", [{"messages": turns}])
+        said.append(load(load_dialogues, path).train[0].messages[1].content)
+    call_text = '<tool_call>\n{"name": "f", "arguments": {"city": "北京"}}\n</tool_call>'
+    assert said == [call_text, call_text]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"images": ["a.png"]}, "`images` belongs to the text"),
+        ({"image": {"bytes": None, "path": "a.png"}}, "`image` belongs to the text"),
+        ({"image": "a.png", "prompt": f"<image>\n{Q}"}, "`image` belongs to the text"),
+        (
+            {"answer": {"role": "assistant", "content": A, "reasoning_content": "1, then 2"}},
+            "`answer[1]` has `reasoning_content`, which is not read",
+        ),
+    ],
+)
+def test_what_a_row_holds_beside_its_text_is_not_left_out_silently(
+    more: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A} | more])
+    with pytest.raises(BadData, match=re.escape(reason)):
+        load(load_dialogues, path)
+
+
+def test_a_column_of_pictures_without_any_is_nothing(tmp_path: Path) -> None:
+    rows = [{"prompt": Q, "answer": A} | more for more in ({"images": []}, {"image": "logo.png"})]
+    assert len(load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows)).train) == 2
 
 
 def test_lists_in_csv_cells_are_json(tmp_path: Path) -> None:

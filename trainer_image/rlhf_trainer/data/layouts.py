@@ -22,10 +22,12 @@ from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import (
     Turns,
     is_transcript,
+    is_turn,
     is_turns,
     text_of,
     transcript_turns,
     turns_of,
+    with_turns,
 )
 from rlhf_trainer.errors import BadData
 
@@ -184,7 +186,8 @@ def _answered(names: Names) -> Read | None:
         return None
 
     def read(row: dict[str, Any]) -> Sample:
-        value = cell(row, answer)
+        value = with_turns(cell(row, answer))
+        value = [value] if is_turn(value) else value
         turns = turns_of(value, answer) if is_turns(value) else ()
         turns = turns or (Message("assistant", text_of(value, answer)),)
         return Sample(prompt(row), (turns,), (0,), tools=tools_of(row, names))

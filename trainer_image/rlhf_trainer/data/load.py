@@ -20,6 +20,7 @@ from rlhf_trainer.data.layouts import Read, recognise
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
 from rlhf_trainer.data.rows import Row, data_files, other_files, read_rows
 from rlhf_trainer.data.sample import Sample
+from rlhf_trainer.data.turns import refuse_media
 from rlhf_trainer.errors import BadData
 
 T = TypeVar("T")
@@ -288,6 +289,7 @@ def _examples(row: Row | BadRow, read: Read, make: Make[T]) -> list[_Keyed[T]] |
     if isinstance(row, BadRow):
         return row
     try:
+        refuse_media(row.value)
         sample = read(row.value)
         key = _key(sample)
         return [_Keyed(key, example) for example in make(row, sample)]

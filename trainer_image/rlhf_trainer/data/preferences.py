@@ -15,6 +15,7 @@ from rlhf_trainer.data.turns import (
     text_of,
     transcript_turns,
     turns_of,
+    with_turns,
 )
 
 TEXT_KEYS: Final = ("text", "answer", "response", "content", "output", "completion", "value")
@@ -26,6 +27,7 @@ def continuation(value: Any, column: str) -> Turns:
     """An answer in any notation: text, one message, a list of them, a whole transcript."""
     if is_transcript(value):
         return transcript_turns(value, column)
+    value = with_turns(value)
     if isinstance(value, list):
         if len(value) == 1 and isinstance(value[0], str):
             return (Message("assistant", text_of(value[0], column)),)

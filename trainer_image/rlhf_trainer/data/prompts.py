@@ -16,6 +16,7 @@ from rlhf_trainer.data.turns import (
     text_of,
     transcript_turns,
     turns_of,
+    with_turns,
 )
 
 
@@ -62,7 +63,7 @@ class PromptReader:
         return system_turn(row, self._names) + turns
 
     def _asked(self, row: dict[str, Any]) -> Turns:
-        value = cell(row, self.column)
+        value = with_turns(cell(row, self.column))
         if isinstance(value, list):
             return turns_of(value, self.column)
         if is_turn(value):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from rlhf_trainer.data.examples import Message
@@ -37,7 +38,10 @@ ROLES: Final[dict[str, str]] = {
 }
 ROLE_KEYS: Final = ("role", "from", "speaker")
 CONTENT_KEYS: Final = ("content", "value", "text")
+MEDIA: Final = ("images", "image", "videos", "video", "audios", "audio")
 PAIR_KEYS: Final = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
+THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
+PYTHON_TURNS: Final = re.compile(r"\[\{'(?:role|from|content|value)': ")
 HH_TURN: Final = re.compile(r"(?:^|\n\n)(Human|Assistant|System):[ ]?")
 GUANACO_TURN: Final = re.compile(r"(?:^|\n*)### (Human|Assistant|System):[ ]?")
 
@@ -48,7 +52,25 @@ def text_of(value: Any, column: str) -> str:
         raise RowProblem(f"`{column}` is {type(value).__name__}, not text")
     if not value.strip():
         raise RowProblem(f"`{column}` is blank")
+    if PYTHON_TURNS.match(value):
+        raise RowProblem(
+            f"`{column}` is a list of turns in Python's notation, as pandas writes it to CSV; "
+            "write JSON, or JSON Lines or Parquet"
+        )
     return value
+
+
+def with_turns(cell: Any) -> Any:
+    """A cell with the turn or turns that its text holds as JSON, else as it is: what is no turn may
+    well be an answer in JSON."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("{", "[")):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    is_dialogue = is_turns(value) or (is_turn(value) and any(k in value for k in CONTENT_KEYS))
+    return value if is_dialogue else cell
 
 
 def is_turns(value: Any) -> bool:
@@ -98,6 +120,12 @@ def _pair(item: dict[str, Any], where: str) -> Turns:
 
 
 def _content(item: dict[str, Any], where: str, role: str) -> str:
+    thoughts = next((key for key in THOUGHTS if item.get(key)), None)
+    if thoughts is not None:
+        raise RowProblem(
+            f"`{where}` has `{thoughts}`, which is not read: write it into the content as the "
+            "model's template does (<think>…</think>, say), or leave it out"
+        )
     calls = item.get("tool_calls")
     content = next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None)
     if isinstance(content, list):
@@ -123,8 +151,12 @@ def _part(part: Any, where: str) -> str:
 
 
 def _call(call: Any) -> str:
-    """A tool call as text, in the way of Hermes and Qwen."""
+    """A tool call as text, in the way of Hermes and Qwen; OpenAI's API has the arguments as a text
+    of JSON in the JSON."""
     function = call.get("function", call) if isinstance(call, dict) else call
+    if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+        with suppress(ValueError):
+            function = {**function, "arguments": json.loads(function["arguments"])}
     return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
 
 
@@ -139,6 +171,14 @@ def history_of(value: Any, column: str) -> Turns:
         asked, given = (text_of(text, f"{column}[{number}]") for text in pair)
         turns += [Message("user", asked), Message("assistant", given)]
     return tuple(turns)
+
+
+def refuse_media(row: Mapping[str, Any]) -> None:
+    """Raise RowProblem where pictures or sounds belong to a row's text: they would not be read."""
+    for column in MEDIA:
+        value, mark = row.get(column), f"<{column.removesuffix('s')}>"
+        if value and (not isinstance(value, str) or mark in json.dumps(row, default=str)):
+            raise RowProblem(f"`{column}` belongs to the text; only text can be used")
 
 
 def is_transcript(value: Any) -> bool:
