@@ -91,15 +91,12 @@ def state_of(stage: AnyStage, model: Model) -> float:
 
 
 def a_disk_needs(job: RLHFJob, model: Model) -> float:
-    """Bytes of the checkpoint volume while the last stage writes: what is fetched, and of each
-    stage the checkpoints that stay, the best weights that they name, and the output."""
-    stages = job.spec.stages.present().values()
-    total = 2 * model.parameters if job.spec.model.source.startswith("hf://") else 0.0
-    writing = 0.0
-    for stage in stages:
-        keeps_best = isinstance(stage, Supervised) and stage.keep_best
-        whole = 2 * model.parameters
-        total += stage.checkpointing.keep * state_of(stage, model) + whole
-        total += whole * stage.checkpointing.keep if keeps_best else 0
-        writing = max(writing, state_of(stage, model))
-    return total + writing
+    """Bytes of the checkpoint volume while its fullest stage writes, the last one at the latest."""
+    whole = 2 * model.parameters
+    needed = done = whole if job.spec.model.source.startswith("hf://") else 0.0
+    for stage in job.spec.stages.present().values():
+        best = whole if isinstance(stage, Supervised) and stage.keep_best else 0.0
+        kept, state = stage.checkpointing.keep, state_of(stage, model)
+        needed = max(needed, done + (kept + 1) * state + kept * best + whole)
+        done += state + best + whole
+    return needed

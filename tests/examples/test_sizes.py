@@ -59,7 +59,7 @@ def test_what_an_example_writes_fits_on_its_volume_and_its_last_stage_may_run_ag
     assert claim is not None
     amount, unit = re.fullmatch(r"(\d+)(\w+)", str(claim.size)).groups()  # type: ignore[union-attr]
     last = list(job.spec.stages.present().values())[-1]
-    again = last.checkpointing.keep * state_of(last, model) + 2 * model.parameters
+    again = state_of(last, model) + 2 * model.parameters
     assert a_disk_needs(job, model) + again < int(amount) * UNITS[unit]
 
 

@@ -309,6 +309,21 @@ def write_output(directory: Path) -> None:
     (directory / "config.json").write_text("{}")
 
 
+def test_once_the_output_is_committed_the_newest_checkpoint_alone_stays(
+    in_pod: Pod, ranks: Ranks
+) -> None:
+    saver = checkpointer(in_pod, ranks, keep=3)
+    for step in (1, 2, 3):
+        saver.keep_weights(step, write_output)
+        saver.save(step, {}, {"step": step}, best=step)
+    saver.commit_output(write_output)
+    assert steps(saver) == [3]
+    assert [p.name for p in (saver.directory / "best").iterdir()] == ["step-00000003"]
+    restored = checkpointer(in_pod, ranks, attempt=2).restore({})  # its end was not heard of
+    assert restored is not None
+    assert restored.state == {"step": 3}
+
+
 def test_output_has_a_digest_that_others_can_verify(in_pod: Pod, ranks: Ranks) -> None:
     saver = checkpointer(in_pod, ranks)
     metrics = {"eval/loss": 1.5, "train/tokens_per_second": 123.4, "time/update": 3.0}

@@ -22,6 +22,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -101,7 +102,7 @@ class Checkpointer:
         final = self.directory / "steps" / f"step-{step:08d}"
         self._commit(final, write, {**self._origin(step), "best": best})
         self._passed_over.discard(final)
-        self.disk.tidy(self._delete_old)
+        self.disk.tidy(partial(self._delete_old, self.keep))
 
     def restore(self, engines: Mapping[str, Engine]) -> Restored | None:
         """Load the newest valid checkpoint of this lineage; None where there is none.
@@ -149,11 +150,15 @@ class Checkpointer:
         Equal results give equal digests, on whichever attempt and in whichever cluster: what
         depends on the clock, on the attempt or on the job's UID stays out of the manifest, or a
         disruption would change the identity of every later stage.
+
+        Of training states the newest alone stays then, for an attempt whose end nobody hears of:
+        those of a stage that is done would fill the volume of the stages behind it.
         """
         steady = {k: v for k, v in (metrics or {}).items() if not k.startswith(_WALL_CLOCK)}
         result = {"stage": self.run.stage, "hash": self.run.hash, "metrics": steady}
         output = self.directory / "output"
         self._commit(output, write, result)
+        self.disk.tidy(partial(self._delete_old, 1))
         self.disk.bring(output)  # every rank reads it
         digest = self.ranks.broadcast(_sha256(output / MANIFEST))
         return CheckpointRef(uri=self.disk.address(output), digest=f"sha256:{digest}")
@@ -256,8 +261,8 @@ class Checkpointer:
         mine = files[self.ranks.rank % len(files)]
         return torch.load(mine, weights_only=True, map_location="cpu"), len(files)
 
-    def _delete_old(self, shelf: Shelf) -> None:
-        """Keep the newest checkpoints and the best weights that they name.
+    def _delete_old(self, keep: int, shelf: Shelf) -> None:
+        """Keep so many of the newest checkpoints, and the best weights that they name.
 
         One that was passed over counts for none, however new its step: else those that are made
         after it would go. It goes itself once none before it stays.
@@ -265,7 +270,7 @@ class Checkpointer:
         found = shelf.committed(self.directory.parent)
         candidates = self._newest_first("steps", found)
         usable = [item for item in candidates if item.path not in self._passed_over]
-        enough = usable[self.keep - 1 :]
+        enough = usable[keep - 1 :]
         staying = [item for item in candidates if item >= enough[0]] if enough else candidates
         for candidate in candidates[len(staying) :]:
             shelf.remove(candidate.path)
