@@ -121,6 +121,26 @@ def test_a_disk_that_is_full_anywhere_is_worth_another_attempt(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_device_without_room_says_which_settings_need_less_and_stays_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def out_of_memory(*_: Any) -> Any:
+        advice = " If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF."
+        text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free." + advice
+        raise torch.OutOfMemoryError(text)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running, "read_stage_file", out_of_memory)
+    assert run_stage("config/stage.yaml") == 1
+    found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
+    assert (found.exit_code, found.reason) == (1, "OutOfMemoryError")
+    assert "Tried to allocate 2.00 GiB" in found.message
+    for setting in ("microBatchSize", "gradientCheckpointing", "zero", "lora"):
+        assert setting in found.message
+
+
 def test_what_cannot_be_closed_holds_nothing_else_open() -> None:
     closed: list[str] = []
 

@@ -26,6 +26,7 @@ from rlhf_trainer.errors import (
     Terminated,
     TrainerError,
     Transient,
+    first_line,
     shortened,
 )
 
@@ -36,6 +37,10 @@ LOST_PEER_SIGNS: Final = (
     "Broken pipe",
 )
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+LESS_MEMORY: Final = (
+    "Take a smaller microBatchSize, gradientCheckpointing: true, a higher zero.stage, "
+    "zero.offload: cpu, lora, or more GPUs; docs/guides/memory.md has the arithmetic"
+)
 log = logging.getLogger("rlhf_trainer")
 
 
@@ -124,8 +129,15 @@ def _unexpected(error: Exception) -> StageResult:
     if isinstance(error, OSError) and error.errno in FULL:
         return failure(Transient(str(error)))
     traceback.print_exc()
-    message = shortened(f"{type(error).__name__}: {error}")
-    return StageResult(exit_code=1, reason=type(error).__name__, message=message)
+    message = f"{type(error).__name__}: {error}"
+    if _is_out_of_memory(error):  # torch's own advice is long, and about its allocator
+        tried = ". ".join(first_line(error).split(". ")[:2])
+        message = f"{type(error).__name__}: {tried}. {LESS_MEMORY}"
+    return StageResult(exit_code=1, reason=type(error).__name__, message=shortened(message))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
 
 
 def _is_lost_peer(error: Exception) -> bool:
