@@ -5,33 +5,10 @@ All pods of a group need one priority: they have it, as they come from one templ
 
 from __future__ import annotations
 
-from typing import Final
+from rlhf_operator.render.gang.labelled import joined_by_label
 
-from rlhf_operator.render.gang.scheduler import (
-    Gang,
-    PodSet,
-    group_object,
-    keep_together,
-    min_resources,
-    pod_template,
-    serves,
+COSCHEDULING = joined_by_label(
+    "scheduling.x-k8s.io/v1alpha1/PodGroup",
+    label="scheduling.x-k8s.io/pod-group",
+    scheduler=lambda pods: pods.platform.coscheduling_profile,
 )
-from rlhf_operator.render.metadata import Object
-
-KIND: Final = "scheduling.x-k8s.io/v1alpha1/PodGroup"
-
-
-def _objects(pods: PodSet) -> list[Object]:
-    resources = pods.resources
-    spec = {"minMember": resources.nodes, "minResources": min_resources(resources)}
-    return [group_object(pods, KIND, spec)]
-
-
-def _mark(pods: PodSet, job: Object) -> None:
-    meta, spec = pod_template(job)
-    spec["schedulerName"] = pods.platform.coscheduling_profile
-    meta["labels"]["scheduling.x-k8s.io/pod-group"] = pods.key.name
-    keep_together(pods, job)
-
-
-COSCHEDULING = Gang(kinds=serves(KIND), objects=_objects, mark=_mark)
