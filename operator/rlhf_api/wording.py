@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from rlhf_api.fields import (
-    Model,
-    Path,
-    aliases,
-    contract_in,
-    default_of,
-    describe,
-    lookup,
-    path_text,
-    shown,
-    suggestion,
-)
+from rlhf_api.allowed import default_of, describe, shown
+from rlhf_api.fields import Model, Path, aliases, contract_in, lookup, path_text, suggestion
 from rlhf_api.lists import DUPLICATE
 from rlhf_api.problems import Problem
 
