@@ -121,8 +121,11 @@ class Replica:
         return self._leader is None or self._leader.leads()
 
     def _is_ready(self) -> bool:
-        """A replica that waits is ready to take over."""
-        return self._is_synced or (self._leader is not None and self._leader.holder is not None)
+        """A replica that waits is ready to take over; one that leads, once it has seen everything:
+        without a right to one of its namespaces it does nothing in any."""
+        leader = self._leader
+        waits = leader is not None and leader.holder not in (None, leader.identity)
+        return self._is_synced or waits
 
     def _ages(self) -> dict[str, float]:
         ages: dict[str, float] = {}

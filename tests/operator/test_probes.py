@@ -1,4 +1,4 @@
-"""When a kubelet is to start the operator anew."""
+"""When a kubelet is to start the operator anew, and when it takes it for ready."""
 
 from __future__ import annotations
 
@@ -10,13 +10,29 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient
 from rlhf_operator.api import Api, client_settings
+from rlhf_operator.leader import Leader
 from rlhf_operator.metrics import Metrics
+from rlhf_operator.replica import Replica
 from rlhf_operator.serving import HUNG, Probes
+from rlhf_operator.settings import Settings
 
 
 def health(probes: Probes) -> int:
     """The answer to a liveness probe."""
     return asyncio.run(probes._healthz(cast(web.Request, None))).status
+
+
+@pytest.mark.parametrize(("holder", "is_ready"), [(None, False), ("other", True), ("me", False)])
+def test_a_leader_that_has_not_seen_its_namespaces_is_not_ready(
+    holder: str | None, is_ready: bool
+) -> None:
+    """It waits for a right that it does not have, and does nothing."""
+    replica = Replica(Settings())
+    replica._leader = Leader(cast(Api, None), "ns", "me")
+    replica._leader.holder = holder
+    assert replica._is_ready() is is_ready
+    replica._is_synced = True
+    assert replica._is_ready()
 
 
 @pytest.mark.parametrize(("age", "status"), [(HUNG - 1, 200), (HUNG + 1, 503)])
