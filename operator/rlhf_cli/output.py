@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from rich.cells import cell_len, set_cell_size
 from rlhf_api.crd import COLUMNS
 from rlhf_api.job import GROUP, KIND, VERSION, RLHFJob
 
@@ -117,17 +118,22 @@ def place_of(item: Object) -> str:
     return str(item["metadata"].get("annotations", {}).get(DIRECTORY, ""))
 
 
-def table(cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:
+def table(cells: Sequence[Sequence[str]], widths: Sequence[int] = ()) -> list[str]:
     """Lines with columns below each other, as kubectl prints them."""
-    least = widths or [NARROWEST] * len(cells[0])
-    found = [
-        max(low, *map(len, column))
-        for low, column in zip(least, zip(*cells, strict=True), strict=True)
-    ]
+    found = column_widths(cells, widths)
     return [
-        GAP.join(cell.ljust(width) for cell, width in zip(line, found, strict=True)).rstrip()
+        GAP.join(
+            set_cell_size(cell, width) for cell, width in zip(line, found, strict=True)
+        ).rstrip()
         for line in cells
     ]
+
+
+def column_widths(cells: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
+    """Places in a terminal, where a Chinese character takes two."""
+    columns = zip(*cells, strict=True)
+    lows = least or [NARROWEST] * len(cells[0])
+    return [max(low, *map(cell_len, column)) for low, column in zip(lows, columns, strict=True)]
 
 
 def age(time: str | None, now: datetime | None = None) -> str:

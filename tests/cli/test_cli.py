@@ -14,8 +14,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from rich.cells import cell_len
 from rlhf_cli.arguments.parser import build_parser
 from rlhf_cli.main import main
+from rlhf_cli.output import table
 from rlhf_cli.targets.directory import Directory
 from rlhf_cli.targets.target import LogOptions, PodView
 from synthetic_run import MANIFEST, write_run
@@ -365,3 +367,20 @@ def test_no_answer_to_a_question_deletes_nothing(
     assert main(["delete", "--dir", str(tmp_path), "--checkpoints"]) == 64
     assert "nothing was deleted" in capsys.readouterr().err
     assert (tmp_path / "status.yaml").exists()
+
+
+def test_the_runs_of_a_directory_are_watched_until_none_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("数据一", "second"):
+        write_run(tmp_path / name)
+    assert main(["list", "--dir", str(tmp_path), "-w"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in (heading, *lines)] == [
+        *("DIR", str(tmp_path / "second"), str(tmp_path / "数据一"))
+    ]
+
+
+def test_columns_stand_below_each_other_where_characters_take_two_places(tmp_path: Path) -> None:
+    lines = table([["DIR", "NAME"], ["runs/数据一", "a"], ["runs/long-name", "b"]])
+    assert [cell_len(line.partition(line.split()[1])[0]) for line in lines] == [17, 17, 17]

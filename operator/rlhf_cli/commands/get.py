@@ -9,12 +9,11 @@ import sys
 from rlhf_cli.failures import DONE, Failure
 from rlhf_cli.output import (
     DOCUMENTS,
-    NARROWEST,
-    heading,
+    column_widths,
     name_of,
     print_document,
     print_objects,
-    row,
+    rows,
     table,
 )
 from rlhf_cli.targets.resolve import target_of
@@ -54,7 +53,7 @@ def _where(target: Target, scope: Scope) -> str:
 async def _watch(target: Target, args: argparse.Namespace, scope: Scope) -> None:
     """A line for each change; columns keep the width of the widest so far."""
     wide, namespaces = args.output == "wide", scope.everywhere
-    widths = [max(NARROWEST, len(cell)) for cell in heading(wide, namespaces)]
+    widths: list[int] = []
     is_first = True
     async for kind, item in target.watch(args.job, scope):
         if args.output in DOCUMENTS:
@@ -63,8 +62,8 @@ async def _watch(target: Target, args: argparse.Namespace, scope: Scope) -> None
         elif args.output == "name":
             print(name_of(item))
         elif kind != "DELETED":
-            lines = [heading(wide, namespaces), row(item, wide, namespaces)]
-            widths = [max(w, len(c)) for w, c in zip(widths, lines[1], strict=True)]
+            lines = rows([item], wide, namespaces)
+            widths = column_widths(lines, widths)
             shown = table(lines, widths)
             print("\n".join(shown if is_first else shown[1:]))
             is_first = False

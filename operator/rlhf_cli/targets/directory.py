@@ -18,7 +18,7 @@ from rlhf_operator.local.store import is_in_use, owner_of
 
 from rlhf_cli.failures import TRANSIENT, Failure, Unreadable
 from rlhf_cli.object_store import bring_checkpoint, bring_records
-from rlhf_cli.output import placed
+from rlhf_cli.output import place_of, placed
 from rlhf_cli.program import command
 from rlhf_cli.run_folder import EVENTS_FILE, STATUS_FILE, RunFolder
 from rlhf_cli.targets.directory_delete import delete
@@ -52,33 +52,38 @@ class Directory:
     async def jobs(self, scope: Scope) -> Listing:
         if scope.selector:
             raise Failure("-l selects by labels, which runs on this machine do not have")
-        if not self.path.is_dir():
-            raise Failure(f"there is no directory {self.path}")
-        folders = [self.path, *sorted(path for path in self.path.iterdir() if path.is_dir())]
         items: list[Object] = []
         unread: list[Failure] = []
-        for run in [RunFolder(path) for path in folders if (path / STATUS_FILE).is_file()]:
+        for run in map(RunFolder, self._runs()):
             try:
                 items.append(placed(run.document(), run.path))
             except Failure as failure:
                 unread.append(failure)
         return Listing(items, unread)
 
+    def _runs(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise Failure(f"there is no directory {self.path}")
+        folders = [self.path, *sorted(path for path in self.path.iterdir() if path.is_dir())]
+        return [path for path in folders if (path / STATUS_FILE).is_file()]
+
     async def job(self, name: str | None) -> Object:
         return self.folder.document()
 
     async def watch(self, name: str | None, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
-        item = self.folder.document()
-        yield "ADDED", item
-        while True:
-            was_worked_on = is_in_use(self.path)  # before the look: the last write is seen
-            newest = self.folder.document()
-            if newest != item:
-                item = newest
-                yield "MODIFIED", item
+        is_one = self.is_one_job or not (runs := self._runs())
+        seen: dict[str, Object] = {}
+        while True:  # in use before the look: the last write is seen
+            was_worked_on = any(map(is_in_use, [self.path] if is_one else runs))
+            items = [self.folder.document()] if is_one else (await self.jobs(scope)).items
+            for item in items:
+                before = seen.get(place_of(item))
+                if item != before:
+                    seen[place_of(item)] = item
+                    yield "MODIFIED" if before else "ADDED", item
             if not was_worked_on:
                 return
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(LOOK_EVERY if is_one else LOOK_AROUND_EVERY)
 
     async def events(self, job: RLHFJob) -> list[Happening]:
         try:
