@@ -170,6 +170,25 @@ def test_no_run_in_a_directory(words: list[str], tmp_path: Path, call: Call) -> 
     assert "torn/status.yaml cannot be read" in said
 
 
+def test_a_job_is_described_to_who_may_read_it_and_nothing_else(
+    installed: ControlPlane, namespace: str, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed.client.create(a_job(), namespace)
+    installed.kubectl("create", "serviceaccount", "visitor", "-n", namespace)
+    rules = ["--verb=get", "--resource=rlhfjobs.rlhf.dev"]
+    installed.kubectl("create", "role", "visitor", *rules, "-n", namespace)
+    subject = f"--serviceaccount={namespace}:visitor"
+    installed.kubectl(
+        *("create", "rolebinding", "visitor", "--role=visitor", subject, "-n", namespace)
+    )
+    login = installed.kubeconfig_for("visitor", namespace)
+    assert main(["describe", "there", "--kubeconfig", str(login), "-n", namespace]) == DONE
+    out, said = capsys.readouterr()
+    assert "Model:" in out
+    for what in ("pods", "events"):
+        assert f"Without its {what}: not allowed: " in said
+
+
 def test_a_log_is_the_trainer_s_also_where_a_mesh_has_added_a_container(
     installed: ControlPlane, namespace: str, call: Call
 ) -> None:
