@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
@@ -13,6 +14,7 @@ from rlhf_cli.targets.cluster_follow import LISTED, followed, together
 from rlhf_cli.targets.cluster_requests import PODS, ClusterRequests, of_job
 from rlhf_cli.targets.target import Happening, Object
 
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 EVENTS: Final = Resource("v1", "Event", "events")
 OF_PODS: Final = "involvedObject.kind=Pod"
 """No selector names several pods."""
@@ -69,6 +71,11 @@ def _told(
     return sorted(found, key=lambda item: item.time)
 
 
+def _shown(text: str) -> str:
+    """Whoever may write an event does not write to the reader's terminal: no escape sequences."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def happening(item: Object, job: str) -> Happening:
     """The newest time at which it happened counts."""
     regarding = item["involvedObject"]
@@ -83,8 +90,8 @@ def happening(item: Object, job: str) -> Happening:
     return Happening(
         time=time,
         type=item.get("type") or "Normal",
-        reason=item.get("reason") or "",
-        message=(item.get("message") or "").strip(),
+        reason=_shown(item.get("reason") or ""),
+        message=_shown(item.get("message") or "").strip(),
         about=about,
         times=series.get("count") or item.get("count") or 1,
     )
