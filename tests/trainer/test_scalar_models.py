@@ -109,6 +109,23 @@ def test_a_fresh_head_is_drawn_with_variance_one_over_width_plus_one_or_zero(
     assert not new_scalar(path, head="zero").score.weight.any()
 
 
+def test_scores_of_a_model_in_bf16_are_not_rounded_to_bf16(
+    models: Mapping[str, Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    model = new_scalar(models["llama"])
+    with torch.no_grad():
+        model.score.weight.mul_(30)
+    save_scalar(model, tokenizer, tmp_path / "saved")
+    coarse = load_scalar(tmp_path / "saved", dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        hidden_BTH = coarse.trunk(IDS, use_cache=False).last_hidden_state
+        found_BT = coarse(IDS)
+    exact_BT = (hidden_BTH.double() @ coarse.score.weight.double().T).squeeze(-1)
+    assert found_BT.dtype == torch.float32
+    assert exact_BT.abs().max() > 4
+    torch.testing.assert_close(found_BT.double(), exact_BT, atol=1e-5, rtol=1e-6)
+
+
 def test_a_reward_model_with_adapters_is_saved_merged(
     models: Mapping[str, Path], tokenizer: Any, tmp_path: Path
 ) -> None:

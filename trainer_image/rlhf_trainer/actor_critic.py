@@ -20,7 +20,7 @@ from rlhf_trainer.engine import Engine, zero_stage
 from rlhf_trainer.logprobs import packed_logprobs, packed_logprobs_and_entropy
 from rlhf_trainer.lora import plain_model
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.scalar_models import ScalarHeadModel
+from rlhf_trainer.scalar_models import ScalarHeadModel, ScoreHead
 from rlhf_trainer.scored_lm import ScoredLM, TokenBatch, token_batch
 from rlhf_trainer.sequences import pack, pack_rows, packed_hidden
 
@@ -104,7 +104,7 @@ def value_head(lm: nn.Module) -> nn.Linear:
     plain = plain_model(lm)
     weight = plain.get_output_embeddings().weight
     width = int(getattr(weight, "ds_shape", weight.shape)[1])
-    head = nn.Linear(width, 1, bias=False, dtype=weight.dtype)
+    head = ScoreHead(width, 1, bias=False, dtype=weight.dtype)
     nn.init.zeros_(head.weight)
     return head
 

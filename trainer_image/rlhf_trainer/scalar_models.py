@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlhf_trainer.errors import ConfigurationError, first_line
+from rlhf_trainer.logprobs import upcast
 from rlhf_trainer.lora import plain_model
 from rlhf_trainer.models import model_config, without_dropout
 from rlhf_trainer.tokenizers import with_distinct_pad
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REWARD_STATISTICS: Final = "reward_statistics.json"
+
+
+class ScoreHead(nn.Linear):
+    """A linear head whose products are summed and handed on in fp32, whatever its weights are in:
+    as bf16, scores about 6 lie 0.03 apart, and close answers would tie."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> ScoreHead:
+        """With the parameters of another."""
+        head = cls(linear.in_features, linear.out_features, bias=False, device="meta")
+        head.weight, head.bias = linear.weight, linear.bias
+        return head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Scores (…, 1) of hidden states (…, H)."""
+        bias = None if self.bias is None else upcast(self.bias)
+        return F.linear(upcast(hidden), upcast(self.weight), bias)
 
 
 class ScalarHeadModel(nn.Module):
@@ -79,7 +98,7 @@ def scalar_from_trunk(
     `head`: "normal" draws it from N(0, 1/(h+1)) (Stiennon et al. 2020), "zero" starts at 0.
     """
     width = _width(trunk.config)
-    score = nn.Linear(width, 1, bias=False, dtype=dtype)
+    score = ScoreHead(width, 1, bias=False, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
@@ -102,7 +121,7 @@ def load_scalar(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Scal
     if not isinstance(getattr(model, "score", None), nn.Linear):
         kind = type(model).__name__
         raise ConfigurationError(f"{kind} in {path} has no linear score head on its last layer")
-    return ScalarHeadModel(without_dropout(model.base_model), model.score)
+    return ScalarHeadModel(without_dropout(model.base_model), ScoreHead.of(model.score))
 
 
 def load_statistics(path: Path | str) -> dict[str, float] | None:
