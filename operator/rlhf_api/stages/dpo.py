@@ -22,7 +22,11 @@ class DPOStage(Supervised):
         default="sigmoid", description="sigmoid is DPO; simpo and orpo need no reference."
     )
     beta: float = Field(
-        default=0.1, gt=0, le=100, description="Strength of the tie to the reference."
+        default=0.1,
+        gt=0,
+        le=100,
+        description="Strength of the tie to the reference. `loss: simpo` scales log-probabilities "
+        "per token by it, and wants 2 to 10; with `loss: orpo` it is λ.",
     )
     label_smoothing: float = Field(
         default=0.0,
