@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_files import SEED, jsonl, load, texts, write
 from rlhf_api.data import DataSource
@@ -478,6 +480,18 @@ def test_a_column_of_pictures_without_any_is_nothing(tmp_path: Path) -> None:
     assert len(load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows)).train) == 2
 
 
+@pytest.mark.parametrize("value", [float("nan"), "nan", "inf", True, "", "10" * 400])
+def test_a_rank_or_margin_that_is_no_finite_number_is_refused(value: Any, tmp_path: Path) -> None:
+    ranked = {"prompt": Q, "answers": [A, B], "ranks": [str(value), "1"]}
+    pq.write_table(pa.Table.from_pylist([ranked]), tmp_path / "a.parquet")
+    with pytest.raises(BadData, match=r"`ranks` is .*, not a number"):
+        load(load_preferences, tmp_path / "a.parquet")
+    if value != "":
+        pq.write_table(pa.Table.from_pylist([PAIR | {"margin": value}]), tmp_path / "b.parquet")
+        with pytest.raises(BadData, match=r"`margin` is .*, not a number"):
+            load(load_preferences, tmp_path / "b.parquet")
+
+
 def test_lists_in_csv_cells_are_json(tmp_path: Path) -> None:
     cell = json.dumps(TURNS).replace('"', '""')
     path = write(tmp_path / "a.csv", f'id,messages\n1,"{cell}"\n')
@@ -533,7 +547,7 @@ def test_unknown_columns_are_listed_with_what_is_known_and_how_to_map(tmp_path: 
         "Found: frage, antwort",
         "prompt/query/question",
         "columns: {prompt:",
-        "its/source",
+        "its/source: a.jsonl: the columns",
     ):
         assert part in str(refusal.value)
 

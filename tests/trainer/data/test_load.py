@@ -133,6 +133,16 @@ def test_variables_are_filled_in_everywhere_and_other_braces_left(tmp_path: Path
     ]
 
 
+def test_a_variable_that_was_misspelt_is_refused(tmp_path: Path) -> None:
+    asked = {"prompt": "Who are {{ name }}?", "answer": "{{name}} by {{author}}"}
+    path = jsonl(tmp_path / "a.jsonl", [asked])
+    said = r"variables: no row has {{nmae}}; there are {{author}}, {{name}}"
+    with pytest.raises(BadData, match=said):
+        load(load_dialogues, path, variables={"nmae": "Ada"})
+    shared = {"name": "Ada", "author": "Lab", "version": "2"}  # with another source, say
+    assert load(load_dialogues, path, variables=shared).train
+
+
 def test_limit_stops_reading(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "".join(map(line, rows(3))) + "broken\n")
     assert len(load(load_dialogues, path, limit=3).train) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -96,10 +97,11 @@ def truth(value: Any, column: str) -> bool:
 
 
 def number(value: Any, column: str) -> float:
-    """A number, also one that CSV gave as text."""
+    """A finite number, also one that CSV gave as text."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise RowProblem(f"`{column}` is {value!r}, not a number") from None
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):  # pandas writes NaN where there is none
+        raise RowProblem(f"`{column}` is {value!r}, not a number")
+    return found

@@ -43,33 +43,33 @@ class Layout(NamedTuple):
     parts: frozenset[str]  # those of `columns` that it reads
 
 
-def recognise(source: DataSource, examples: Mapping[str, Any]) -> Read:
-    """The reader for files with these columns; BadData with what was found and what is known."""
+def recognise(source: DataSource, file: str, examples: Mapping[str, Any]) -> Read:
+    """The reader for a file with these columns; BadData with what was found and what is known."""
     names = Names(source.columns, examples, source.format)
     for layout in sorted(LAYOUTS, key=lambda layout: len(names.unread(layout.parts))):
         if source.format == "auto" or source.format in layout.formats:
             read = layout.fit(names)
             if read is not None:
-                _refuse_unread(source, layout, names)
+                _refuse_unread(f"{source.source}: {file}", layout, names)
                 return read
-    raise BadData(_unrecognised(source, examples))
+    raise BadData(_unrecognised(source, file, examples))
 
 
-def _refuse_unread(source: DataSource, layout: Layout, names: Names) -> None:
+def _refuse_unread(where: str, layout: Layout, names: Names) -> None:
     """What was mapped and is not looked at would be missing from what is trained on."""
     if unread := names.unread(layout.parts):
         fields = " and ".join(f"columns.{part}" for part in unread)
         raise BadData(
-            f"{source.source}: {fields} would not be read: the rows are taken as {layout.columns}; "
+            f"{where}: {fields} would not be read: the rows are taken as {layout.columns}; "
             "leave it out, or map the other columns that such rows have"
         )
 
 
-def _unrecognised(source: DataSource, examples: Mapping[str, Any]) -> str:
+def _unrecognised(source: DataSource, file: str, examples: Mapping[str, Any]) -> str:
     asked = "" if source.format == "auto" else f" as format {source.format!r}"
     known = "\n".join(f"  {'/'.join(sorted(item.formats))}: {item.columns}" for item in LAYOUTS)
     return (
-        f"{source.source}: the columns are not recognised{asked}.\n"
+        f"{source.source}: {file}: the columns are not recognised{asked}.\n"
         f"Found: {', '.join(examples) or 'none'}.\nKnown layouts:\n{known}\n"
         "Other names can be mapped, e.g. columns: {prompt: my_question, answer: my_answer}."
     )

@@ -24,6 +24,8 @@ from rlhf_trainer.data.turns import refuse_media
 from rlhf_trainer.errors import BadData
 
 T = TypeVar("T")
+BLANK: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+"""A name that `variables` may fill."""
 Make = Callable[[Row, Sample], list[T]]
 
 LOOKED_AT: Final = 64
@@ -203,8 +205,9 @@ def _read(
     found: list[_Keyed[T]] = []
     bad: list[BadRow] = []
     columns: dict[str, None] = {}
+    blanks: set[str] = set()
     total = 0
-    rows = _noting_columns(_rows(source, address, split, paths), columns)
+    rows = _noting_columns(_rows(source, address, split, paths, blanks), columns)
     for item in _understood(source, rows, make):
         total += 1
         if isinstance(item, BadRow):
@@ -213,6 +216,7 @@ def _read(
             found.extend(item)
     if (address, split) == (source.source, source.split):  # held-out rows may have fewer
         _refuse_missing_columns(source, columns)
+        _refuse_missing_variables(source, blanks)
     settle(source, bad, total)
     if not found:
         raise BadData(f"{address}: no row can be used")
@@ -220,15 +224,22 @@ def _read(
 
 
 def _rows(
-    source: DataSource, address: str, split: str, paths: Mapping[str, str]
+    source: DataSource,
+    address: str,
+    split: str,
+    paths: Mapping[str, str],
+    blanks: set[str] | None = None,
 ) -> Iterator[Row | BadRow]:
-    """Rows with the user's variables filled in, as many as the source's limit."""
+    """Rows with the user's variables filled in, as many as the source's limit; and in `blanks` the
+    names in braces that they had."""
     root = folder_of_split(path_of(address, paths), split)
     try:
         for number, row in enumerate(read_rows(root, source, split)):
             if number == source.limit:
                 return
-            yield _filled(row, source.variables) if isinstance(row, Row) else row
+            if isinstance(row, Row) and source.variables:
+                row = _filled(row, source.variables, blanks)
+            yield row
     except BadData as error:
         raise BadData(f"{address}: {error}") from None
 
@@ -258,7 +269,7 @@ def _understood(
     source: DataSource, rows: Iterable[Row | BadRow], make: Make[T]
 ) -> Iterator[list[_Keyed[T]] | BadRow]:
     """Each row as examples, or as a BadRow. Each file has a layout of its own."""
-    for _, in_file in groupby(rows, key=lambda row: row.file):
+    for file, in_file in groupby(rows, key=lambda row: row.file):
         head: list[Row | BadRow] = []
         good = 0
         for row in in_file:
@@ -269,7 +280,7 @@ def _understood(
         if not good:
             yield from (row for row in head if isinstance(row, BadRow))
             continue
-        read = recognise(source, _columns(head))
+        read = recognise(source, file, _columns(head))
         for rows_of_file in (head, in_file):
             yield from (_examples(row, read, make) for row in rows_of_file)
 
@@ -297,16 +308,17 @@ def _examples(row: Row | BadRow, read: Read, make: Make[T]) -> list[_Keyed[T]] |
         return BadRow(row.file, row.line, str(problem))
 
 
-def _filled(row: Row, variables: Mapping[str, str]) -> Row:
+def _filled(row: Row, variables: Mapping[str, str], blanks: set[str] | None) -> Row:
     """``{{name}}`` replaced where the user gave the name; other braces are the author's."""
-    if not variables:
-        return row
-    names = "|".join(map(re.escape, variables))
-    pattern = re.compile(r"\{\{\s*(" + names + r")\s*\}\}")
+
+    def value_of(match: re.Match[str]) -> str:
+        if blanks is not None:
+            blanks.add(match[1])
+        return variables.get(match[1], match[0])
 
     def fill(value: Any) -> Any:
         if isinstance(value, str):
-            return pattern.sub(lambda match: variables[match[1]], value)
+            return BLANK.sub(value_of, value)
         if isinstance(value, list):
             return [fill(item) for item in value]
         if isinstance(value, dict):
@@ -314,6 +326,19 @@ def _filled(row: Row, variables: Mapping[str, str]) -> Row:
         return value
 
     return row._replace(value=fill(row.value))
+
+
+def _refuse_missing_variables(source: DataSource, blanks: set[str]) -> None:
+    """A name that no row has, beside others that nobody fills, was misspelt."""
+    missing, left = source.variables.keys() - blanks, blanks - source.variables.keys()
+    if missing and left:
+        raise BadData(
+            f"{source.source}: variables: no row has {_braced(missing)}; there are {_braced(left)}"
+        )
+
+
+def _braced(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{{{name}}}}}" for name in sorted(names))
 
 
 # --- holding out ----------------------------------------------------------------------------------

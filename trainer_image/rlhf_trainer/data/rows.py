@@ -52,7 +52,8 @@ READERS: Final[dict[str, Reader]] = {
     ".arrow": columnar.read_arrow,
 }
 METADATA: Final = frozenset(
-    {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "fetched.json"}
+    {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
+    | {"fetched.json"}
 )
 """Files that Hugging Face's tools and prepare put beside data; they hold no rows."""
 
