@@ -762,6 +762,12 @@ CASES: list[Case] = [
         },
     ),
     Case(
+        "settings_are_read",
+        {f"{PPO}.lora": {"dropout": 0.1}},
+        f"spec.{PPO}.lora.dropout",
+        {f"{PPO}.lora": {"dropout": 0}, f"{DPO}.lora": {"dropout": 0.1}},
+    ),
+    Case(
         "gate_can_pass",
         {f"{SFT}.gate": {"metric": "eval/loss", "max": 2.0}, f"{SFT}.data.evalFraction": 0},
         f"spec.{SFT}.gate.metric",

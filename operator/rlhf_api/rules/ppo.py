@@ -150,6 +150,14 @@ def _is_gae(ppo: Any) -> bool:
 
 
 READ_RULES: Final = (
+    Rule(
+        "settings_are_read",
+        "lora.dropout",
+        lambda ppo: ppo.lora is None or ppo.lora.dropout == 0 or ppo.command is not None,
+        "!has(self.lora) || self.lora.dropout == 0.0 || has(self.command)",
+        "is set, and PPO has none: the ratio would differ from 1 before the first update",
+        "leave it out",
+    ),
     read_only_by(
         PPOStage,
         "criticLearningRate",
