@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rlhf_trainer import answer_task, kto
+from rlhf_trainer import answer_task
 from rlhf_trainer.data.answer_rows import pack_answers
 from rlhf_trainer.data.encode import Answer, EncodedLabelled
 from rlhf_trainer.kto import KtoTask, _mismatched
@@ -83,4 +83,4 @@ def test_held_out_rows_are_laid_out_one_micro_batch_at_a_time(
     ahead = [already - passes for passes, already in enumerate(seen)]
     assert max(ahead) == 2, "its own, and a mismatched one for the baseline that it waits for"
     assert len(seen) > 6
-    assert set(found) == {"eval/loss", *kto.KtoTask.evaluated.values()}
+    assert set(found) == {"eval/loss", *KtoTask.evaluated.values()}
