@@ -384,3 +384,21 @@ def test_the_runs_of_a_directory_are_watched_until_none_works(
 def test_columns_stand_below_each_other_where_characters_take_two_places(tmp_path: Path) -> None:
     lines = table([["DIR", "NAME"], ["runs/数据一", "a"], ["runs/long-name", "b"]])
     assert [cell_len(line.partition(line.split()[1])[0]) for line in lines] == [17, 17, 17]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("approve assistant -n research reward", {"job": "assistant", "stage": "reward"}),
+        ("approve --dir run reward", {"job": None, "stage": "reward", "dir": "run"}),
+        ("approve reward --dir run", {"job": None, "stage": "reward", "dir": "run"}),
+        ("validate a -o json b", {"files": ["a", "b"], "output": "json"}),
+        ("submit a --dry-run b", {"files": ["a", "b"], "dry_run": True}),
+        ("submit -f a", {"files": [], "filename": ["a"]}),
+        ("logs -f assistant --tail -1", {"job": "assistant", "follow": True, "tail": None}),
+        ("list", {"job": None, "output": "table"}),
+    ],
+)
+def test_flags_may_stand_between_words(words: str, found: dict[str, object]) -> None:
+    args = vars(build_parser().parse_args(words.split()))
+    assert {name: args[name] for name in found} == found

@@ -28,9 +28,23 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong and how to learn more."""
         self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
 
-    def parse_known_args(self, *args: Any, **options: Any) -> tuple[Any, list[str]]:
-        """A command refuses what it does not know itself: its own help tells what it does."""
-        found, unknown = super().parse_known_args(*args, **options)
+    _is_within = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """A command takes flags between its words, as kubectl does, which argparse alone does not.
+
+        It refuses what it does not know itself: its own help tells what it does know.
+        """
+        if self._is_within:  # what argparse calls for its part, in some versions of Python
+            return super().parse_known_args(args, namespace)
+        self._is_within = True
+        try:
+            parse = self.parse_known_intermixed_args
+            if self._subparsers:
+                parse = super().parse_known_args
+            found, unknown = parse(args, namespace)
+        finally:
+            self._is_within = False
         for word in unknown:
             if word.startswith("-"):
                 flags = [flag for action in self._actions for flag in action.option_strings]
