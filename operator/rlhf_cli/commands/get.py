@@ -55,7 +55,9 @@ async def _watch(target: Target, args: argparse.Namespace, scope: Scope) -> None
     wide, namespaces = args.output == "wide", scope.everywhere
     widths: list[int] = []
     is_first = True
-    async for kind, item in target.watch(args.job, scope):
+    is_one = args.job or target.is_one_job
+    changes = target.watch(args.job, scope) if is_one else target.watch_all(scope)
+    async for kind, item in changes:
         if args.output in DOCUMENTS:
             print_document(item, args.output, is_first=is_first)
             is_first = False

@@ -80,6 +80,9 @@ class ClusterTarget(ClusterRequests):
             if name and kind == "DELETED":
                 return
 
+    def watch_all(self, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
+        return self.watch(None, scope)
+
     async def events(self, job: RLHFJob) -> list[Happening]:
         return await events(self, job)
 

@@ -71,19 +71,30 @@ class Directory:
         return self.folder.document()
 
     async def watch(self, name: str | None, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
-        is_one = self.is_one_job or not (runs := self._runs())
+        item = self.folder.document()
+        yield "ADDED", item
+        while True:
+            was_worked_on = is_in_use(self.path)  # before the look: the last write is seen
+            newest = self.folder.document()
+            if newest != item:
+                item = newest
+                yield "MODIFIED", item
+            if not was_worked_on:
+                return
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def watch_all(self, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
         seen: dict[str, Object] = {}
-        while True:  # in use before the look: the last write is seen
-            was_worked_on = any(map(is_in_use, [self.path] if is_one else runs))
-            items = [self.folder.document()] if is_one else (await self.jobs(scope)).items
-            for item in items:
+        while True:
+            was_worked_on = any(map(is_in_use, self._runs()))
+            for item in (await self.jobs(scope)).items:
                 before = seen.get(place_of(item))
                 if item != before:
                     seen[place_of(item)] = item
                     yield "MODIFIED" if before else "ADDED", item
             if not was_worked_on:
                 return
-            await asyncio.sleep(LOOK_EVERY if is_one else LOOK_AROUND_EVERY)
+            await asyncio.sleep(LOOK_AROUND_EVERY)
 
     async def events(self, job: RLHFJob) -> list[Happening]:
         try:

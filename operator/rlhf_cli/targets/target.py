@@ -102,6 +102,9 @@ class Target(Protocol):
         A watch on one job ends after its deletion; on a run here, when nothing works on it.
         """
 
+    def watch_all(self, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
+        """The same of all jobs; of the runs of a directory, until nobody works on any."""
+
     async def events(self, job: RLHFJob) -> list[Happening]:
         """Oldest first; those of its pods, too."""
 
