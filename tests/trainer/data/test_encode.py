@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -123,6 +124,25 @@ def test_each_answer_counts_with_its_end_and_nothing_else(case: str, make: Any) 
     else:
         assert found == said
     assert row.loss_mask[-1]  # and nothing follows the last answer
+
+
+CUT_ELSEWHERE = (  # what stands before an answer is another text once the answer is there
+    "{{ '#' + (messages | length | string) + ' ' }}" + CHATML
+)
+
+
+@pytest.mark.parametrize("template", [CUT_ELSEWHERE, *(case[0] for case in CASES.values())])
+def test_an_answer_whose_words_stand_in_the_question_is_told_from_it(
+    template: str, make: Any
+) -> None:
+    tokenizer = make(template)
+    said = (("user", "yes"), ("assistant", "yes"), ("user", "yes or yes"), ("assistant", "yes"))
+    row = encode_dialogue(tokenizer, Dialogue("a:1", tuple(Message(*turn) for turn in said)), 999)
+    words: list[tuple[bool, int]] = []
+    for counts, part in groupby(zip(row.loss_mask, row.tokens, strict=True), lambda pair: pair[0]):
+        text = tokenizer.decode([token for _, token in part])
+        words.append((counts, text.count("yes")))
+    assert words == [(False, 1), (True, 1), (False, 2), (True, 1)]
 
 
 @pytest.mark.parametrize("case", CASES)

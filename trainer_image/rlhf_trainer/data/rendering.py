@@ -136,7 +136,9 @@ def _spans(
         if turn.role != "assistant":
             continue
         span = _by_prefix(tokenizer, turns, tools, text, index, cursor)
-        span = span or _by_content(tokenizer, text, turn, index, cursor)
+        if span is None:
+            first = _behind_the_question(tokenizer, turns, tools, text, index, cursor)
+            span = _by_content(tokenizer, text, turn, index, first)
         spans.append(span)
         cursor = span.end
     return spans
@@ -158,6 +160,27 @@ def _by_prefix(
     if len(before) < cursor or not text.startswith(before) or not text.startswith(after):
         return None
     return _Span(len(before), len(after), index) if len(after) > len(before) else None
+
+
+def _behind_the_question(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Turns,
+    tools: Sequence[Any],
+    text: str,
+    index: int,
+    cursor: int,
+) -> int:
+    """Where an answer may be looked for: its words may stand in the question, too. What is rendered
+    before it tells, or else the words of the turns since the last answer, which ends at cursor."""
+    for asks in (True, False) if index else ():
+        before = rendered(tokenizer, turns[:index], tools, asks=asks)
+        if text.startswith(before):
+            return max(cursor, len(before))
+    first = next((i for i in range(index, 0, -1) if turns[i - 1].role == "assistant"), 0)
+    for turn in turns[first:index]:
+        at = text.find(turn.content.strip(), cursor)
+        cursor = cursor if at < 0 else at + len(turn.content.strip())
+    return cursor
 
 
 def _by_content(
