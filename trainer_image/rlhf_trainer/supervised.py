@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-from rlhf_api.run import MANIFEST
+from rlhf_api.run import MANIFEST, ExitCode, StageResult
 from rlhf_api.stages.common import Supervised
 from rlhf_api.status import CheckpointRef
 from torch import Tensor
@@ -157,6 +157,20 @@ def commit(
 
     ref = session.checkpointer.commit_output(write if kept is None else copy, fitted.metrics)
     return ref, fitted.metrics
+
+
+def done(
+    session: Session, step: int, checkpoint: CheckpointRef, metrics: dict[str, float]
+) -> StageResult:
+    """The stage's end: `metrics` are recorded, and the result has them beside the newest others."""
+    session.telemetry.log(step, metrics)
+    return StageResult(
+        exit_code=ExitCode.DONE,
+        reason="Done",
+        step=step,
+        checkpoint=checkpoint,
+        metrics=session.telemetry.newest | metrics,
+    )
 
 
 class _Progress(NamedTuple):

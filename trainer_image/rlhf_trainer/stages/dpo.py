@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rlhf_api.run import ExitCode, StageResult
+from rlhf_api.run import StageResult
 from rlhf_api.stages import DPOStage
 from torch import Tensor
 
@@ -38,7 +38,7 @@ from rlhf_trainer.policy_kl import kl_to_reference
 from rlhf_trainer.preference_reference import Reference, with_reference
 from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import Contribution, commit, fit
+from rlhf_trainer.supervised import Contribution, commit, done, fit
 
 
 def train(session: Session) -> StageResult:
@@ -64,14 +64,7 @@ def train(session: Session) -> StageResult:
     checkpoint, metrics = commit(session, fitted, write)
     metrics |= before | kl_to_reference(session, [example.rows[0] for example in heldout])
     metrics |= evaluate.answer_as(session, run.stage)
-    session.telemetry.log(fitted.step, metrics)
-    return StageResult(
-        exit_code=ExitCode.DONE,
-        reason="Done",
-        step=fitted.step,
-        checkpoint=checkpoint,
-        metrics=session.telemetry.newest | metrics,
-    )
+    return done(session, fitted.step, checkpoint, metrics)
 
 
 class Compared(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from rlhf_api.run import ExitCode, StageResult
+from rlhf_api.run import StageResult
 from rlhf_api.stages import RewardStage
 from torch import Tensor
 
@@ -39,7 +39,7 @@ from rlhf_trainer.scalar_models import (
 )
 from rlhf_trainer.sequences import model_inputs, pack
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import Contribution, commit, fit
+from rlhf_trainer.supervised import Contribution, commit, done, fit
 
 REFERENCE_QUERIES: Final = 1024
 """Training queries, drawn by the seed, whose answers' scores give mean and deviation."""
@@ -74,14 +74,7 @@ def train(session: Session) -> StageResult:
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
     metrics |= _statistics_of(Path(run.output) / "output")
-    session.telemetry.log(fitted.step, metrics)
-    return StageResult(
-        exit_code=ExitCode.DONE,
-        reason="Done",
-        step=fitted.step,
-        checkpoint=checkpoint,
-        metrics=session.telemetry.newest | metrics,
-    )
+    return done(session, fitted.step, checkpoint, metrics)
 
 
 class Query(NamedTuple):

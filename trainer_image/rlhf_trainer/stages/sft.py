@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rlhf_api.run import ExitCode, StageResult
+from rlhf_api.run import StageResult
 from rlhf_api.stages import SFTStage
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from rlhf_trainer.supervised import (
     Contribution,
     StepBatch,
     commit,
+    done,
     fit,
     mean_over_ranks,
     shares,
@@ -61,14 +62,7 @@ def train(session: Session) -> StageResult:
     fitted = fit(session, engine, task, write)
     checkpoint, metrics = commit(session, fitted, write)
     metrics |= before | evaluate.answer_as(session, session.run.stage)
-    session.telemetry.log(fitted.step, metrics)
-    return StageResult(
-        exit_code=ExitCode.DONE,
-        reason="Done",
-        step=fitted.step,
-        checkpoint=checkpoint,
-        metrics=session.telemetry.newest | metrics,
-    )
+    return done(session, fitted.step, checkpoint, metrics)
 
 
 class _MicroBatch(NamedTuple):
