@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 from engine_curve import curve, make_engine, weights
-from rlhf_trainer.checkpoint import Checkpointer, verify
+from rlhf_trainer.checkpoint import Checkpointer
 from rlhf_trainer.disk import open_disk
 from rlhf_trainer.errors import CheckpointUnusable, Transient
 from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.vouched import verify
 from trainer_pod import Pod
 
 SFT = {"data": {"source": "unused"}}

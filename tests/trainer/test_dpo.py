@@ -11,11 +11,11 @@ import pytest
 import torch
 from preference_stages import losses
 from resuming import assert_killed_run_ends_with_the_same_weights
-from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.stage_rows import labelled_rows, preference_rows
 from rlhf_trainer.kto import KtoTask
 from rlhf_trainer.stages import dpo
+from rlhf_trainer.vouched import verify
 from trainer_pod import TINY, Pod, pair_rows
 
 LORA = {"lora": {"rank": 4}}

@@ -53,7 +53,7 @@ def trained(pod: Pod, stage: str, body: Any, changes: dict[str, Any]) -> tuple[A
 def test_a_stage_ends_with_the_same_output_where_no_device_holds_the_model(
     stage: str, changes: dict[str, Any], pod: Pod
 ) -> None:
-    from rlhf_trainer.checkpoint import verify
+    from rlhf_trainer.vouched import verify
 
     run, log = trained(pod, stage, small_device.stage, changes)
     found = verify(pod.output(run))["files"]

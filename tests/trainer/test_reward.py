@@ -12,9 +12,9 @@ import pytest
 import torch
 from preference_stages import losses
 from resuming import assert_killed_run_ends_with_the_same_weights, digest
-from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.stage_rows import preference_rows
 from rlhf_trainer.stages import reward
+from rlhf_trainer.vouched import verify
 from trainer_pod import TINY, Pod, pair_rows
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.stages import sft
+from rlhf_trainer.vouched import verify
 from trainer_pod import TINY, Pod, sft_rows, small_sft
 
 

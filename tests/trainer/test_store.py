@@ -14,11 +14,12 @@ import pytest
 from gcs_server import google_bucket
 from rlhf_api.run import StageRun
 from rlhf_trainer import store as stores
-from rlhf_trainer.checkpoint import Checkpointer, verify
+from rlhf_trainer.checkpoint import Checkpointer
 from rlhf_trainer.disk import name_of, open_disk
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, Transient
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.store import ObjectStore
+from rlhf_trainer.vouched import verify
 from s3_server import Bucket, bucket
 from store_pod import STORE, on_store, write_secret
 from trainer_pod import Pod

@@ -18,13 +18,12 @@ import hashlib
 import json
 import logging
 import os
-import random
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from rlhf_api.run import MANIFEST, StageRun
@@ -34,15 +33,13 @@ from safetensors import SafetensorError
 from rlhf_trainer.disk import SharedDisk, Sharing, Shelf
 from rlhf_trainer.durable import sync, sync_directories
 from rlhf_trainer.errors import CheckpointUnusable, Transient
+from rlhf_trainer.random_states import random_states, restore_random_states
 from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.vouched import FORMAT_VERSION, SEAL, checked_manifest, seal_of, sha256_of
 
 if TYPE_CHECKING:
     from rlhf_trainer.engine import Engine
 
-FORMAT_VERSION: Final = 1
-SEAL: Final = "seal"
-"""SHA-256 of the rest of a training state's manifest, whose numbers nothing else vouches for: that
-of an output has its digest in the status, and what starts from it is held to that."""
 PROBE: Final = "0" * (1 << 20)
 """What a disk with room takes."""
 _STEP = re.compile(r"^step-(\d+)$")
@@ -97,7 +94,7 @@ class Checkpointer:
                 torch.save(dict(state), directory / "state.pt")
             if weights:
                 torch.save(dict(weights), directory / f"weights-{self.ranks.rank:05d}.pt")
-            torch.save(_random_states(), directory / f"rng-{self.ranks.rank:05d}.pt")
+            torch.save(random_states(), directory / f"rng-{self.ranks.rank:05d}.pt")
 
         final = self.directory / "steps" / f"step-{step:08d}"
         self._commit(final, write, {**self._origin(step), "best": best})
@@ -121,7 +118,7 @@ class Checkpointer:
                 self._load(engine, candidate.path / name, wrote)
             state = torch.load(candidate.path / "state.pt", weights_only=True, map_location="cpu")
             rng = candidate.path / f"rng-{self.ranks.rank % wrote:05d}.pt"
-            _restore_random_states(torch.load(rng, weights_only=True))
+            restore_random_states(torch.load(rng, weights_only=True))
             if self.ranks.is_main:
                 log.info("going on from step %d (attempt %d)", candidate.step, candidate.attempt)
             return Restored(candidate.step, state, *self._weights(candidate.path))
@@ -160,7 +157,7 @@ class Checkpointer:
         self._commit(output, write, result)
         self.disk.tidy(partial(self._delete_old, 1))
         self.disk.bring(output)  # every rank reads it
-        digest = self.ranks.broadcast(_sha256(output / MANIFEST))
+        digest = self.ranks.broadcast(sha256_of(output / MANIFEST))
         return CheckpointRef(uri=self.disk.address(output), digest=f"sha256:{digest}")
 
     def _origin(self, step: int) -> dict[str, Any]:
@@ -198,7 +195,7 @@ class Checkpointer:
     def _publish(self, temporary: Path, final: Path, about: dict[str, Any]) -> None:
         manifest = {"formatVersion": FORMAT_VERSION, **about}
         if "lineage" in manifest:
-            manifest[SEAL] = _seal(manifest)
+            manifest[SEAL] = seal_of(manifest)
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         _write_synced(temporary / MANIFEST, text)
         sync_directories(temporary)
@@ -225,12 +222,12 @@ class Checkpointer:
         reason, manifest = "", {}
         self.disk.bring(candidate.path)
         try:
-            manifest = _checked_manifest(candidate.path, self.disk.sharing)
+            manifest = checked_manifest(candidate.path, self.disk.sharing)
             if manifest.get("lineage") != self.lineage:
                 reason = f"it is of another lineage: {manifest.get('lineage')}"
             elif missing := self._origin(0).keys() - manifest.keys():
                 reason = f"its {MANIFEST} is damaged: without {', '.join(sorted(missing))}"
-            elif manifest.get(SEAL, seal := _seal(manifest)) != seal:
+            elif manifest.get(SEAL, seal := seal_of(manifest)) != seal:
                 reason = f"its {MANIFEST} is damaged: it is not what was written"
         except CheckpointUnusable as error:
             reason = str(error)
@@ -280,99 +277,10 @@ class Checkpointer:
                 shelf.remove(candidate.path)
 
 
-def verify(directory: Path, digest: str | None = None) -> dict[str, Any]:
-    """The manifest of a committed directory, every file checked against it. Not a collective.
-
-    `digest` is what another stage says the manifest's own SHA-256 is. Raises CheckpointUnusable
-    with the reason: no manifest, a file missing, of another size or content, another digest.
-    """
-    manifest_file = directory / MANIFEST
-    if digest is not None and manifest_file.is_file():
-        found = f"sha256:{_sha256(manifest_file)}"
-        if found != digest:
-            raise CheckpointUnusable(f"{manifest_file} has digest {found}, expected {digest}")
-    return _checked_manifest(directory, Sharing(0, 1))
-
-
-def _checked_manifest(directory: Path, sharing: Sharing) -> dict[str, Any]:
-    """The manifest, this rank's share of the files checked."""
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: (told["size"], told["sha256"]) for name, told in manifest["files"].items()}
-        version = manifest["formatVersion"]
-    except FileNotFoundError:
-        raise CheckpointUnusable(f"{directory} has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointUnusable(f"{directory / MANIFEST} is damaged: {error}") from None
-    if version != FORMAT_VERSION:
-        raise CheckpointUnusable(f"{directory} has format {version}, this trainer reads 1")
-    _refuse_unlisted(directory, files.keys())
-    for index, name in enumerate(sorted(files)):
-        if index % sharing.ranks == sharing.number:
-            _check_file(directory / name, *files[name])
-    return manifest
-
-
-def _refuse_unlisted(directory: Path, listed: Set[str]) -> None:
-    """A file that nobody vouches for would be read all the same: an adapter beside the weights, a
-    chat template, a pickle. Hidden ones, such as a file server's own, nothing reads.
-    """
-    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
-    for name in sorted(names - listed - {MANIFEST}):
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        if not is_hidden and not (directory / name).is_dir():
-            raise CheckpointUnusable(f"{directory / name} is not in the {MANIFEST}")
-
-
-def _check_file(path: Path, expected_size: int, expected_sha256: str) -> None:
-    try:
-        size = path.stat().st_size
-        if size != expected_size:
-            raise CheckpointUnusable(f"{path} has {size} bytes, expected {expected_size}")
-        if _sha256(path) != expected_sha256:
-            raise CheckpointUnusable(f"{path} is damaged: its SHA-256 is not the manifest's")
-    except FileNotFoundError:
-        raise CheckpointUnusable(f"{path} is missing") from None
-    except OSError as error:
-        raise CheckpointUnusable(f"{path} cannot be read: {error}") from None
-
-
 def _share(directory: Path, sharing: Sharing) -> list[tuple[Path, int]]:
     """This rank's share of a directory's files, with their sizes."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return [(path, path.stat().st_size) for path in paths[sharing.number :: sharing.ranks]]
-
-
-def _random_states() -> dict[str, Any]:
-    """Of python, numpy, torch on the CPU and this rank's CUDA device."""
-    import numpy as np
-
-    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [str(kind), torch.from_numpy(keys.astype("int64")), *map(float, rest)],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _restore_random_states(states: Mapping[str, Any]) -> None:
-    import numpy as np
-
-    random.setstate(states["python"])
-    kind, keys, position, has_gauss, gauss = states["numpy"]
-    keys = keys.numpy().astype("uint32")
-    np.random.set_state((kind, keys, int(position), int(has_gauss), gauss))
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in manifest.items() if name != SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _best_of(manifest: bytes | None) -> int | None:
@@ -397,11 +305,6 @@ def _written(directory: Path, write: Callable[[Path], None]) -> None:
 def _fresh(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _synced_sha256(path: Path) -> str:

@@ -11,7 +11,6 @@ from rlhf_api.run import Input, StageRun
 from rlhf_api.stages.common import LoRA
 from torch import Tensor, nn
 
-from rlhf_trainer.checkpoint import verify
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, first_line
 from rlhf_trainer.lora import (
@@ -22,6 +21,7 @@ from rlhf_trainer.lora import (
     plain_model,
     save_adapter,
 )
+from rlhf_trainer.vouched import verify
 from rlhf_trainer.whole_weights import merged_state_dict
 
 if TYPE_CHECKING:
