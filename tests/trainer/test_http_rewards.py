@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from rlhf_api.stages.ppo import HttpReward
-from rlhf_trainer import reward_sources
+from rlhf_trainer import http_reward
+from rlhf_trainer.answered import Answered, Question
 from rlhf_trainer.errors import ConfigurationError, Transient
+from rlhf_trainer.http_reward import HttpScore
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.reward_sources import Answered, HttpScore, Question
 
 PROMPTS = ["what colour has a lemon?", "香蕉是什么颜色？", "and the sky above us?"]
 SAID = ["yellow", "", "黄色, I think"]
@@ -128,7 +129,7 @@ def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(Transient, match="did not end in time"):
             scores(server.url, seconds=0.3)
         assert time.monotonic() - began < 10
-    monkeypatch.setattr(reward_sources, "LONGEST_REPLY", 1 << 20)
+    monkeypatch.setattr(http_reward, "LONGEST_REPLY", 1 << 20)
     endless = endpoint(reply(b" " * (2 << 20)))
     with endless as server, pytest.raises(Transient, match="more than 1 MiB"):
         scores(server.url)

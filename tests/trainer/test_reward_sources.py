@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from rlhf_api.stages.ppo import PPOStage
+from rlhf_trainer.answered import Answered, Question
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.reward_sources import Answered, Question, reward_source
+from rlhf_trainer.reward_sources import reward_source
 from rlhf_trainer.scalar_models import load_scalar, save_scalar, scalar_from_trunk
 from trainer_pod import Pod
 

@@ -26,10 +26,10 @@ from rlhf_trainer.advantages import (
     spread_over_tokens,
     whiten,
 )
+from rlhf_trainer.answered import Scores
 from rlhf_trainer.balance import balanced_micro_batches
 from rlhf_trainer.losses import truncated_importance_weights
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.reward_sources import Scores
 from rlhf_trainer.rewards import (
     kl_estimate,
     kl_penalty_rewards,

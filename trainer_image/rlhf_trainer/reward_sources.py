@@ -4,30 +4,25 @@ sum of them. Every source gives the same numbers on every rank.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 from rlhf_api.run import StageRun
-from rlhf_api.stages.ppo import FunctionReward, HttpReward, PPOStage, RewardTerm
-from torch import Tensor
+from rlhf_api.stages.ppo import FunctionReward, PPOStage, RewardTerm
 
 from rlhf_trainer.actor_critic import Critic, Forward, frozen, last_token_batch
+from rlhf_trainer.answered import Answered, Question, Scores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.context import context_length
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import pieces_of, tokenised, unended
 from rlhf_trainer.engine import model_dtype
-from rlhf_trainer.errors import ConfigurationError, Transient
+from rlhf_trainer.errors import ConfigurationError
+from rlhf_trainer.http_reward import HttpScore
 from rlhf_trainer.models import input_of
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rewards import normalise_scores, weighted_sum
@@ -40,45 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS: Final = 1.0
-LONGEST_PAUSE_SECONDS: Final = 30.0
-LONGEST_REPLY: Final = 64 << 20
-"""Bytes of an endpoint's reply; that of a thousand answers has some ten thousand."""
-PIECE: Final = 1 << 16
 ROWS_OF_MICRO_BATCH: Final = 4
 """Without a backward pass, micro-batches of so many times the rows need no more memory."""
-
-
-class Question(NamedTuple):
-    """A prompt as reward sources see it."""
-
-    id: str
-    text: str
-    messages: tuple[Message, ...]
-    tools: tuple[Any, ...]
-    row: dict[str, Any]  # the whole row of the data set
-    tokens: list[int]  # in the policy's tokens
-
-
-class Answered(NamedTuple):
-    """Responses to score, of all ranks, in the order of their global rows."""
-
-    questions: Sequence[Question]
-    answers: Sequence[str]  # without special tokens
-    tokens: Sequence[Sequence[int]]  # prompt and response, in the policy's tokens
-    finished: Sequence[bool]  # ended by itself, and was not cut for length
-
-    @property
-    def prompts(self) -> list[str]:
-        """The questions in words."""
-        return [question.text for question in self.questions]
-
-
-class Scores(NamedTuple):
-    """One number a response, (B,) float64 each, the same on every rank."""
-
-    raw: Tensor
-    normalised: Tensor  # by the statistics that a reward model carries, where asked for
 
 
 class RewardSource(Protocol):
@@ -187,90 +145,6 @@ class FunctionScore:
 
         values = torch.tensor(self.ranks.on_main(ask), dtype=torch.float64)
         return Scores(values, values)
-
-
-class HttpScore:
-    """An endpoint that gets the whole batch from rank 0; Transient where it stays down."""
-
-    def __init__(
-        self, endpoint: HttpReward, ranks: Ranks, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self.endpoint, self.ranks, self.sleep = endpoint, ranks, sleep
-
-    def score(self, answered: Answered) -> Scores:
-        """What the endpoint says."""
-        values = self.ranks.on_main(lambda: self._ask(answered))
-        rewards = torch.tensor(values, dtype=torch.float64)
-        return Scores(rewards, rewards)
-
-    def _ask(self, answered: Answered) -> list[float]:
-        question = {"prompts": answered.prompts, "answers": list(answered.answers)}
-        body = json.dumps(question, ensure_ascii=False).encode()
-        pause, tries = FIRST_PAUSE_SECONDS, self.endpoint.retries + 1
-        for attempt in range(1, tries + 1):
-            try:
-                return _rewards(self.endpoint.url, self._post(body), len(answered.answers))
-            except (OSError, ValueError, HTTPException) as error:  # time-outs are OSErrors
-                reason = _reason(error)
-            if attempt < tries:
-                log.warning("%s: %s; trying again in %.0f s", self.endpoint.url, reason, pause)
-                self.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        raise Transient(f"the reward at {self.endpoint.url} failed {tries} times: {reason}")
-
-    def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json; charset=utf-8"}
-        request = urllib.request.Request(self.endpoint.url, body, headers, method="POST")
-        with urllib.request.urlopen(request, timeout=self.endpoint.timeout_seconds) as reply:
-            return _whole(reply, time.monotonic() + self.endpoint.timeout_seconds)
-
-
-def _whole(reply: Any, until: float) -> bytes:
-    """The body. The socket's own time-out begins anew with each piece, and a body may be endless:
-    neither may hold all ranks, or fill the memory of one.
-    """
-    content = bytearray()
-    while piece := reply.read1(PIECE):
-        content += piece
-        if len(content) > LONGEST_REPLY:
-            raise ValueError(f"its reply has more than {LONGEST_REPLY >> 20} MiB")
-        if time.monotonic() > until:
-            raise TimeoutError("its reply did not end in time (timeoutSeconds)")
-    if reply.length:  # bytes that were announced and did not come
-        raise ValueError("the connection broke in mid-reply")
-    return bytes(content)
-
-
-def _rewards(url: str, reply: bytes, expected: int) -> list[float]:
-    """The numbers in a reply. A reply that can never be right is ConfigurationError: no retry."""
-    try:
-        found = json.loads(reply)
-    except RecursionError:
-        raise ValueError("its reply is nested too deeply") from None
-    rewards = found.get("rewards") if isinstance(found, dict) else None
-    if not isinstance(rewards, list) or len(rewards) != expected:
-        shape = f"{len(rewards)} rewards" if isinstance(rewards, list) else 'no list "rewards"'
-        raise ConfigurationError(f"{url} gave {shape} for {expected} answers")
-    return [_number(url, value) for value in rewards]
-
-
-def _number(url: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigurationError(f"{url} gave {repr(value)[:80]} where a number was expected")
-    try:
-        number = float(value)
-    except OverflowError:  # JSON's integers have any length
-        number = math.inf
-    if not math.isfinite(number):
-        raise ConfigurationError(f"{url} gave {number} as a reward")
-    return number
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code}"
-    cause = getattr(error, "reason", error)
-    return str(cause) or type(cause).__name__
 
 
 # --- from the stage's settings --------------------------------------------------------------------

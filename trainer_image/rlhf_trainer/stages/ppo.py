@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rlhf_trainer import evaluate
 from rlhf_trainer.actor_critic import TokenScores
+from rlhf_trainer.answered import Answered, Question
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.stage_rows import prompt_rows, write_left_out
@@ -36,7 +37,7 @@ from rlhf_trainer.experience import (
 )
 from rlhf_trainer.ppo_update import UpdateFigures, steps_per_rollout, update
 from rlhf_trainer.pretraining import PretrainingTexts
-from rlhf_trainer.reward_sources import ROWS_OF_MICRO_BATCH, Answered, Question
+from rlhf_trainer.reward_sources import ROWS_OF_MICRO_BATCH
 from rlhf_trainer.rewards import AdaptiveKL, FixedKL
 from rlhf_trainer.scored_lm import token_batch
 from rlhf_trainer.session import Session
