@@ -69,7 +69,13 @@ class Checkpointing(Contract):
         le=2**31 - 1,
         description="Optimizer steps (PPO: rollouts) between two; default: a tenth of the stage.",
     )
-    keep: int = Field(default=2, ge=1, le=100, description="Newest checkpoints that stay.")
+    keep: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Newest checkpoints that stay while the stage trains; "
+        "once it is done, one does.",
+    )
     grace_seconds: int = Field(
         default=120,
         ge=30,
