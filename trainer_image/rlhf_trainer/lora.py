@@ -157,10 +157,7 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the model without its adapters."""
     state = plain_model(model).state_dict()
     return {
-        without_adapters(key): value.detach() for key, value in state.items() if ".lora_" not in key
+        key.replace(".base_layer", ""): value.detach()
+        for key, value in state.items()
+        if ".lora_" not in key
     }
-
-
-def without_adapters(name: str) -> str:
-    """A parameter's name in the model without adapters."""
-    return name.replace(".base_layer", "")

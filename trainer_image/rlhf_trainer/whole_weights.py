@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_trainer.lora import adapted_parameter, has_adapter, merged, plain_model, without_adapters
+from rlhf_trainer.lora import adapted_parameter, base_state_dict, has_adapter, merged, plain_model
 
 
 def layers_whole(lm: nn.Module) -> Iterator[dict[str, Tensor]]:
@@ -50,9 +50,8 @@ def merged_state_dict(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
             found[name] = tied[id(weight)]
     if not keep:
         return {}
-    state = plain_model(model).state_dict(keep_vars=True)
-    names = {without_adapters(key): value for key, value in state.items() if ".lora_" not in key}
-    return {name: found.get(name, value.detach().cpu()) for name, value in names.items()}
+    state = base_state_dict(model)  # also what is no parameter; its order is that of the file
+    return {name: found[name] if name in found else value.cpu() for name, value in state.items()}
 
 
 def whole(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
