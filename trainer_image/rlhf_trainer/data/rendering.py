@@ -77,7 +77,8 @@ def pieces_of(
     The dialogue must end with an assistant's turn; the text ends with its end-of-turn token.
     """
     text = rendered(tokenizer, turns, tools)
-    spans = [_ended(tokenizer, text, span) for span in _spans(tokenizer, turns, tools, text)]
+    found = _spans(_Dialogue(tokenizer, turns, tools, text))
+    spans = [_ended(tokenizer, text, span) for span in found]
     pieces: list[Piece] = []
     cursor = 0
     for span in spans:
@@ -126,54 +127,54 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({int(tokenizer.eos_token_id), last})
 
 
-def _spans(
-    tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any], text: str
-) -> list[_Span]:
+class _Dialogue(NamedTuple):
+    """Turns, and the text that the template makes of all of them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    turns: Turns
+    tools: Sequence[Any]
+    text: str
+
+    def until(self, index: int, *, asks: bool = False) -> str:
+        """What the template makes of the turns before this one alone."""
+        return rendered(self.tokenizer, self.turns[:index], self.tools, asks=asks)
+
+
+def _spans(dialogue: _Dialogue) -> list[_Span]:
     """Where each of the assistant's turns begins and ends in the whole text."""
     spans: list[_Span] = []
     cursor = 0
-    for index, turn in enumerate(turns):
+    for index, turn in enumerate(dialogue.turns):
         if turn.role != "assistant":
             continue
-        span = _by_prefix(tokenizer, turns, tools, text, index, cursor)
+        # some templates cannot render nothing
+        asked = dialogue.until(index, asks=True) if index else None
+        span = _by_prefix(dialogue, index, asked, cursor)
         if span is None:
-            first = _behind_the_question(tokenizer, turns, tools, text, index, cursor)
-            span = _by_content(tokenizer, text, turn, index, first)
+            first = _behind_the_question(dialogue, index, asked, cursor)
+            span = _by_content(dialogue, index, first)
         spans.append(span)
         cursor = span.end
     return spans
 
 
-def _by_prefix(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Turns,
-    tools: Sequence[Any],
-    text: str,
-    index: int,
-    cursor: int,
-) -> _Span | None:
-    if index == 0:
-        return None  # some templates cannot render nothing
-    before = rendered(tokenizer, turns[:index], tools, asks=True)
-    is_last = index == len(turns) - 1
-    after = text if is_last else rendered(tokenizer, turns[: index + 1], tools)
-    if len(before) < cursor or not text.startswith(before) or not text.startswith(after):
+def _by_prefix(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> _Span | None:
+    """From the end of what asks for the turn to the end of a dialogue that ends with it."""
+    if asked is None:
         return None
-    return _Span(len(before), len(after), index) if len(after) > len(before) else None
+    text, is_last = dialogue.text, index == len(dialogue.turns) - 1
+    after = text if is_last else dialogue.until(index + 1)
+    if len(asked) < cursor or not text.startswith(asked) or not text.startswith(after):
+        return None
+    return _Span(len(asked), len(after), index) if len(after) > len(asked) else None
 
 
-def _behind_the_question(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Turns,
-    tools: Sequence[Any],
-    text: str,
-    index: int,
-    cursor: int,
-) -> int:
+def _behind_the_question(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> int:
     """Where an answer may be looked for: its words may stand in the question, too. What is rendered
     before it tells, or else the words of the turns since the last answer, which ends at cursor."""
-    for asks in (True, False) if index else ():
-        before = rendered(tokenizer, turns[:index], tools, asks=asks)
+    turns, text = dialogue.turns, dialogue.text
+    if asked is not None:
+        before = asked if text.startswith(asked) else dialogue.until(index)
         if text.startswith(before):
             return max(cursor, len(before))
     first = next((i for i in range(index, 0, -1) if turns[i - 1].role == "assistant"), 0)
@@ -183,15 +184,14 @@ def _behind_the_question(
     return cursor
 
 
-def _by_content(
-    tokenizer: PreTrainedTokenizerBase, text: str, turn: Message, index: int, cursor: int
-) -> _Span:
-    content = turn.content if turn.content in text[cursor:] else turn.content.strip()
+def _by_content(dialogue: _Dialogue, index: int, cursor: int) -> _Span:
+    text, content = dialogue.text, dialogue.turns[index].content
+    content = content if content in text[cursor:] else content.strip()
     begin = text.find(content, cursor)
     if begin < 0:
         raise RowProblem(f"the chat template does not show turn {index + 1} as it is")
     end = begin + len(content)
-    closing = _special_pattern(tokenizer).match(text, end)
+    closing = _special_pattern(dialogue.tokenizer).match(text, end)
     return _Span(begin, closing.end() if closing else end, index)
 
 
