@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -67,34 +67,29 @@ class Directory:
         folders = [self.path, *sorted(path for path in self.path.iterdir() if path.is_dir())]
         return [path for path in folders if (path / STATUS_FILE).is_file()]
 
+    def _is_worked_on(self) -> bool:
+        return is_in_use(self.path)
+
     async def job(self, name: str | None) -> Object:
         return self.folder.document()
 
     async def watch(self, name: str | None, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
         item = self.folder.document()
         yield "ADDED", item
-        while True:
-            was_worked_on = is_in_use(self.path)  # before the look: the last write is seen
+        async for _ in _looks(self._is_worked_on, LOOK_EVERY):
             newest = self.folder.document()
             if newest != item:
                 item = newest
                 yield "MODIFIED", item
-            if not was_worked_on:
-                return
-            await asyncio.sleep(LOOK_EVERY)
 
     async def watch_all(self, scope: Scope) -> AsyncIterator[tuple[str, Object]]:
         seen: dict[str, Object] = {}
-        while True:
-            was_worked_on = any(map(is_in_use, self._runs()))
+        async for _ in _looks(lambda: any(map(is_in_use, self._runs())), LOOK_AROUND_EVERY):
             for item in (await self.jobs(scope)).items:
                 before = seen.get(place_of(item))
                 if item != before:
                     seen[place_of(item)] = item
                     yield "MODIFIED" if before else "ADDED", item
-            if not was_worked_on:
-                return
-            await asyncio.sleep(LOOK_AROUND_EVERY)
 
     async def events(self, job: RLHFJob) -> list[Happening]:
         try:
@@ -104,20 +99,11 @@ class Directory:
         return [Happening(**item) for line in lines if isinstance(item := _decoded(line), dict)]
 
     async def follow_events(self, job: RLHFJob) -> AsyncIterator[list[Happening]]:
-        async for _ in self._looks():
+        async for _ in _looks(self._is_worked_on, LOOK_AROUND_EVERY):
             yield await self.events(job)
 
-    async def _looks(self) -> AsyncIterator[None]:
-        """Now, and every two seconds, to the end of the run."""
-        while True:
-            was_worked_on = is_in_use(self.path)  # before the look: the last change is seen
-            yield
-            if not was_worked_on:
-                return
-            await asyncio.sleep(LOOK_AROUND_EVERY)
-
     async def follow_pods(self, job: RLHFJob) -> AsyncIterator[list[PodView]]:
-        async for _ in self._looks():
+        async for _ in _looks(self._is_worked_on, LOOK_AROUND_EVERY):
             yield await self.pods(job)
 
     async def pods(self, job: RLHFJob) -> list[PodView]:
@@ -259,6 +245,16 @@ def _decoded(line: str) -> object:
         return json.loads(line)
     except ValueError:  # cut short by a kill
         return None
+
+
+async def _looks(is_worked_on: Callable[[], bool], every: float) -> AsyncIterator[None]:
+    """Now, and again after so many seconds, until nobody works on it any more."""
+    while True:
+        was_worked_on = is_worked_on()  # before the look: the last change is seen
+        yield
+        if not was_worked_on:
+            return
+        await asyncio.sleep(every)
 
 
 def _offset(file: Path, tail: int | None) -> int:
