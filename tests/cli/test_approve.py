@@ -108,13 +108,10 @@ class Gated:
 
     def account(self, name: str, *verbs: str) -> Path:
         """The kubeconfig of a service account that may do this much with RLHFJobs."""
-        self.plane.kubectl("create", "serviceaccount", name, "-n", self.namespace)
         if verbs:
-            rules = [f"--verb={','.join(verbs)}", "--resource=rlhfjobs.rlhf.dev"]
-            self.plane.kubectl("create", "role", name, *rules, "-n", self.namespace)
-            subject = f"--serviceaccount={self.namespace}:{name}"
-            role = f"--role={name}"
-            self.plane.kubectl("create", "rolebinding", name, role, subject, "-n", self.namespace)
+            what = "rlhfjobs.rlhf.dev"
+            return self.plane.account_with(name, self.namespace, ",".join(verbs), what)
+        self.plane.kubectl("create", "serviceaccount", name, "-n", self.namespace)
         return self.plane.kubeconfig_for(name, self.namespace)
 
 

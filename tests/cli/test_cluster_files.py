@@ -190,12 +190,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_who_may_not_make_pods_gets_a_report_from_the_status(kept: Kept) -> None:
     plane = kept.plane
-    plane.kubectl("create", "serviceaccount", "reader", "-n", kept.namespace)
-    rules = ["--verb=get,list", "--resource=rlhfjobs.rlhf.dev,pods,pods/log"]
-    plane.kubectl("create", "role", "reader", *rules, "-n", kept.namespace)
-    subject = f"--serviceaccount={kept.namespace}:reader"
-    plane.kubectl("create", "rolebinding", "reader", "--role=reader", subject, "-n", kept.namespace)
-    kubeconfig = plane.kubeconfig_for("reader", kept.namespace)
+    resources = "rlhfjobs.rlhf.dev,pods,pods/log"
+    kubeconfig = plane.account_with("reader", kept.namespace, "get,list", resources)
     said = kept.run("report", "quickstart", "--out", "plain.html", kubeconfig=kubeconfig)
     assert "Without the trainers' own records" in said
     assert "held-out pairs" in (kept.folder / "plain.html").read_text()

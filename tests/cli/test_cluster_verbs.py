@@ -204,12 +204,8 @@ def test_followed_logs_go_on_until_ctrl_c(story: Story) -> None:
 
 def test_logs_that_may_not_be_read_are_refused_while_they_are_followed(story: Story) -> None:
     plane, namespace = story.plane, story.namespace
-    plane.kubectl("create", "serviceaccount", "onlooker", "-n", namespace)
-    rules = ["--verb=get,list,watch", "--resource=rlhfjobs.rlhf.dev,pods"]
-    plane.kubectl("create", "role", "onlooker", *rules, "-n", namespace)
-    subject = f"--serviceaccount={namespace}:onlooker"
-    plane.kubectl("create", "rolebinding", "onlooker", "--role=onlooker", subject, "-n", namespace)
-    login = str(plane.kubeconfig_for("onlooker", namespace))
+    resources = "rlhfjobs.rlhf.dev,pods"
+    login = str(plane.account_with("onlooker", namespace, "get,list,watch", resources))
     for follow in ([], ["-f"]):
         said = story.run("logs", "long", *follow, code=77, login=login)
         assert f"kubectl auth can-i get pods/log -n {namespace}" in said
@@ -228,12 +224,8 @@ def test_a_watch_tells_stages_and_ends_with_ctrl_c(story: Story) -> None:
 
 def test_events_are_watched_and_not_listed_again_and_again(story: Story) -> None:
     plane, namespace = story.plane, story.namespace
-    plane.kubectl("create", "serviceaccount", "watcher", "-n", namespace)
-    rules = ["--verb=get,list,watch", "--resource=rlhfjobs.rlhf.dev,pods,events"]
-    plane.kubectl("create", "role", "watcher", *rules, "-n", namespace)
-    subject = f"--serviceaccount={namespace}:watcher"
-    plane.kubectl("create", "rolebinding", "watcher", "--role=watcher", subject, "-n", namespace)
-    login = str(plane.kubeconfig_for("watcher", namespace))
+    resources = "rlhfjobs.rlhf.dev,pods,events"
+    login = str(plane.account_with("watcher", namespace, "get,list,watch", resources))
     process = story.start("events", "long", "-w", "-o", "json", login=login)
     assert process.stdout
     assert json.loads(process.stdout.readline())["message"]

@@ -174,14 +174,7 @@ def test_a_job_is_described_to_who_may_read_it_and_nothing_else(
     installed: ControlPlane, namespace: str, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed.client.create(a_job(), namespace)
-    installed.kubectl("create", "serviceaccount", "visitor", "-n", namespace)
-    rules = ["--verb=get", "--resource=rlhfjobs.rlhf.dev"]
-    installed.kubectl("create", "role", "visitor", *rules, "-n", namespace)
-    subject = f"--serviceaccount={namespace}:visitor"
-    installed.kubectl(
-        *("create", "rolebinding", "visitor", "--role=visitor", subject, "-n", namespace)
-    )
-    login = installed.kubeconfig_for("visitor", namespace)
+    login = installed.account_with("visitor", namespace, "get", "rlhfjobs.rlhf.dev")
     assert main(["describe", "there", "--kubeconfig", str(login), "-n", namespace]) == DONE
     out, said = capsys.readouterr()
     assert "Model:" in out

@@ -159,6 +159,15 @@ class ControlPlane:
         _write_private(path, json.dumps(self._layout.kubeconfig_with(made["status"]["token"])))
         return path
 
+    def account_with(self, name: str, namespace: str, verbs: str, resources: str) -> Path:
+        """The kubeconfig of a new service account that has these rights in its namespace."""
+        self.kubectl("create", "serviceaccount", name, "-n", namespace)
+        rules = [f"--verb={verbs}", f"--resource={resources}"]
+        self.kubectl("create", "role", name, *rules, "-n", namespace)
+        subject = f"--serviceaccount={namespace}:{name}"
+        self.kubectl("create", "rolebinding", name, f"--role={name}", subject, "-n", namespace)
+        return self.kubeconfig_for(name, namespace)
+
     def requests_of(self, service_account: str, namespace: str) -> list[Request]:
         """All that an account has asked the API server for so far."""
         return read_requests(self._layout.audit_log, service_account, namespace)

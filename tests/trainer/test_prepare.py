@@ -142,17 +142,22 @@ def test_a_reward_model_that_nobody_could_load_is_refused_before_it_is_trained(
         reward.train(open_session(in_pod.stage_run("reward", settings, inputs=inputs)))
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
-def test_tokens_that_the_model_does_not_have_are_named(stage: str, in_pod: Pod) -> None:
+def with_a_token_too_many(in_pod: Pod, template: str) -> dict[str, str]:
+    """The model with a tokenizer that has <|turn|>, which the model does not, and this template."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(in_pod.model)
     tokenizer.add_tokens([f"<{i}>" for i in range(VOCABULARY - len(tokenizer))])
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
-    tokenizer.chat_template = TEMPLATE.replace("'<|' +", "'<|turn|>' + '<|' +")
+    tokenizer.chat_template = template
     tokenizer.save_pretrained("inputs/tokenizer")
     in_pod.paths["tokenizer"] = "inputs/tokenizer"
-    model = {"source": "model", "tokenizer": "tokenizer"}
+    return {"source": "model", "tokenizer": "tokenizer"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
+def test_tokens_that_the_model_does_not_have_are_named(stage: str, in_pod: Pod) -> None:
+    model = with_a_token_too_many(in_pod, TEMPLATE.replace("'<|' +", "'<|turn|>' + '<|' +"))
     one = {stage: every_stage(in_pod)[stage]}
     said = r"jsonl:\d+: the tokenizer gives token 320 \('<\|turn\|>'\), and the model has 320"
     with pytest.raises(BadData, match=said):
@@ -163,15 +168,7 @@ def test_a_template_that_ends_turns_with_a_token_of_no_model_is_found_before_tra
     in_pod: Pod,
 ) -> None:
     """No prompt holds that token: PPO would sample without an end."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(in_pod.model)
-    tokenizer.add_tokens([f"<{i}>" for i in range(VOCABULARY - len(tokenizer))])
-    tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
-    tokenizer.chat_template = TEMPLATE.replace("eos_token", "'<|turn|>'")
-    tokenizer.save_pretrained("inputs/tokenizer")
-    in_pod.paths["tokenizer"] = "inputs/tokenizer"
-    model = {"source": "model", "tokenizer": "tokenizer"}
+    model = with_a_token_too_many(in_pod, TEMPLATE.replace("eos_token", "'<|turn|>'"))
     ppo = {"ppo": every_stage(in_pod)["ppo"]}
     with pytest.raises(ConfigurationError, match=r"ends a turn with <\|turn\|>"):
         prepare(prepare_run(in_pod, ppo, model=model))
