@@ -16,7 +16,7 @@ from rlhf_operator.pausing import Pause
 Verdict = Literal[
     "Succeeded",  # its result is there
     "Begin",  # a new attempt is to be written down
-    "Create",  # the attempt that was written down needs its children
+    "Create",  # the attempt that was written down needs its children, or has just got them
     "Pending",  # its children are there, and not all of its pods run yet
     "Running",  # its children are there
     "Stop",  # its children are of no use any more

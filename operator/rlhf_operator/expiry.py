@@ -1,4 +1,5 @@
-"""When something is due without any event: ended attempts that expire, pauses that end."""
+"""When something is due without any event: ended attempts that expire, pauses that end, attempts of
+which the cluster says nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from rlhf_api.status import JobStatus, StageStatus
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.settle import GONE_AFTER, every_stage, is_under_way
 from rlhf_operator.times import read
+from rlhf_operator.waiting import MOMENT
 
 
 def expiry(job: RLHFJob, status: StageStatus, attempts: Sequence[Attempt]) -> datetime | None:
@@ -37,5 +39,9 @@ def _due(job: RLHFJob, status: StageStatus, attempts: Sequence[Attempt]) -> Iter
         yield read(status.retry_time)
     if status.missing_time:
         yield read(status.missing_time) + GONE_AFTER
+    if is_under_way(status) and status.start_time is None:
+        made = next((a.made_at for a in attempts if a.number == status.attempt), None)
+        if made:
+            yield made + MOMENT
     if due := expiry(job, status, attempts):
         yield due

@@ -169,6 +169,7 @@ def _attempt(
         condition=condition,
         reason=reason,
         is_suspended=bool((job.get("spec") or {}).get("suspend")),
+        made_at=_moment(job["metadata"].get("creationTimestamp")),
         lost_a_node=_outlived_grace(job),
     )
     return attempt._replace(pods=(*seen, *_unseen_end(attempt, job)))
@@ -336,4 +337,9 @@ def next_look(pods: Iterable[Object], now: datetime) -> datetime | None:
 
 
 def _unix(text: str | None) -> float | None:
-    return read(text).timestamp() if text else None
+    at = _moment(text)
+    return at.timestamp() if at else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    return read(text) if text else None

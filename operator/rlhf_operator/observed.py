@@ -62,6 +62,7 @@ class Attempt(NamedTuple):
     is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
     lost_a_node: bool = False  # told by its Job alone, also where nobody looked at that time
     queue_message: str = ""  # why, in the queue's own words; empty where they are not known
+    made_at: datetime | None = None  # its Job, by the clock of whoever keeps it
 
     @property
     def is_live(self) -> bool:
@@ -74,6 +75,15 @@ class Attempt(NamedTuple):
         succeeded = [pod for pod in self.pods if pod.phase == "Succeeded"]
         is_known = self.condition is not None or len(succeeded) >= self.size
         return is_known and not self.is_live
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether nobody has said or done anything about it yet: neither a scheduler nor a kubelet,
+        nor a queue or whoever ends it."""
+        is_touched = self.condition is not None or self.is_terminating or self.is_suspended
+        return not is_touched and not any(
+            pod.node or pod.reason or pod.has_started for pod in self.pods
+        )
 
     @property
     def finished_at(self) -> datetime | None:

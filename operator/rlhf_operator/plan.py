@@ -81,11 +81,7 @@ def plan(assessment: Assessment) -> list[Action]:
         wanted = assessment.wanted.get(stage)
         if decision and wanted and decision.verdict == "Begin":
             actions.append(BeginAttempt(stage, status.attempt + 1, *wanted))
-        if (
-            decision
-            and wanted
-            and (decision.verdict == "Create" or _is_broken(decision, status, observed.of(stage)))
-        ):
+        if decision and wanted and _needs_children(decision, status, observed.of(stage)):
             actions.append(CreateChildren(stage, status.attempt, *wanted))
     return actions
 
@@ -109,10 +105,12 @@ def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
     return Assessment(job, observed, now, status, wanted, decisions, runs)
 
 
-def _is_broken(decision: Decision, status: StageStatus, attempts: Sequence[Attempt]) -> bool:
+def _needs_children(decision: Decision, status: StageStatus, attempts: Sequence[Attempt]) -> bool:
     """Whether the attempt under way misses a child, or has one that somebody has changed."""
     newest = next((a for a in attempts if a.number == status.attempt), None)
-    return decision.verdict in ("Pending", "Running") and newest is not None and not newest.is_whole
+    if newest is None:
+        return decision.verdict == "Create"
+    return decision.verdict in ("Create", "Pending", "Running") and not newest.is_whole
 
 
 def stage_status(status: JobStatus, stage: str) -> StageStatus:

@@ -28,7 +28,8 @@ def decide(context: Context) -> Decision:
 
 
 def _starting(verdict: Literal["Begin", "Create"], attempt: int) -> Decision:
-    """In the same words before and after its children are made: that needs no second write."""
+    """In the same words before its children are made, afterwards, and until somebody says something
+    of them: that needs no second write."""
     return Decision(verdict, "Starting", f"Attempt {attempt} starts.")
 
 
@@ -102,6 +103,8 @@ def under_way(context: Context) -> Decision | None:
             return Decision("Waiting", "Preparing", "Models and data are being checked.")
         if lost := _live_pods(context):
             return lost
+        return _starting("Create", context.status.attempt)
+    if context.status.start_time is None:  # it is just made
         return _starting("Create", context.status.attempt)
     if attempt.is_lost:
         return _node_lost(attempt)

@@ -14,6 +14,7 @@ from rlhf_operator.ends import Look, counted, newest_metrics
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.outcome import Outcome, outcome_of
 from rlhf_operator.times import read, written
+from rlhf_operator.waiting import is_just_made
 
 GONE_AFTER: Final = timedelta(seconds=5)
 """For how long an attempt's Job must not be seen before it counts as gone: a view of the cluster
@@ -71,6 +72,8 @@ def _settled_stage(look: Look, stage: str, status: StageStatus, observed: Observ
     attempt = newest(stage, status, observed)
     if attempt is None:
         return _without_children(look, stage, status)
+    if status.start_time is None and is_just_made(attempt, look.now):
+        return status
     progress = observed.progress.get((stage, attempt.number))
     status = _seen(look, stage, on_timeline(status, attempt, look.now), progress)
     if not attempt.has_ended:

@@ -6,6 +6,7 @@ A message holds no number that moves by itself, so that a status which waits is 
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from rlhf_operator.observed import Attempt, Pod
@@ -22,6 +23,11 @@ GANG_INCOMPLETE: Final = "waiting for minCount pods from a gang"
 PULL_REASONS: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 PULL_PREFIX: Final = re.compile(r'^Back-off pulling image "[^"]*"(: (ErrImagePull: )?)?')
 UNAVAILABLE: Final = re.compile(r"^\d+/\d+ nodes are (?:un)?available: (.*)$", re.DOTALL)
+
+
+MOMENT: Final = timedelta(seconds=5)
+"""For how long nothing is said of an attempt that the cluster has not said anything of: pods are
+made, and looked at, within milliseconds, and of many jobs each such word is a write."""
 
 
 class Wait(NamedTuple):
@@ -44,6 +50,15 @@ def waiting(attempt: Attempt) -> Wait | None:
     if unplaced:
         return _unplaced(attempt, unplaced)
     return _starting(waits) if waits else None
+
+
+def is_just_made(attempt: Attempt, now: datetime) -> bool:
+    """Whether an attempt is so fresh that nothing is to be said of it yet.
+
+    By the distance of two clocks: where these differ by more than that, everything is said at once.
+    """
+    is_fresh = attempt.made_at is not None and abs(now - attempt.made_at) < MOMENT
+    return is_fresh and attempt.is_untold
 
 
 def _unplaced(attempt: Attempt, pods: list[Pod]) -> Wait:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from faults.audit import Audit
+from faults.audit import Audit, Call
 from faults.ledger import Entry, History, Object
 
 Attempt = tuple[str, int]
@@ -104,7 +104,8 @@ def i7_nothing_is_written_at_the_end(run: Run, expected: Expected) -> Iterator[s
         yield "the status changed after Ready was written"
     calls = run.audit.calls
     last = max(n for n, call in enumerate(calls) if call.is_status and call.code == 200)
-    if surplus := [call.name for call in calls[last + 1 :]]:
+    later_calls = [call for call in calls[last + 1 :] if not _is_sent_twice(call, calls[last])]
+    if surplus := [call.name for call in later_calls]:
         yield f"calls after the last status: {surplus}"
 
 
@@ -171,6 +172,13 @@ def _numbers_written(run: Run) -> Iterator[tuple[Entry, Attempt]]:
     for entry in run.history.of("RLHFJob"):
         for of in attempts_in(entry.item).items():
             yield entry, of
+
+
+def _is_sent_twice(call: Call, last: Call) -> bool:
+    """Whether the operator's HTTP library sent the last status again, as it may send any PUT whose
+    connection broke (RFC 9110, 9.2.2), and the API server refused it for its resourceVersion."""
+    is_same_life = call.life == last.life
+    return last.fault == "cut after" and is_same_life and call.is_status and call.code == 409
 
 
 def _of_controller(item: Object) -> str:

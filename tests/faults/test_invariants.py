@@ -99,6 +99,17 @@ def a_write_after_the_end(story: Story) -> None:
     story.calls.append(Call("DELETE jobs/tiny-sft-1", 2, code=200))
 
 
+def a_refused_write_after_the_end(story: Story) -> None:
+    one_attempt(story)
+    story.calls.append(Call("PUT status: ", 1, code=409))
+
+
+def a_last_status_that_was_sent_twice(story: Story) -> None:
+    one_attempt(story)
+    story.calls[-1].fault = "cut after"
+    story.calls.append(Call("PUT status: ", 1, code=409))
+
+
 def undisturbed() -> Expected:
     story = Story()
     one_attempt(story)
@@ -112,8 +123,9 @@ def broken(tell: Callable[[Story], None]) -> set[str]:
     return {name for name, check in INVARIANTS.items() if list(check(run, expected))}
 
 
-def test_a_run_like_the_undisturbed_one_breaks_nothing() -> None:
-    assert broken(one_attempt) == set()
+@pytest.mark.parametrize("tell", [one_attempt, a_last_status_that_was_sent_twice])
+def test_a_run_that_comes_to_the_same_breaks_nothing(tell: Callable[[Story], None]) -> None:
+    assert broken(tell) == set()
 
 
 @pytest.mark.parametrize(
@@ -129,6 +141,7 @@ def test_a_run_like_the_undisturbed_one_breaks_nothing() -> None:
         ("I5", an_attempt_that_fell),
         ("I7", a_result_that_got_lost),
         ("I7", a_write_after_the_end),
+        ("I7", a_refused_write_after_the_end),
     ],
 )
 def test_what_breaks_an_invariant_is_seen(invariant: str, tell: Callable[[Story], None]) -> None:

@@ -423,3 +423,10 @@ def test_what_is_left_of_an_attempt_without_job_and_pods(
 def test_a_service_alone_is_left_of_an_attempt_whose_name_begins_with_a_digit() -> None:
     service = {**a_config(name="x7b-sft-1-pods"), "kind": "Service"}
     assert left_over("7b", OURS, [service], ()) == (("sft", 1),)
+
+
+def test_an_attempt_is_as_old_as_its_job() -> None:
+    made = a_job()
+    made["metadata"]["creationTimestamp"] = "2026-01-31T11:59:58Z"
+    (found,) = attempts("tiny", OURS, [made], [], NOON)
+    assert found.made_at == NOON - timedelta(seconds=2)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from builders import World, a_job
+from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Attempt, Pod
 from rlhf_operator.waiting import GANG_INCOMPLETE, Wait, waiting
 
@@ -135,6 +139,74 @@ def test_scheduled_says_who_fits_since_when_and_is_not_written_again() -> None:
     assert world.job == before
     world.becomes("sft", "Pending", node="node-a", reason=None, message="").settle()
     assert condition(world, "Scheduled")[:2] == ("True", "Scheduled")
+
+
+def just_made(**attempt: Any) -> World:
+    """`prepare` has got its children this very moment."""
+    world = World(a_job().build())
+    world.reconcile()
+    world.reconcile()
+    made = {"made_at": world.now} | attempt
+    world.attempts["prepare", 1] = world.current("prepare")._replace(**made)
+    return world
+
+
+@pytest.mark.parametrize("pods", [(), (pod(0),)])
+def test_of_an_attempt_that_nobody_has_looked_at_yet_nothing_is_written(pods: Any) -> None:
+    world = just_made(pods=pods)
+    before = world.status
+    for _ in range(3):
+        assert world.after(seconds=1).reconcile() == []
+        assert world.status == before
+    assert next_pass(world.job, world.observed(), world.status) == world.now + timedelta(seconds=2)
+    world.after(seconds=2).settle()
+    assert world.stage("prepare").reason == "PodsPending"
+    assert next_pass(world.job, world.observed(), world.status) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"pods": (pod(0, "Unschedulable", SHORT),)}, "Unschedulable"),
+        ({"pods": (pod(0, node="node-a"),)}, "PodsStarting"),
+        ({"pods": (pod(0)._replace(phase="Running"),)}, "Preparing"),
+        ({"is_suspended": True}, "QueueAdmission"),
+    ],
+)
+def test_whatever_the_cluster_says_is_told_at_once(told: dict[str, Any], reason: str) -> None:
+    world = just_made(**told)
+    world.reconcile()
+    assert world.stage("prepare").reason == reason
+    assert world.stage("prepare").start_time is not None
+
+
+def test_what_was_told_is_not_taken_back() -> None:
+    world = just_made(pods=(pod(0, node="node-a"),))
+    world.reconcile()
+    world.becomes("prepare", "Pending", node=None).reconcile()
+    assert world.stage("prepare").reason == "PodsPending"
+
+
+@pytest.mark.parametrize("seconds", [-60, 60])
+def test_with_clocks_that_differ_everything_is_told_at_once(seconds: int) -> None:
+    world = just_made()
+    world.attempts["prepare", 1] = world.current("prepare")._replace(
+        made_at=world.now + timedelta(seconds=seconds)
+    )
+    world.reconcile()
+    assert world.stage("prepare").reason == "PodsPending"
+
+
+def test_a_child_that_is_missing_is_made_also_of_an_attempt_that_is_just_made() -> None:
+    world = just_made(is_whole=False)
+    assert [action.attempt for action in world.reconcile()] == [1]
+
+
+def test_a_job_that_is_suspended_at_once_ends_the_attempt_that_is_just_made() -> None:
+    world = just_made()
+    world.edit(a_job().with_spec("suspend", True)).settle()
+    assert world.current("prepare").is_terminating
+    assert world.stage("prepare").phase == "Suspended"
 
 
 def test_a_queue_that_suspends_a_job_makes_it_wait_and_not_fail() -> None:
