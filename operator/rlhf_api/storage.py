@@ -50,7 +50,8 @@ class Checkpoints(Contract):
     )
     local_size: Quantity | None = Field(
         default=None,
-        description="With uri: most that a pod's copy may take of its node's disk; default: 500Gi.",
+        description="With uri: most that a pod's copy may take of its node's disk; pods that train "
+        "go to nodes with that much. Default: 500Gi at most, on any node.",
         examples=["2Ti"],
     )
     sub_path: str = Field(

@@ -239,6 +239,9 @@ def test_checkpoints_in_an_object_store_have_a_sized_disk_and_no_claim() -> None
     assert volume(objects, "checkpoints")["emptyDir"]["sizeLimit"] == "500Gi"
     larger = rendered("ppo", job.with_spec("checkpoints.localSize", "2Ti"))
     assert volume(larger, "checkpoints")["emptyDir"]["sizeLimit"] == "2Ti"
+    asked = [pod(o)["containers"][0]["resources"] for o in (objects, larger)]
+    disk = [amounts.get("requests", {}).get("ephemeral-storage") for amounts in asked]
+    assert disk == [None, "2Ti"]
     assert "/rlhf/secrets/s3" in mounts(objects)
     assert [v["secret"]["secretName"] for v in pod(objects)["volumes"] if "secret" in v] == ["s3"]
     run = stage_file(objects)

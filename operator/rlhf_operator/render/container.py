@@ -31,7 +31,7 @@ def container(
         "workingDir": WORKDIR,
         "command": _command(key, resources),
         "env": environment(key, resources, platform),
-        "resources": _requests(resources),
+        "resources": _requests(key, resources),
         "securityContext": container_security(),
         "terminationMessagePath": TERMINATION_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -65,12 +65,17 @@ def _command(key: AttemptKey, resources: Resources) -> list[str]:
     return ["python", "-m", "rlhf_trainer", "launch", *flat, STAGE_FILE]
 
 
-def _requests(resources: Resources) -> Object:
-    """Devices and memory are requested and limited alike; CPU is requested, and never throttled."""
+def _requests(key: AttemptKey, resources: Resources) -> Object:
+    """Devices and memory are requested and limited alike; CPU is requested, and never throttled.
+
+    So is the node's disk, where the user says how much a training pod's copy may take of it.
+    """
     limits = {**_memory(resources), **extended_resources(resources)}
     cpu = {"cpu": resources.cpu} if resources.cpu is not None else {}
     claims = [{"name": DEVICES}] if resources.device_claim_template else []
-    rendered = {"requests": {**cpu, **limits}, "limits": limits, "claims": claims}
+    room = key.job.spec.checkpoints.local_size if key.stage != PREPARE else None
+    disk = {"ephemeral-storage": room} if room is not None else {}
+    rendered = {"requests": {**cpu, **limits, **disk}, "limits": limits, "claims": claims}
     return {name: amounts for name, amounts in rendered.items() if amounts}
 
 
