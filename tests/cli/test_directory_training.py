@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from a_run_here import RunHere
 from cluster_jobs import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-STEPS = 40
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +32,27 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> RunHere:
     spec = manifest["spec"]
     del spec["evaluation"]
     sft = {"maxSteps": STEPS, "epochs": 20, "checkpointing": {"everySteps": 1}}
-    sft |= {"globalBatchSize": 64, "microBatchSize": 1}  # half a second or so for each step
+    sft |= {"globalBatchSize": 8, "microBatchSize": 8}
     spec["stages"] = {"sft": spec["stages"]["sft"] | sft | {"data": {"source": "sft.jsonl"}}}
     (folder / "job.yaml").write_text(yaml.safe_dump(manifest))
     return made
+
+
+@contextmanager
+def halted(training: RunHere, pod: str) -> Iterator[int]:
+    """Its trainer, a process that stands still however long others take to look at it."""
+    shim = json.loads((training.directory / "pods" / pod / "process.json").read_text())["pid"]
+    (trainer,) = map(int, Path(f"/proc/{shim}/task/{shim}/children").read_text().split())
+    os.kill(trainer, signal.SIGSTOP)
+    yield trainer
+    os.kill(trainer, signal.SIGCONT)
+
+
+def is_told_to_end(process: int) -> bool:
+    """Whether SIGTERM waits for a process that stands still."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    pending = next(line.split()[1] for line in lines if line.startswith("ShdPnd"))
+    return bool(int(pending, 16) & 1 << signal.SIGTERM - 1)
 
 
 def test_data_that_is_mended_is_tried_again_and_seen_from_another_terminal(
@@ -45,16 +65,19 @@ def test_data_that_is_mended_is_tried_again_and_seen_from_another_terminal(
     assert "sft.jsonl:201" in said
     data.write_text(rows)
     process = training.start("retry", "--dir", "run")
-    wait_until(lambda: training.stage("sft").get("saved"), timeout=120)
-    follower = training.start("logs", "-f", "--rank", "0", "--dir", "run")
-    watcher = training.start("watch", "--dir", "run")
-    looks = {name: training.start(name, "--dir", "run") for name in ("describe", "events")}
-    looks["get"] = training.start("get", "--dir", "run", "-o", "json")
-    said = {name: training.finish(look) for name, look in looks.items()}
-    assert "Running" in said["describe"]
-    assert "CheckpointSaved" in said["events"]
-    assert json.loads(said["get"])["status"]["phase"] == "Running"
-    assert training.here("suspend", "--wait", "--timeout", "60s").endswith("have ended.\n")
+    wait_until(lambda: training.stage("sft").get("saved"), timeout=300)
+    with halted(training, "small-sft-1-0") as trainer:
+        follower = training.start("logs", "-f", "--rank", "0", "--dir", "run")
+        watcher = training.start("watch", "--dir", "run")
+        looks = {name: training.start(name, "--dir", "run") for name in ("describe", "events")}
+        looks["get"] = training.start("get", "--dir", "run", "-o", "json")
+        said = {name: training.finish(look) for name, look in looks.items()}
+        assert "Running" in said["describe"]
+        assert "CheckpointSaved" in said["events"]
+        assert json.loads(said["get"])["status"]["phase"] == "Running"
+        suspending = training.start("suspend", "--wait", "--timeout", "300s", "--dir", "run")
+        wait_until(lambda: is_told_to_end(trainer), timeout=60)
+    assert training.finish(suspending).endswith("have ended.\n")
     training.finish(process, 143)
     assert f"step 1/{STEPS}" in training.finish(follower)
     assert "SFT" in training.finish(watcher, 75)

@@ -58,7 +58,7 @@ class Disturbed(NamedTuple):
 def disturbed(cluster: TrainingCluster, calm: Object) -> Disturbed:
     cluster.edit(f'{{"spec": {{"stages": {{"ppo": {{"kl": {{"coef": {KL_COEF}}}}}}}}}}}')
     cluster.wait_until_saved("ppo", attempt=2)
-    cluster.kubelet.kill(cluster.pod("ppo", attempt=2, index=1), rank=1)
+    cluster.kubelet.kill(cluster.pod("ppo", attempt=2, index=1))
     cluster.wait_until_saved("ppo", attempt=3)
     pod = cluster.pod("ppo", attempt=3, index=0)
     log_after_kill = cluster.kubelet.log(pod)

@@ -43,7 +43,7 @@ class RunHere:
             preexec_fn=heeds_ctrl_c,
         )
 
-    def finish(self, process: subprocess.Popen[str], code: int = 0, seconds: int = 120) -> str:
+    def finish(self, process: subprocess.Popen[str], code: int = 0, seconds: int = 300) -> str:
         """What a command has said on both streams; the exit code has to be this one."""
         said = "".join(process.communicate(timeout=seconds))
         assert "Traceback" not in said, said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +53,15 @@ def stage(pod: Any, changes: dict[str, Any], attempt: int = 1) -> StageRun:
     return run
 
 
+def digest_and_forget(pod: Any, session: Any) -> str:
+    """Trains a whole run; nothing of it is left for another."""
+    ppo.train(session)
+    session.telemetry.close()  # its threads write no more into what goes
+    found = digest(pod, session.run)
+    shutil.rmtree(pod.directory / session.run.lineage)
+    return found
+
+
 def kill_after(pod: Any, run: StageRun, rollouts: int, seconds: float) -> None:
     """SIGKILL so many seconds after the metrics of a rollout were written."""
     process = pod.start(run)
@@ -74,9 +82,7 @@ def test_killed_run_ends_with_the_weights_of_the_uninterrupted_one(
 ) -> None:
     changes = VARIANTS[variant]
     whole = stage(in_pod, changes)
-    ppo.train(open_session(whole))
-    expected = digest(in_pod, whole)
-    shutil.rmtree(in_pod.directory / whole.lineage)
+    expected = digest_and_forget(in_pod, open_session(whole))
 
     killed = stage(in_pod, changes)
     kill_after(in_pod, killed, rollouts=3, seconds=0.01)
@@ -91,9 +97,7 @@ def test_sigterm_saves_between_two_rollouts_and_the_next_attempt_goes_on(
     in_pod: Any, open_session: Any
 ) -> None:
     whole = stage(in_pod, {})
-    ppo.train(open_session(whole))
-    expected = digest(in_pod, whole)
-    shutil.rmtree(in_pod.directory / whole.lineage)
+    expected = digest_and_forget(in_pod, open_session(whole))
 
     session = open_session(stage(in_pod, {}))
     session.guard.signalled = True
@@ -109,7 +113,5 @@ def test_resume_without_the_average_would_be_seen(in_pod: Any, open_session: Any
     digests = set()
     for decay in (0.8, 0.81):
         run = stage(in_pod, {"ema": {"decay": decay}, "rollouts": 1})
-        ppo.train(open_session(run))
-        digests.add(digest(in_pod, run))
-        shutil.rmtree(in_pod.directory / Path(run.lineage))
+        digests.add(digest_and_forget(in_pod, open_session(run)))
     assert len(digests) == 2

@@ -29,6 +29,7 @@ ANSWER_WITHIN: Final = timedelta(seconds=60)
 """Of pod 0, which is there; it may be cut off from the others."""
 MISSING: Final = "gathering/missing"
 """Key under which pod 0 tells the others who has not come."""
+LEAVES: Final = "gathering/leaves"
 
 log = logging.getLogger("rlhf_trainer")
 
@@ -56,6 +57,7 @@ def gathered(address: str, port: int, index: int, count: int) -> Iterator[None]:
     store.set(_key(index), "")
     while missing := _missing(store, index, count):
         patience.wait(missing)
+    _leave_together(store, index, count)
     yield
 
 
@@ -75,6 +77,14 @@ def _missing(store: TCPStore, index: int, count: int) -> str:
     numbers = [str(i) for i in range(count) if not store.check([_key(i)])]
     store.set(MISSING, ", ".join(numbers))
     return ", ".join(numbers)
+
+
+def _leave_together(store: TCPStore, index: int, count: int) -> None:
+    """Pod 0 stays until each other one knows that all are there: its end is that of the store."""
+    if index > 0:
+        store.set(f"{LEAVES}/{index}", "")
+    else:
+        store.wait([f"{LEAVES}/{i}" for i in range(1, count)], ANSWER_WITHIN)
 
 
 def _key(index: int) -> str:

@@ -2,7 +2,7 @@
 
 torchrun exits 1 whatever its workers exited with, and gives them 30 seconds after SIGTERM. Here the
 first failing rank's exit code is ours, and SIGTERM is passed on while the ranks take the time that
-the pod's grace period gives them. One rank in all needs no agent: it runs in this process.
+the pod's grace period gives them. A pod's only rank needs no agent: it runs in this process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rlhf_trainer.errors import TrainerError, Transient, first_line
+from rlhf_trainer.quiet import configure_logging
 from rlhf_trainer.ranks import cpu_threads
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
@@ -56,10 +57,26 @@ def _run_gang(options: argparse.Namespace) -> int:
 
     try:
         with gathered(options.master_addr, options.master_port, options.node_rank, options.nnodes):
+            if options.nproc_per_node == 1:
+                return _run_only_rank(options)
             pass_signals_on()
             return _run_agent(options)
     except DistError as error:
         raise Transient(f"pods of the gang have lost each other: {first_line(error)}") from None
+
+
+def _run_only_rank(options: argparse.Namespace) -> int:
+    """In this process, with the variables that torchrun would give it."""
+    os.environ |= {
+        "RANK": str(options.node_rank),
+        "WORLD_SIZE": str(options.nnodes),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": options.master_addr,
+        "MASTER_PORT": str(options.master_port),
+    }
+    configure_logging(options.node_rank)
+    return run_stage(options.stage_file)
 
 
 def _run_agent(options: argparse.Namespace) -> int:
