@@ -1,8 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Each sets itself up.
 PYTHON ?= python3
 VENV ?= .venv
-# Test files that run at once: one more than two cores, as tests also wait (23 minutes for 26).
-WORKERS ?= 3
+# Test files that run at once: two for each of two cores, as tests also wait.
+WORKERS ?= 4
 BIN := $(VENV)/bin
 PIP := pip install --quiet -c constraints.txt
 READY := $(VENV)/.ready
