@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from forked import ForkedRun
+from rlhf_api.run import TERMINATION_LOG, ExitCode
+from rlhf_trainer import heartbeat
 from rlhf_trainer.ranks import Ranks, cpu_threads
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from trainer_pod import free_port
@@ -38,13 +44,19 @@ def test_what_fails_on_the_main_rank_is_raised() -> None:
         Ranks().on_main(fail)
 
 
+def beat_fast(most_silent: int) -> None:
+    heartbeat.BEAT, heartbeat.MOST_SILENT = 0.1, most_silent  # type: ignore[misc]
+
+
 def wait_for_a_slow_main() -> int:
+    beat_fast(most_silent=10)
     ranks = Ranks.start()
     _set_pg_timeout(timedelta(seconds=1), None)
     ranks.on_main(lambda: time.sleep(3))
     assert ranks.gather_objects(ranks.rank) == [0, 1]
     time.sleep(3 * ranks.rank)
     ranks.barrier()
+    time.sleep(1.5 * ranks.is_main)  # the other one has ended by then
     ranks.stop()
     return 0
 
@@ -52,6 +64,30 @@ def wait_for_a_slow_main() -> int:
 def test_a_rank_that_is_slow_at_what_it_does_alone_is_waited_for(tmp_path: Path) -> None:
     started = ForkedRun(tmp_path, 2, free_port(), wait_for_a_slow_main)
     assert started.wait() == [0, 0], started.log
+
+
+def stand_still() -> int:
+    beat_fast(most_silent=10)
+    ranks = Ranks.start()
+    ranks.barrier()
+    time.sleep(0.5)  # it has beaten
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    ranks.barrier()
+    return 0
+
+
+def test_a_rank_that_is_stopped_in_a_collective_ends_the_others_and_is_named(
+    tmp_path: Path,
+) -> None:
+    started = ForkedRun(tmp_path, 2, free_port(), stand_still)
+    waits, stopped = started.processes
+    waits.join(60)
+    stopped.kill()
+    assert waits.exitcode == ExitCode.TRANSIENT, started.log
+    told = json.loads((tmp_path / TERMINATION_LOG).read_text("utf-8"))
+    assert told["reason"] == "RankSilent"
+    assert told["message"].startswith(f"rank 1 on {socket.gethostname()} has shown no life for 1 s")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,10 @@ class GangIncomplete(Transient):
     """Other pods of the gang did not come; no fault to the operator where one never ran."""
 
 
+class RankSilent(Transient):
+    """A rank stands still, and those that wait for it in a collective would do so for hours."""
+
+
 class Terminated(TrainerError):
     """SIGTERM: the state was saved, a later attempt goes on from it."""
 

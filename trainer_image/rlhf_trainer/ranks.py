@@ -12,8 +12,10 @@ from typing import Any, Final, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 
 from rlhf_trainer.freed_memory import keep_freed_memory
+from rlhf_trainer.heartbeat import Heartbeat
 from rlhf_trainer.quiet import import_deepspeed
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ class Ranks:
     words: Any = field(default=None, repr=False, compare=False)
     """Group for what is no tensor and for waits; None: that of the tensors. Rank 0 may write a
     large model, or ask a slow judge, for longer than NCCL waits for a rank."""
+    heartbeat: Heartbeat | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -56,10 +59,13 @@ class Ranks:
             keep_freed_memory()
         _join(rank, world, "nccl" if cuda else "gloo")
         words = _patient_group() if world > 1 else None
-        return cls(rank, world, local, here, device, words)
+        heartbeat = Heartbeat(_get_default_store(), rank, world) if world > 1 else None
+        return cls(rank, world, local, here, device, words, heartbeat)
 
     def stop(self) -> None:
         """Leave the group; without this, torch warns at exit."""
+        if self.heartbeat:
+            self.heartbeat.stop()
         if dist.is_initialized():
             dist.destroy_process_group()
         deepspeed_comm = sys.modules.get("deepspeed.comm.comm")
@@ -168,7 +174,8 @@ def _raise_first(outcomes: Sequence[Exception | None]) -> None:
 
 
 LONGEST_WAIT: Final = timedelta(hours=6)
-"""Of a rank for another that writes, uploads or asks; one that is lost ends the wait at once."""
+"""Of a rank for another that writes, uploads or asks; one that is lost ends the wait at once, one
+that stands still within `heartbeat`'s time."""
 TORCHRUN_DEFAULTS: Final[Mapping[str, str]] = {
     "RANK": "0",
     "WORLD_SIZE": "1",
