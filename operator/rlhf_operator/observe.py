@@ -247,10 +247,10 @@ def pod(item: Object, now: datetime) -> Pod:
         is_disrupted = seen.is_disrupted or bool(REJECTED.fullmatch(status.get("reason") or ""))
         failure = _failure(status, ended, conditions)
         return seen._replace(**failure, is_disrupted=is_disrupted)
-    if phase in ("Pending", "Running") and _is_lost(meta, conditions, now):
+    if phase in ("Pending", "Running") and seen.node and _is_lost(meta, conditions, now):
         return seen._replace(reason="NodeLost", message="Its node does not answer.")
     if phase == "Pending":
-        return seen._replace(**_waiting(status, conditions))
+        return seen._replace(**_waiting(meta, status, conditions))
     return seen._replace(outlived_by=_outlived_by(status)) if phase == "Running" else seen
 
 
@@ -298,8 +298,14 @@ def _says_more(ended: Object) -> bool:
     return ended.get("reason") not in (None, "Error", "Completed")
 
 
-def _waiting(status: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:
-    """Why a pod does not run yet: the scheduler's words, or those of the kubelet."""
+def _waiting(meta: Object, status: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:
+    """Why a pod does not run yet: the scheduler's words, or those of the kubelet. What was said of
+    one that is to go holds no longer."""
+    if "deletionTimestamp" in meta:
+        return {
+            "reason": "Terminating",
+            "message": f"{meta['name']} was deleted, and has yet to go",
+        }
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         reason = scheduled.get("reason") or "Unschedulable"

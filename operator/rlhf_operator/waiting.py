@@ -23,6 +23,10 @@ GANG_INCOMPLETE: Final = "waiting for minCount pods from a gang"
 PULL_REASONS: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 PULL_PREFIX: Final = re.compile(r'^Back-off pulling image "[^"]*"(: (ErrImagePull: )?)?')
 UNAVAILABLE: Final = re.compile(r"^\d+/\d+ nodes are (?:un)?available: (.*)$", re.DOTALL)
+VICTIMS: Final = re.compile(
+    r"[.,] (?:no new claims to deallocate|still not schedulable|preemption: )"
+)
+"""Where kube-scheduler goes on with what its plug-ins tried in vain to make room."""
 
 
 MOMENT: Final = timedelta(seconds=5)
@@ -69,7 +73,7 @@ def _unplaced(attempt: Attempt, pods: list[Pod]) -> Wait:
     if not said:
         return Wait("PodsPending", "The scheduler has not looked at the pods yet.")
     unfit = [pod for pod in said if not _fits(pod)]
-    fit = attempt.size - len(pods) + sum(_fits(pod) for pod in said)
+    fit = len(attempt.pods) - len(pods) + sum(_fits(pod) for pod in said)
     words = _words(unfit[0].message) if unfit else ""
     why = words or "the gang waits for the rest of its pods"
     return Wait("Unschedulable", f"{fit} of {attempt.size} pods fit: {why}.")
@@ -90,13 +94,13 @@ def _fits(pod: Pod) -> bool:
 def _words(message: str) -> str:
     """kube-scheduler's causes without its counts of nodes; the words of others as they are.
 
-    `0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: …` gives
-    `insufficient nvidia.com/gpu`.
+    `0/2 nodes are available: 2 Insufficient nvidia.com/gpu. no new claims to deallocate,
+    preemption: …` gives `insufficient nvidia.com/gpu`.
     """
     found = UNAVAILABLE.match(message)
     if not found:
         return message.strip().rstrip(".")
-    causes = found.group(1).split(" preemption: ")[0].strip().rstrip(".")
+    causes = VICTIMS.split(found.group(1))[0].strip().rstrip(".")
     plain = [re.sub(r"^\d+ ", "", cause) for cause in re.split(r", (?=\d+ )", causes)]
     return ", ".join(cause[:1].lower() + cause[1:] for cause in dict.fromkeys(plain))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -168,7 +169,8 @@ def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(
     def says_why(job: Object | None) -> bool:
         return "nvidia.com/gpu" in (stage(job, "sft").get("message") or "")
 
-    jobs.wait(says_why)
+    said = stage(jobs.wait(says_why), "sft")["message"]
+    assert re.fullmatch(r"[0-3] of 4 pods fit: .*insufficient nvidia\.com/gpu\.", said)
     assert not any(pod["spec"].get("nodeName") for pod in jobs.pods("sft"))
     make_node({"nvidia.com/gpu": 4})
     jobs.wait_ready()

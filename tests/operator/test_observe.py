@@ -247,6 +247,16 @@ def test_the_termination_message_is_the_result() -> None:
     assert seen.result.checkpoint.digest == "sha256:1"
 
 
+def test_what_was_said_of_a_pod_without_a_node_that_is_deleted_holds_no_longer() -> None:
+    said = condition("PodScheduled", "False", "Unschedulable", "waiting for minCount pods")
+    item = a_pod(phase="Pending", conditions=[said])
+    del item["spec"]["nodeName"]
+    item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    seen = pod(item, NOON + timedelta(minutes=5))
+    assert (seen.reason, seen.is_lost) == ("Terminating", False)
+    assert seen.message == "tiny-sft-1-0-abcde was deleted, and has yet to go"
+
+
 def test_a_deletion_that_is_overdue_is_a_lost_node() -> None:
     item = a_pod()
     item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"  # when the grace period ends

@@ -16,6 +16,13 @@ SHORT = (
     "2 No preemption victims found for incoming pod."
 )
 
+OF_1_36 = (
+    "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient nvidia.com/gpu. "
+    "no new claims to deallocate, preemption: 0/3 nodes are available: 1 Preemption is not helpful "
+    "for scheduling, 2 No preemption victims found for incoming pod."
+)
+"""As kube-scheduler 1.36 says it."""
+
 
 def gang(*pods: Pod, size: int = 4) -> Attempt:
     return Attempt("sft", 1, "", "", size=size, pods=pods)
@@ -43,6 +50,24 @@ WAITS = {
     "no gang scheduler, one is placed": (
         gang(pod(0, node="node-a"), *(pod(i, "Unschedulable", SHORT) for i in (1, 2, 3))),
         Wait("Unschedulable", "1 of 4 pods fit: insufficient nvidia.com/gpu."),
+    ),
+    "native gang, one is to go": (
+        gang(
+            *(pod(i, "Unschedulable", GANG_INCOMPLETE + " to be scheduled") for i in (0, 1, 2)),
+            pod(3, "Terminating", "tiny-sft-1-3 was deleted, and has yet to go"),
+        ),
+        Wait("Unschedulable", "3 of 4 pods fit: tiny-sft-1-3 was deleted, and has yet to go."),
+    ),
+    "two that are not there do not fit": (
+        gang(*(pod(i, "Unschedulable", SHORT) for i in (0, 1))),
+        Wait("Unschedulable", "0 of 4 pods fit: insufficient nvidia.com/gpu."),
+    ),
+    "where room for it could not be made either": (
+        gang(pod(0, "Unschedulable", OF_1_36), size=1),
+        Wait(
+            "Unschedulable",
+            "0 of 1 pods fit: node(s) had untolerated taint(s), insufficient nvidia.com/gpu.",
+        ),
     ),
     "several causes": (
         gang(
