@@ -17,6 +17,8 @@ from rlhf_operator.api import Object, Resource
 from rlhf_operator.controller import JobKey
 from rlhf_operator.mending import applied
 from rlhf_operator.names import LABEL_JOB
+from rlhf_operator.observe import controller_uid
+from rlhf_operator.ownership import controller
 
 REMEMBERED: Final = 20_000
 """UIDs of objects that are gone: a late answer that tells of one is older than that many ends."""
@@ -46,6 +48,7 @@ class Cache:
         self._jobs: dict[JobKey, Object] = {}
         self._children: dict[JobKey, dict[tuple[str, str], Object]] = {}
         self._where: dict[str, JobKey] = {}  # by UID
+        self._departed: dict[JobKey, dict[str, Object]] = {}  # by UID
         self._gone: OrderedDict[str, int] = OrderedDict()  # by UID, as of which version
 
     def job(self, key: JobKey) -> Object | None:
@@ -76,6 +79,11 @@ class Cache:
         """One of them."""
         return self._children.get(key, {}).get((kind, name))
 
+    def departed(self, key: JobKey) -> list[Object]:
+        """A job's pods that went before their Job, as they were last seen: how they ended, and who
+        took them away, stands nowhere else any more."""
+        return list(self._departed.get(key, {}).values())
+
     def put(self, item: Object) -> None:
         """Takes in an object, unless something newer is known of it."""
         key, uid = job_of(item), item["metadata"]["uid"]
@@ -88,6 +96,7 @@ class Cache:
         if before not in (None, key):  # somebody has changed its label
             self._forget(before, item)
         self._where[uid] = key
+        self._departed.get(key, {}).pop(uid, None)
         if item["kind"] == KIND:
             self._jobs[key] = slim(item)
         else:
@@ -116,9 +125,23 @@ class Cache:
             del self._jobs[key]
         else:
             del self._children[key][_name(item)]
+            self._remember(key, item)
             if not self._children[key]:
                 del self._children[key]
         self._on_change(key)
+
+    def _remember(self, key: JobKey, gone: Object) -> None:
+        """A pod for as long as its Job is there."""
+        departed, uid = self._departed.get(key, {}), gone["metadata"]["uid"]
+        if gone["kind"] == "Job":
+            kept = {of: pod for of, pod in departed.items() if controller_uid(pod) != uid}
+            self._departed[key] = kept
+            if not kept:
+                del self._departed[key]
+        elif gone["kind"] == "Pod" and (owner := controller(gone)):
+            job = self.child(key, "Job", owner["name"])
+            if job is not None and job["metadata"]["uid"] == owner["uid"]:
+                self._departed.setdefault(key, {})[uid] = slim(gone)
 
     def replace(
         self, resource: Resource, namespace: str | None, items: Iterable[Object], version: int

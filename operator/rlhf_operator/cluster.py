@@ -106,6 +106,7 @@ class KubernetesCluster:
             self._cache.children(key, "Pod"),
             now,
             [item for item in self._cache.children(key, "Workload") if is_workload(item)],
+            self._cache.departed(key),
         )
 
     def _hides_pods(self, job: RLHFJob, attempt: Attempt) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
+from rlhf_api.run import ExitCode
+
 from rlhf_operator import kueue
 from rlhf_operator.names import (
     ANNOTATION_HASH,
@@ -34,6 +36,8 @@ device plug-in is away, the node has changed. It sets no DisruptionTarget then.
 """
 INDEX_DIGITS: Final = 10
 """More than any index has; a number of thousands of digits is refused by int()."""
+TOLD_TO_END: Final = (137, ExitCode.TERMINATED)
+DELETED: Final = "The pod was deleted before it had ended."
 NODE_SILENCE: Final = timedelta(seconds=30)
 """How long after the end of its grace period a pod may still be shown before its node is lost."""
 PHASES: Final[Mapping[str, PodPhase]] = {
@@ -51,10 +55,12 @@ def attempts(
     pods: Iterable[Object],
     now: datetime,
     workloads: Sequence[Object] = (),
+    departed: Iterable[Object] = (),
 ) -> tuple[Attempt, ...]:
     """What is left of each attempt of the RLHFJob with this name and UID.
 
-    `workloads`: Kueue's, which tell why a Job is suspended.
+    `workloads`: Kueue's, which tell why a Job is suspended. `departed`: pods that went before their
+    Job, as they were last seen.
     Objects that only carry our labels, and belong to somebody else, are left out. Pods whose Job
     went before them still count: they may still write. Those of an earlier RLHFJob of this name
     count for no longer than that: how they ended says nothing of this one.
@@ -66,8 +72,11 @@ def attempts(
         counts = not is_of_another(item, uid) or pod(item, now).is_live
         if key and counts and _owner_name(item) == child_name(job, *key):
             gangs.setdefault(key, []).append(item)
+    went: dict[tuple[str, int], list[Object]] = {}
+    for item in departed:
+        went.setdefault(attempt_of(item) or ("", 0), []).append(item)
     keys = sorted({*mine, *gangs})
-    found = (_attempt(key, mine.get(key), gangs.get(key, []), now) for key in keys)
+    found = (_attempt(k, mine.get(k), gangs.get(k, []), went.get(k, []), now) for k in keys)
     return tuple(_with_words(item, mine, workloads) for item in found)
 
 
@@ -147,7 +156,11 @@ def _owners(item: Object) -> list[Object]:
 
 
 def _attempt(
-    key: tuple[str, int], job: Object | None, pods: list[Object], now: datetime
+    key: tuple[str, int],
+    job: Object | None,
+    pods: list[Object],
+    departed: list[Object],
+    now: datetime,
 ) -> Attempt:
     shown = [*([job] if job else []), *pods]
     annotations = shown[0]["metadata"].get("annotations") or {}
@@ -172,7 +185,7 @@ def _attempt(
         made_at=_moment(job["metadata"].get("creationTimestamp")),
         lost_a_node=_outlived_grace(job),
     )
-    return attempt._replace(pods=(*seen, *_unseen_end(attempt, job)))
+    return attempt._replace(pods=(*seen, *_taken_away(attempt, job, pods, departed, now)))
 
 
 def job_end(job: Object) -> tuple[Literal["Complete", "Failed"] | None, str | None]:
@@ -203,25 +216,55 @@ def _outlived_grace(job: Object) -> bool:
     return read(gone) > read(told) + grace + NODE_SILENCE
 
 
-def _unseen_end(attempt: Attempt, job: Object) -> Iterator[Pod]:
-    """A pod that failed the Job and was deleted before anybody looked: a disruption, not a fault.
+def _taken_away(
+    attempt: Attempt, job: Object, pods: list[Object], departed: list[Object], now: datetime
+) -> Iterator[Pod]:
+    """A pod that somebody took away, which failed the Job: a disruption, not a fault.
 
-    A pod of ours that fails stays until its Job goes, unless something outside took it away.
+    A pod of ours that fails stays until its Job goes, unless something outside took it away. With
+    it go its peers, which the Job controller deletes: their ends tell nothing.
     """
-    tells_why = any(pod.phase == "Failed" for pod in attempt.pods)
-    if attempt.condition != "Failed" or tells_why or attempt.reason == "DeadlineExceeded":
+    if attempt.condition != "Failed" or attempt.reason == "DeadlineExceeded":
         return
-    there = {pod.completion_index for pod in attempt.pods}
+    went = [found for item in departed if (found := _as_it_went(item, job, now))]
+    named = [found for found in went if found.reason != "PodDeleted"]
+    if named:
+        yield min(named, key=lambda found: found.finished_at or 0.0)
+        return
+    by_itself = [found for item in pods if (found := pod(item, now)) and _says_why(item, found)]
+    there = {found.completion_index for found in attempt.pods}
     missing = next((i for i in range(attempt.size) if i not in there), None)
-    if missing is not None:
-        yield Pod(
-            name=f"{name_of(job)}-{missing}",
-            completion_index=missing,
-            phase="Failed",
-            reason="PodDeleted",
-            message="The pod was deleted before it had ended.",
-            is_disrupted=True,
-        )
+    if by_itself or (missing is None and not any(p.phase == "Failed" for p in attempt.pods)):
+        return
+    unseen = Pod(f"{name_of(job)}-{missing}", missing or 0)
+    first = next(iter(went), unseen if missing is not None else attempt.pods[0])
+    taken = first._replace(phase="Failed", reason="PodDeleted", message=DELETED)
+    yield taken._replace(is_disrupted=True)
+
+
+def _says_why(item: Object, seen: Pod) -> bool:
+    """Whether it failed for a reason of its own: that it ended when it was told to, by a deletion,
+    is none."""
+    was_told = "deletionTimestamp" in item["metadata"] and seen.exit_code in TOLD_TO_END
+    return seen.phase == "Failed" and not (was_told and seen.reason is None)
+
+
+def _as_it_went(item: Object, job: Object, now: datetime) -> Pod | None:
+    """A pod of the Job that something outside took away; None where it had succeeded by then.
+
+    Its kubelet's last word may be missing, and the condition that names whoever took it, too.
+    """
+    last = pod(item, now)
+    if last.phase == "Succeeded" or controller_uid(item) != job["metadata"]["uid"]:
+        return None
+    found = (item.get("status") or {}).get("conditions") or []
+    target: Object = next((c for c in found if c["type"] == "DisruptionTarget"), {})
+    told = last.reason if last.is_lost or (last.phase == "Failed" and last.is_disrupted) else None
+    reason = told or (target.get("reason") if last.is_disrupted else None) or "PodDeleted"
+    message = last.message if last.phase == "Failed" else target.get("message")
+    return last._replace(
+        phase="Failed", reason=reason, message=message or DELETED, is_disrupted=True
+    )
 
 
 def pod(item: Object, now: datetime) -> Pod:

@@ -64,6 +64,8 @@ def _failure_order(pod: Pod) -> tuple[bool, float, int]:
 def _failure(kind: Kind, pod: Pod) -> Outcome:
     code = pod.exit_code
     reason = pod.result.reason if pod.result else pod.reason
+    if kind == "Disruption":  # who took the pod away says more than that it saved when it was told
+        reason = pod.reason or reason
     if reason is None:
         reason = REASONS.get(code or -1, "Error")
     text = pod.result.message if pod.result else pod.message

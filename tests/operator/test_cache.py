@@ -177,3 +177,31 @@ def test_any_order_of_news_ends_alike(order: list[int], is_gone: bool) -> None:
         elif is_gone:
             cache.remove(an_object(version))
     assert version_of(cache) == (None if is_gone else "6")
+
+
+def of_a_job(version: int, uid: str, owner: str) -> Object:
+    item = an_object(version, name=uid, uid=uid)
+    item["metadata"]["ownerReferences"] = [{"uid": owner, "name": owner, "controller": True}]
+    return item
+
+
+def test_pods_that_went_are_remembered_as_they_were_last_for_as_long_as_their_job_is_there() -> (
+    None
+):
+    cache = Cache()
+    first, second = (an_object(1, kind="Job", name=uid, uid=uid) for uid in ("one", "two"))
+    for item in (first, second, of_a_job(2, "a", "one"), of_a_job(3, "b", "two")):
+        cache.put(item)
+    assert cache.departed(KEY) == []
+    last = of_a_job(5, "a", "one") | {"status": {"phase": "Failed"}}
+    cache.remove(last)
+    cache.remove(of_a_job(6, "b", "two"))
+    cache.remove(of_a_job(7, "c", "three"))
+    assert [item["metadata"]["uid"] for item in cache.departed(KEY)] == ["a", "b"]
+    assert cache.departed(KEY)[0]["status"] == {"phase": "Failed"}
+    cache.put(of_a_job(8, "b", "two"))  # it had only left the selection
+    cache.remove(second)
+    assert [item["metadata"]["uid"] for item in cache.departed(KEY)] == ["a"]
+    cache.remove(first)
+    cache.remove(of_a_job(9, "b", "two"))
+    assert cache.departed(KEY) == []

@@ -132,6 +132,42 @@ def test_an_eviction_costs_no_budget(
     assert (status["attempt"], status["disruptions"], status.get("faults", 0)) == (2, 1, 0)
 
 
+def test_a_drained_node_is_named_and_its_gang_goes_on_elsewhere(
+    jobs: Jobs,
+    run_operator: Run,
+    play: Callable[..., Kubelet],
+    make_node: Callable[..., FakeNode],
+) -> None:
+    """The evicted pod is gone before its peer, which takes longer to save."""
+
+    def chosen(pod: Object) -> Script:
+        if pod["metadata"]["labels"]["rlhf.dev/attempt"] == "2" or is_prepare(pod):
+            return succeed(pod)
+        return Script(run_s=None, term_s=1.0 * index_of(pod))
+
+    make_node({"nvidia.com/gpu": 8})
+    play(chosen)
+    run_operator()
+    made = manifest(jobs.namespace, nodes=3, stages="sft")
+    made["spec"]["resources"]["gpusPerNode"] = 8
+    made["spec"]["stages"]["sft"]["retry"] = {"maxFaults": 0}
+    jobs.create(made)
+    jobs.wait_running("sft")
+    first = next(pod for pod in jobs.pods("sft") if index_of(pod) == 0)
+    drained = FakeNode(jobs.client, first["spec"]["nodeName"])
+    drained.drain()
+    make_node({"nvidia.com/gpu": 8})
+    sft = jobs.wait_ready()["status"]["stages"]["sft"]
+    assert (sft["attempt"], sft["disruptions"], sft["faults"]) == (2, 1, 0)
+    (said,) = [note for reason, note in jobs.events() if reason == "AttemptDisruption"]
+    who = f"ranks 0-7 on {drained.name} ({first['metadata']['name']})"
+    assert f"{who}: exit 143, EvictionByEvictionAPI." in said
+
+
+def is_prepare(pod: Object) -> bool:
+    return bool(pod["metadata"]["labels"]["rlhf.dev/stage"] == "prepare")
+
+
 def test_bad_configuration_is_never_tried_again(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:

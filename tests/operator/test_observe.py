@@ -364,6 +364,53 @@ def test_a_pod_that_failed_is_the_cause_even_where_others_are_missing() -> None:
     assert outcome_of(attempt).kind == "Fault"
 
 
+def told_to_end(index: int, **status: Any) -> dict[str, Any]:
+    """A pod that somebody deleted while it ran, and that saved."""
+    item = a_pod(index, phase="Failed", containerStatuses=[terminated(143)], **status)
+    item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    return item
+
+
+def evicted(index: int) -> dict[str, Any]:
+    said = condition("DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting")
+    return told_to_end(index, conditions=[said])
+
+
+@pytest.mark.parametrize("peers", [[], [told_to_end(0)]])
+def test_who_took_a_pod_away_is_told_although_it_is_gone(peers: list[dict[str, Any]]) -> None:
+    gone = [told_to_end(2), evicted(1)]
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=3)], peers, NOON, (), gone)
+    outcome = outcome_of(attempt)
+    assert (outcome.kind, outcome.reason) == ("Disruption", "EvictionByEvictionAPI")
+    assert (outcome.exit_code, outcome.message) == (143, "Eviction API: evicting")
+    assert outcome.pod is not None
+    assert (outcome.pod.name, outcome.pod.node) == ("tiny-sft-1-1-abcde", "node-a")
+
+
+@pytest.mark.parametrize(
+    ("pods", "gone"),
+    [
+        ([told_to_end(1)], []),
+        ([told_to_end(1)], [a_pod(0)]),
+        ([told_to_end(0), told_to_end(1)], []),
+    ],
+)
+def test_what_peers_of_a_deleted_pod_say_of_their_end_costs_no_budget(
+    pods: list[dict[str, Any]], gone: list[dict[str, Any]]
+) -> None:
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], pods, NOON, (), gone)
+    assert attempt.has_ended
+    outcome = outcome_of(attempt)
+    assert (outcome.kind, outcome.reason) == ("Disruption", "PodDeleted")
+
+
+def test_a_peer_that_failed_by_itself_is_the_cause_whatever_was_deleted_later() -> None:
+    broken = told_to_end(1)
+    broken["status"]["containerStatuses"] = [terminated(75)]
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [broken], NOON)
+    assert outcome_of(attempt).kind == "Fault"
+
+
 @pytest.mark.parametrize(("last_pod_goes", "lost"), [("12:02:30", False), ("12:02:31", True)])
 def test_a_pod_that_outlives_its_grace_period_was_on_a_node_that_was_lost(
     last_pod_goes: str, lost: bool
