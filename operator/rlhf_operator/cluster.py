@@ -25,20 +25,21 @@ from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
-from rlhf_operator.names import ANNOTATION_GANG
+from rlhf_operator.names import ANNOTATION_GANG, child_name
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.plan import stage_status
+from rlhf_operator.refused_pods import EVENTS, LOOK_AGAIN, RefusedPods
 from rlhf_operator.render import Platform
 from rlhf_operator.render.defaults import default_image
 from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.settle import is_under_way
+from rlhf_operator.waiting import misses_pods
 
 log = logging.getLogger(__name__)
 
 RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 ORPHAN: Final = "orphan"
 """Finalizer of the garbage collector (metav1.FinalizerOrphanDependents)."""
-EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
 OnStatus = Callable[[JobStatus, JobStatus], None]
@@ -65,6 +66,7 @@ class KubernetesCluster:
         self.platform = platform
         self._api = api
         self._mender = Mender(api)
+        self._refused = RefusedPods(api)
         self.children = Children(api, cache, self._mender, served)
         self._cache = cache
         self._reports = reports
@@ -87,6 +89,7 @@ class KubernetesCluster:
         if any(self._hides_pods(job, attempt) for attempt in found):
             await self.children.ask_for_pods(key)
             found = self._attempts(job, now)
+        found = tuple([await self._with_refusal(job, attempt, now) for attempt in found])
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
         return Observed(
@@ -118,11 +121,24 @@ class KubernetesCluster:
         seen = [p for p in self._cache.children(key_of(job), "Pod") if observe.attempt_of(p) == of]
         return is_under_way(status) and len(seen) < attempt.size
 
+    async def _with_refusal(self, job: RLHFJob, attempt: Attempt, now: datetime) -> Attempt:
+        """An attempt whose pods are not all there after a while, with why."""
+        name = child_name(job.metadata.name, attempt.stage, attempt.number)
+        own = self._cache.child(key_of(job), "Job", name)
+        if own is None:
+            return attempt
+        if misses_pods(attempt, now):
+            return attempt._replace(refused=await self._refused.why(own))
+        self._refused.forget(own)
+        return attempt
+
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""
         pods = observe.next_look(self._cache.children(key, "Pod"), now)
         others = self._mender.next_look(self._cache.others(key, ("Job", "Pod")), now)
-        return min(filter(None, (pods, others)), default=None)
+        is_refused = self._refused.is_told_of(self._cache.children(key, "Job"))
+        refused = now + LOOK_AGAIN if is_refused else None
+        return min(filter(None, (pods, others, refused)), default=None)
 
     def _is_whole(self, job: RLHFJob, attempt: Attempt, now: datetime) -> bool:
         """Whether nothing is to be made or mended; for one that is ending nothing ever is."""

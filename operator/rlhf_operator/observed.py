@@ -62,6 +62,7 @@ class Attempt(NamedTuple):
     is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
     lost_a_node: bool = False  # told by its Job alone, also where nobody looked at that time
     queue_message: str = ""  # why, in the queue's own words; empty where they are not known
+    refused: str = ""  # why its missing pods cannot be made; empty where nobody says so
     made_at: datetime | None = None  # its Job, by the clock of whoever keeps it
 
     @property

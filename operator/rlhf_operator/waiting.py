@@ -12,7 +12,14 @@ from typing import Final, NamedTuple
 from rlhf_operator.observed import Attempt, Pod
 
 UNPLACED: Final = frozenset(
-    {"QueueAdmission", "PodsPending", "Unschedulable", "SchedulingGated", "WaitingForDevices"}
+    {
+        "QueueAdmission",
+        "PodsPending",
+        "PodsRefused",
+        "Unschedulable",
+        "SchedulingGated",
+        "WaitingForDevices",
+    }
 )
 """Reasons for which pods are not on nodes; all others come after that."""
 
@@ -48,12 +55,22 @@ def waiting(attempt: Attempt) -> Wait | None:
         return Wait("QueueAdmission", f"The Job is suspended by its queue: {said}.")
     waits = [pod for pod in attempt.pods if not pod.has_started]
     unplaced = [pod for pod in waits if not pod.node]
+    if attempt.refused:
+        made = f"{len(attempt.pods)} of {attempt.size} pods could be made"
+        return Wait("PodsRefused", f"{made}: {attempt.refused}.")
     if len(attempt.pods) < attempt.size and not any(pod.reason for pod in unplaced):
         hint = "a quota or a webhook may refuse them; `kubectl describe job` tells"
         return Wait("PodsPending", f"Pods are being made; where that lasts, {hint}.")
     if unplaced:
         return _unplaced(attempt, unplaced)
     return _starting(waits) if waits else None
+
+
+def misses_pods(attempt: Attempt, now: datetime) -> bool:
+    """Whether pods that should be there long since are not."""
+    goes_on = attempt.condition is None and not attempt.is_terminating and not attempt.is_suspended
+    is_fresh = attempt.made_at is None or abs(now - attempt.made_at) < MOMENT
+    return goes_on and not is_fresh and len(attempt.pods) < attempt.size
 
 
 def is_just_made(attempt: Attempt, now: datetime) -> bool:

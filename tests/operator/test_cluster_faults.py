@@ -83,6 +83,28 @@ def test_a_quota_is_a_reason_to_wait(
     assert condition(job, "Stalled")[0] == "False"
 
 
+def test_pods_that_a_quota_refuses_are_told_in_its_words(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "few", "namespace": jobs.namespace},
+        "spec": {"hard": {"requests.nvidia.com/gpu": "4"}},
+    }
+    jobs.client.create(quota)
+    play(succeed)
+    run_operator(kubeconfig=limited(installed, jobs.namespace))
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    job = jobs.wait(lambda job: condition(job, "Scheduled") == ("False", "PodsRefused"))
+    words = "exceeded quota: few, requested: requests.nvidia.com/gpu=4, limited: "
+    said = f"1 of 2 pods could be made: {words}requests.nvidia.com/gpu=4."
+    assert stage(job, "sft")["message"] == said
+    jobs.client.delete("v1/resourcequotas", "few", jobs.namespace)
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1}
+
+
 def first_attempt_never_ends(pod: Object) -> Script:
     """That of SFT; all else succeeds."""
     labels = pod["metadata"]["labels"]

@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import World, a_job
+from builders import NOON, World, a_job
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Attempt, Pod
-from rlhf_operator.waiting import GANG_INCOMPLETE, Wait, waiting
+from rlhf_operator.waiting import GANG_INCOMPLETE, Wait, misses_pods, waiting
 
 SHORT = (
     "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: "
@@ -68,6 +68,10 @@ WAITS = {
             "Unschedulable",
             "0 of 1 pods fit: node(s) had untolerated taint(s), insufficient nvidia.com/gpu.",
         ),
+    ),
+    "pods that a quota refuses": (
+        gang(pod(0, "Unschedulable", SHORT))._replace(refused="exceeded quota: few"),
+        Wait("PodsRefused", "1 of 4 pods could be made: exceeded quota: few."),
     ),
     "several causes": (
         gang(
@@ -133,6 +137,23 @@ def test_pods_that_are_not_made_yet_and_pods_that_start_are_told_apart() -> None
         waiting(gang(pod(0, node="a"), pod(1, node="b"), size=2)),
     ]
     assert [wait.reason for wait in found if wait] == ["PodsPending", "PodsPending", "PodsStarting"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "misses"),
+    [
+        ({}, True),
+        ({"made_at": NOON - timedelta(seconds=4)}, False),
+        ({"made_at": None}, False),
+        ({"size": 1}, False),
+        ({"is_suspended": True}, False),
+        ({"is_terminating": True}, False),
+        ({"condition": "Failed"}, False),
+    ],
+)
+def test_pods_are_missed_once_they_should_be_there(changes: dict[str, Any], misses: bool) -> None:
+    attempt = gang(pod(0))._replace(made_at=NOON - timedelta(minutes=1))
+    assert misses_pods(attempt._replace(**changes), NOON) is misses
 
 
 @pytest.mark.parametrize("phase", ["Running", "Succeeded", "Failed", "Unknown"])
