@@ -30,8 +30,11 @@ TOLD_BY_OTHERS: Final = (
 QUEUED: Final = UNPLACED - {"PodsPending"}
 """What `Queued` tells of. That pods are being made is a step that every attempt takes."""
 
-PASSING: Final = UNPLACED | {"Starting", "PodsStarting", "PodsMissing"}
-"""Steps that every attempt takes, or that `Queued` tells of."""
+BY_AN_EDIT: Final = ("InputsChanged", "SettingsChanged")
+"""Why an attempt makes room for another; nothing is wrong."""
+
+PASSING: Final = UNPLACED | {"Starting", "PodsStarting", "PodsMissing", *BY_AN_EDIT}
+"""Steps that every attempt takes, or that `Queued` or `AttemptStopped` tells of."""
 
 
 class Event(NamedTuple):

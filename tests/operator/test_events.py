@@ -120,6 +120,14 @@ def test_an_earlier_result_is_told_as_skipped() -> None:
     assert world.reasons("ppo") == ["StageSkipped"]
 
 
+def test_an_edit_that_ends_an_attempt_is_told_once_and_as_no_warning() -> None:
+    world = training()
+    world.edit(a_job().with_spec("stages.sft.microBatchSize", 1)).settle()
+    assert world.last("AttemptStopped").type == "Normal"
+    assert "SettingsChanged" in world.last("AttemptStopped").message
+    assert "SettingsChanged" not in world.reasons("sft")
+
+
 def test_pods_that_cannot_start_are_a_warning_once() -> None:
     world = training()
     pull = {"reason": "ErrImagePull", "message": "pull of x: 401"}
