@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from rlhf_operator.replica import Replica
 from rlhf_operator.settings import Settings, parse
 
+log = logging.getLogger(__name__)
+
 
 def main(words: Sequence[str]) -> int:
     """The exit code."""
@@ -22,8 +24,19 @@ def main(words: Sequence[str]) -> int:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     # It says that it ignores signals, which are handled here.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
-    asyncio.run(_until_signalled(settings))
-    return 0
+    code = 0
+    try:
+        asyncio.run(_until_signalled(settings))
+    except* OSError as failed:  # a port that is taken, a certificate that is not there
+        log.error("The operator cannot run: %s", _first(failed))
+        code = 1
+    return code
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _until_signalled(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rlhf_operator import main as operator_main
 from rlhf_operator.settings import Settings, parse
 
 
@@ -68,3 +69,21 @@ def test_a_webhook_has_its_certificate() -> None:
     assert (told.webhook_port, told.tls_directory) == (9443, Path("/tls"))
     assert told.tls_name == "rlhf.svc"
     assert Settings().webhook_port is None
+
+
+def test_a_port_that_is_taken_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refused:
+        def __init__(self, settings: Settings) -> None:
+            pass
+
+        async def run(self) -> None:
+            taken = OSError(98, "bind on ('0.0.0.0', 8080): address already in use")
+            raise ExceptionGroup("tasks", [ExceptionGroup("probes", [taken])])
+
+    monkeypatch.setattr(operator_main, "Replica", Refused)
+    assert operator_main.main(["--all-namespaces"]) == 1
+    assert caplog.messages == [
+        "The operator cannot run: [Errno 98] bind on ('0.0.0.0', 8080): address already in use"
+    ]
