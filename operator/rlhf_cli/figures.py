@@ -35,6 +35,7 @@ KEY_FIGURES: Final[dict[str, dict[str, str]]] = {
         "eval/accuracy": "held-out accuracy",
         "train/loss": "loss",
         "dpo/margin": "margin",
+        "eval/kl": "KL",
         "eval/score": "score",
     },
 }

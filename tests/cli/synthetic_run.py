@@ -68,7 +68,14 @@ FINAL: dict[str, dict[str, float]] = {
     "sft": {"train/loss": 0.61, "eval/loss": 0.72, "eval/score": 0.31, "eval/base_score": 0.0},
     "reward": {"train/loss": 0.12, "eval/accuracy": 0.953, "train/accuracy": 0.97},
     "ppo": {"ppo/reward": 2.41, "ppo/kl": 6.3, "ppo/response_length": 17.2, "eval/score": 0.87},
-    "dpo": {"eval/accuracy": 0.94, "train/loss": 0.21, "dpo/margin": 3.2, "eval/score": 0.79},
+    "dpo": {
+        "eval/accuracy": 0.94,
+        "train/loss": 0.21,
+        "eval/loss": 0.24,
+        "dpo/margin": 3.2,
+        "eval/kl": 1.37,
+        "eval/score": 0.79,
+    },
 }
 
 

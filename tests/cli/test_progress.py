@@ -126,6 +126,8 @@ def test_the_table_at_the_end_has_times_figures_and_scores() -> None:
     text = console.file.getvalue()
     assert "1:02:03" in text
     assert "held-out accuracy 0.953" in text
+    assert "KL 6.300" in text  # of PPO
+    assert "KL 1.370" in text  # of DPO
     assert "Base 0.000   SFT 0.310   PPO 0.870   DPO 0.790" in text
 
 

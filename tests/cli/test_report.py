@@ -15,6 +15,7 @@ from rlhf_cli.report.collect import collect, scores
 from rlhf_cli.report.curves import smoothed
 from rlhf_cli.report.page import bars, manifest_text, plots, render_report
 from rlhf_cli.report.records import MetricRow, merged_metrics, read_metrics, series
+from rlhf_cli.report.verdicts import verdict
 from rlhf_cli.report.write import write_report
 from rlhf_cli.run_folder import RunFolder
 from rlhf_cli.yaml_text import read_document
@@ -133,6 +134,19 @@ def test_a_panel_without_points_is_left_out(folder: RunFolder) -> None:
     titles = [plot.title for plot in plots(records["sft"])]
     assert "Loss" in titles
     assert "Accuracy" not in titles  # no accuracy was recorded for SFT
+
+
+def test_a_panel_of_one_point_is_left_out(folder: RunFolder) -> None:
+    (sft,) = (record for record in collect(folder).stages if record.name == "sft")
+    once = [MetricRow(1, {"train/loss": 2.0, "eval/loss": 2.1}), MetricRow(2, {"train/loss": 1.9})]
+    assert [plot.title for plot in plots(sft._replace(rows=once))] == ["Loss"]
+    assert plots(sft._replace(rows=once[:1])) == []
+
+
+def test_how_far_both_policies_went_from_their_reference_is_told(folder: RunFolder) -> None:
+    told = {record.name: verdict(record) for record in collect(folder).stages}
+    assert "KL to the reference" in told["ppo"]
+    assert "KL to the reference 1.370" in told["dpo"]
 
 
 def test_what_an_attempt_did_after_the_checkpoint_of_the_next_is_dropped() -> None:

@@ -85,7 +85,7 @@ def render_report(run: Run) -> str:
 
 
 def plots(record: StageRecord) -> list[Plot]:
-    """The panels of a stage that have points."""
+    """The panels of a stage that have a curve to show: a lone point is told in words elsewhere."""
     found = [_plot(record, panel) for panel in PANELS.get(record.name, ())]
     return [plot for plot in found if plot]
 
@@ -94,7 +94,7 @@ def _plot(record: StageRecord, panel: Panel) -> Plot | None:
     lines: list[tuple[str, Series]] = [
         (line.label, points) for line in panel.lines if (points := series(record.rows, line.metric))
     ]
-    if not lines:
+    if not any(len(points) > 1 for _, points in lines):
         return None
     title = f"{TITLES[record.name]}: {panel.title}"
     svg = curve(title, lines, STEP_NAMES.get(record.name, "step"), panel.is_noisy)

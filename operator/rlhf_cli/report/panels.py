@@ -92,7 +92,6 @@ PANELS: Final[dict[str, tuple[Panel, ...]]] = {
             (Line("dpo/chosen_reward", "chosen"), Line("dpo/rejected_reward", "rejected")),
         ),
         Panel("Margin", "chosen − rejected", (Line("dpo/margin", "margin"),)),
-        Panel("KL to the reference", "nats per response", (Line("eval/kl", "held-out"),)),
         LEARNING_RATE,
         GRADIENT,
     ),

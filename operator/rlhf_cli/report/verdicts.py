@@ -68,6 +68,7 @@ PARTS: Final[dict[str, tuple[Callable[[StageRecord], str], ...]]] = {
     "dpo": (
         _final("eval/accuracy", "prefers the chosen answer in {percent} of held-out pairs"),
         _course("dpo/margin", "margin"),
+        _final("eval/kl", "KL to the reference {value}"),
         SCORE,
     ),
 }
