@@ -617,6 +617,10 @@ def test_bad_rankings_are_refused(row: dict[str, Any], reason: str, tmp_path: Pa
 
 def test_several_right_answers_are_no_ranking(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"question": Q, "answers": ["2", "two"]}])
-    with pytest.raises(BadData, match="no two answers to compare"):
+    said = "no two answers to compare.*; `format: ranked` takes the list in `answers` as best first"
+    with pytest.raises(BadData, match=said):
         load(load_preferences, path)
-    assert load(load_preferences, path, format="ranked", columns={"answers": "answers"}).train
+    for own in ({"format": "ranked"}, {"columns": {"answers": "answers"}}):
+        (found,) = load(load_preferences, path, **own).train
+        assert [answer[0].content for answer in found.answers] == ["2", "two"]
+        assert found.ranks == (0, 1)

@@ -102,7 +102,7 @@ def _ranked(names: Names) -> Read | None:
     prompt = PromptReader.of(names, but=answers)
     ranks, scores = names.get("ranks"), names.get("scores")
     items = names.examples[answers]
-    telling = ranks or scores or preferences.are_scored(items)
+    telling = ranks or scores or preferences.are_scored(items) or names.format == "ranked"
     if prompt is None or not (telling or names.mapped("answers") or answers == "output"):
         return None  # several equally right answers, say of a quiz, are no ranking
 
@@ -234,7 +234,7 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     ),
     Layout(
         frozenset({"ranked"}),
-        "prompt/query + answers (a list, best first) with ranks or scores",
+        "prompt/query + answers (a list) with ranks or scores, or best first with format: ranked",
         _ranked,
         ASKED | {"answers", "ranks"},
     ),

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
 
-from rlhf_trainer.data.columns import mapped_columns
+from rlhf_trainer.data.columns import SYNONYMS, mapped_columns
 from rlhf_trainer.data.digests import path_of
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
@@ -106,7 +106,7 @@ def _preferences(row: Row, sample: Sample) -> list[Preference]:
             "the stage `dpo` with `loss: kto` learns from labels"
         )
     if len(sample.answers) < 2:
-        raise RowProblem("there are no two answers to compare" + _seen(sample))
+        raise RowProblem("there are no two answers to compare" + _seen(sample) + _unranked(row))
     found = Preference(
         row.id, sample.prompt, sample.answers, sample.ranks, sample.margin, sample.tools
     )
@@ -140,6 +140,15 @@ def _texts(row: Row, sample: Sample) -> list[PlainText]:
 
 def _language(row: Row, sample: Sample) -> list[PlainText | Dialogue]:
     return [*(_texts(row, sample) if sample.text is not None else _dialogues(row, sample))]
+
+
+def _unranked(row: Row) -> str:
+    """What would make a ranking of a list of answers that says nothing of which is better."""
+    for name in SYNONYMS["answers"]:
+        match row.value.get(name):
+            case [str(), str(), *_]:
+                return f"; `format: ranked` takes the list in `{name}` as best first"
+    return ""
 
 
 def _seen(sample: Sample) -> str:
