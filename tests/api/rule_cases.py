@@ -183,7 +183,14 @@ CASES: list[Case] = [
         "adapters_are_handed_on_merged",
         {SFT: REMOVE, f"{REWARD}.lora": {"output": "adapter"}},
         f"spec.{REWARD}.lora.output",
+        {SFT: REMOVE, f"{REWARD}.lora": {"output": "merged"}},
+    ),
+    Case(
+        "adapters_are_handed_on_merged",
         {PPO: REMOVE, f"{REWARD}.lora": {"output": "adapter"}},
+        f"spec.{REWARD}.lora.output",
+        {PPO: REMOVE, f"{REWARD}.lora": {"output": "adapter"}}
+        | {f"{REWARD}.command": ["train"], "image": "mine"},
     ),
     Case(
         "one_place_for_checkpoints",

@@ -39,6 +39,22 @@ def _merged_for_followers(name: str) -> Rule:
     )
 
 
+REWARD_MODELS_ARE_WHOLE: Final = Rule(
+    "adapters_are_handed_on_merged",
+    "reward.lora.output",
+    lambda stages: (
+        stages.reward is None
+        or stages.reward.lora is None
+        or stages.reward.lora.output != "adapter"
+        or (stages.reward.command is not None and stages.ppo is None)
+    ),
+    "!has(self.reward) || !has(self.reward.lora) || self.reward.lora.output != 'adapter' || "
+    "(has(self.reward.command) && !has(self.ppo))",
+    "is adapter, and a reward model is handed on whole, with its head",
+    "merged",
+)
+
+
 def _gate_has_followers(name: str) -> Rule:
     """A gate holds later stages back and nothing else: the job is ready without it."""
     followers = FOLLOWERS.get(name, ())
@@ -106,7 +122,8 @@ STAGES_RULES: Final = (
         "is sft, and this job has no sft stage",
         "auto, base or random; or add spec.stages.sft",
     ),
-    *(_merged_for_followers(name) for name in FOLLOWERS),
+    _merged_for_followers("sft"),
+    REWARD_MODELS_ARE_WHOLE,
     *(_gate_has_followers(name) for name in Stages.model_fields),
 )
 

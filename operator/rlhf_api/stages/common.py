@@ -43,8 +43,8 @@ class LoRA(Contract):
     )
     output: Literal["merged", "adapter"] = Field(
         default="merged",
-        description="What the stage hands on: a whole model with the adapter merged, or the "
-        "adapter, with its base unless that is a hub's.",
+        description="What the stage hands on: a whole model with the adapter merged, or (but a "
+        "reward model's) the adapter, with its base unless that is a hub's.",
     )
 
 
