@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from rlhf_api.stages.ppo import FunctionReward
+from rlhf_trainer import evaluate
 from rlhf_trainer.errors import ConfigurationError
+from rlhf_trainer.models import load_policy
 from rlhf_trainer.stages import sft
 from rlhf_trainer.user_code import call_function, load_function
 from trainer_pod import TEMPLATE, Pod, sft_rows
@@ -146,7 +148,6 @@ def function(pod: Pod, name: str) -> FunctionReward:
     [
         ("broken", r"my_judge:broken: ZeroDivisionError: division by zero \(my_judge.py, line 8\)"),
         ("short", r"gave 1 scores for 2 answers"),
-        ("nan", r"gave nan for the answer 'a'"),
     ],
 )
 def test_what_goes_wrong_in_the_users_code_is_said_with_file_and_line(
@@ -156,6 +157,13 @@ def test_what_goes_wrong_in_the_users_code_is_said_with_file_and_line(
     loaded = load_function(judge, in_pod.paths)
     with pytest.raises(ConfigurationError, match=said):
         call_function(judge, loaded, ["p", "q"], ["a", "b"], [{}, {}])
+
+
+def test_a_judge_that_gives_no_number_is_named(in_pod: Pod, open_session: Any) -> None:
+    run = in_pod.stage_run("sft", settings(in_pod), evaluation=judged(in_pod, "nan"))
+    said = "evaluation.score: my_judge:nan gave nan for the answer"
+    with pytest.raises(ConfigurationError, match=said):
+        evaluate.answer(open_session(run), load_policy(run), "sft")
 
 
 def test_a_function_or_module_that_is_not_there_is_said(in_pod: Pod) -> None:

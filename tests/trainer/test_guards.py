@@ -96,7 +96,7 @@ def disagree() -> int:
     guard.signalled = ranks.is_main
     found = {"stop": guard.should_stop(), "sum": ranks.sum(torch.tensor(ranks.rank + 1.0)).item()}
     try:
-        with guard.batch(3, [f"rank{ranks.rank}:1"]):
+        with guard.batch(3, ["both:1", f"rank{ranks.rank}:1"]):
             guard.check_finite("loss", torch.tensor(NAN if ranks.rank == 1 else 1.0))
     except NonFinite as error:
         found["error"] = str(error)
@@ -116,6 +116,6 @@ def test_ranks_agree_on_what_only_one_of_them_sees(tmp_path: Path) -> None:
         assert json.loads((tmp_path / f"found-{rank}.json").read_text()) == {
             "stop": True,
             "sum": 3.0,
-            "error": "loss is nan at step 3; rows of the batch: rank0:1, rank1:1",
+            "error": "loss is nan at step 3; rows of the batch: both:1, rank0:1, rank1:1",
             "main": "division by zero",
         }

@@ -15,7 +15,7 @@ import pytest
 from rlhf_api.stages.ppo import HttpReward
 from rlhf_trainer import http_reward
 from rlhf_trainer.answered import Answered, Question
-from rlhf_trainer.errors import ConfigurationError, Transient
+from rlhf_trainer.errors import ConfigurationError, NonFinite, Transient
 from rlhf_trainer.http_reward import HttpScore
 from rlhf_trainer.ranks import Ranks
 
@@ -103,9 +103,6 @@ def test_an_answer_that_breaks_off_or_makes_no_sense_is_asked_for_again(broken: 
         (b'{"rewards": [1]}', "gave 1 rewards for 3 answers"),
         (b'{"scores": []}', 'no list "rewards"'),
         (b'{"rewards": [1, true, 3]}', "gave True where a number"),
-        (b'{"rewards": [1, Infinity, 3]}', "gave inf as a reward"),
-        (b'{"rewards": [1, NaN, 3]}', "gave nan as a reward"),
-        (b'{"rewards": [1, 1' + b"0" * 400 + b", 3]}", "gave inf as a reward"),
         (b'{"rewards": [1, "' + b"x" * 4000 + b'", 3]}', "gave 'x{79} where a number"),
         (b"[1, 2]", 'no list "rewards"'),
     ],
@@ -115,6 +112,18 @@ def test_an_answer_that_can_never_be_right_is_final(body: bytes, told: str) -> N
         with pytest.raises(ConfigurationError, match=told):
             scores(server.url)
         assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(b"Infinity", "inf"), (b"NaN", "nan"), (b"-1" + b"0" * 400, "-inf")],
+    ids=["inf", "nan", "huge"],
+)
+def test_a_reward_that_is_not_finite_is_a_divergence(number: bytes, shown: str) -> None:
+    with endpoint(reply(b'{"rewards": [1, 2, %s]}' % number)) as server:
+        said = f"the reward of {server.url} for the answer '黄色, I think' is {shown}"
+        with pytest.raises(NonFinite, match=said):
+            scores(server.url)
 
 
 def test_an_endpoint_that_stays_busy_is_named_with_its_answer() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rlhf_api.run import StageResult
+from rlhf_trainer.errors import NonFinite
 from rlhf_trainer.stages import ppo
 
 Train = Callable[..., tuple[StageResult, list[dict[str, float]]]]
@@ -102,6 +103,17 @@ def test_the_share_of_clipped_rewards_is_told(train: Train, in_pod: Any) -> None
     function = {"entrypoint": "points_reward:points", "source": "code"}
     _, metrics = train(rollouts=1, rewards={"points": {"function": function}})
     assert metrics[0]["ppo/reward_clipped_fraction"] == 2 / 8
+
+
+def test_a_reward_that_is_no_number_stops_before_anything_is_learnt(
+    train: Train, in_pod: Any
+) -> None:
+    code = in_pod.directory / "inputs" / "code" / "nan_reward.py"
+    code.write_text("def score(prompts, answers, rows):\n    return [0.5] * 7 + [float('nan')]\n")
+    rewards = {"broken": {"function": {"entrypoint": "nan_reward:score", "source": "code"}}}
+    said = r"the reward of nan_reward:score for the answer .* is nan at step 0; rows of the batch: "
+    with pytest.raises(NonFinite, match=said + r"prompts\.jsonl:\d+, "):
+        train(rewards=rewards)
 
 
 def test_grpo_weighs_its_kl_by_the_coefficient_that_adapts(train: Train) -> None:

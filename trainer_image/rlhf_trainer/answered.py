@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rlhf_trainer.data.examples import Message
+from rlhf_trainer.errors import NonFinite
 
 
 class Question(NamedTuple):
@@ -40,3 +43,15 @@ class Scores(NamedTuple):
 
     raw: Tensor
     normalised: Tensor  # by the statistics that a reward model carries, where asked for
+
+    @classmethod
+    def said(cls, who: str, values: Sequence[float], answered: Answered) -> Scores:
+        """What code or an endpoint of the user's gave, as it is. NonFinite, on every rank,
+        where a number is NaN or Inf: nothing is learnt from it.
+        """
+        for value, answer in zip(values, answered.answers, strict=True):
+            if not math.isfinite(value):
+                name = f"the reward of {who} for the answer {answer[:80]!r}"
+                raise NonFinite(name, value=str(value))
+        scores = torch.tensor(values, dtype=torch.float64)
+        return cls(scores, scores)

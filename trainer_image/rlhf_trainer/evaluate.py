@@ -7,6 +7,7 @@ the same order with what it hands on, and the base model before it is trained.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ from rlhf_trainer.data.encode import EncodedPrompt
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.data.stage_rows import UNLIMITED, evaluation_prompts
 from rlhf_trainer.engine import model_dtype
-from rlhf_trainer.errors import BadData
+from rlhf_trainer.errors import BadData, ConfigurationError
 from rlhf_trainer.models import generation_ends, input_of, load_output
 from rlhf_trainer.session import Session
 from rlhf_trainer.user_code import call_function, load_function
@@ -135,7 +136,12 @@ def _judged(
         return [None] * len(answers)
     judge = load_function(evaluation.score, session.run.paths)
     texts, rows = [p.text for p in prompts], [p.asked.row for p in prompts]
-    return list(call_function(evaluation.score, judge, texts, answers, rows))
+    scores = call_function(evaluation.score, judge, texts, answers, rows)
+    for score, text in zip(scores, answers, strict=True):
+        if not math.isfinite(score):
+            told = f"gave {score} for the answer {text[:80]!r}"
+            raise ConfigurationError(f"evaluation.score: {evaluation.score.entrypoint} {told}")
+    return list(scores)
 
 
 def _replace(session: Session, samples: Sequence[Sample]) -> None:

@@ -76,7 +76,8 @@ class Guard:
         raise NonFinite(name, step=at, row_ids=self._everyones(ids), value=values[0])
 
     def _everyones(self, row_ids: Sequence[str]) -> list[str]:
-        return [i for ids in self.ranks.gather_objects(list(row_ids)) for i in ids]
+        """Each once: ranks that share a batch name the same rows."""
+        return list(dict.fromkeys(i for ids in self.ranks.gather_objects(row_ids) for i in ids))
 
     def _on_sigterm(self, *_: Any) -> None:
         if not self.signalled:

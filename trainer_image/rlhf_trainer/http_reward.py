@@ -12,7 +12,6 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, Final
 
-import torch
 from rlhf_api.stages.ppo import HttpReward
 
 from rlhf_trainer.answered import Answered, Scores
@@ -38,9 +37,8 @@ class HttpScore:
 
     def score(self, answered: Answered) -> Scores:
         """What the endpoint says."""
-        values = self.ranks.on_main(lambda: self._ask(answered))
-        rewards = torch.tensor(values, dtype=torch.float64)
-        return Scores(rewards, rewards)
+        rewards = self.ranks.on_main(lambda: self._ask(answered))
+        return Scores.said(self.endpoint.url, rewards, answered)
 
     def _ask(self, answered: Answered) -> list[float]:
         question = {"prompts": answered.prompts, "answers": list(answered.answers)}
@@ -97,12 +95,9 @@ def _number(url: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigurationError(f"{url} gave {repr(value)[:80]} where a number was expected")
     try:
-        number = float(value)
+        return float(value)
     except OverflowError:  # JSON's integers have any length
-        number = math.inf
-    if not math.isfinite(number):
-        raise ConfigurationError(f"{url} gave {number} as a reward")
-    return number
+        return math.inf if value > 0 else -math.inf
 
 
 def _reason(error: Exception) -> str:

@@ -143,8 +143,7 @@ class FunctionScore:
                 self.function, self.call, answered.prompts, list(answered.answers), rows
             )
 
-        values = torch.tensor(self.ranks.on_main(ask), dtype=torch.float64)
-        return Scores(values, values)
+        return Scores.said(self.function.entrypoint, self.ranks.on_main(ask), answered)
 
 
 # --- from the stage's settings --------------------------------------------------------------------
