@@ -241,7 +241,7 @@ def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timi
         prompts = ppo.Prompts(session, config)
         team = assemble_team(session, config, steps_per_rollout(config))
         for number in range(options.rollouts + 1):
-            clock = ppo.Clock()
+            clock = ppo.Clock(session.ranks)
             questions = prompts.of_rollout(number)
             rollout = ppo.answer(session, team, questions, number)
             clock.lap("generate")

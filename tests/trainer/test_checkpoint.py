@@ -328,6 +328,7 @@ def test_once_the_output_is_committed_the_newest_checkpoint_alone_stays(
 def test_output_has_a_digest_that_others_can_verify(in_pod: Pod, ranks: Ranks) -> None:
     saver = checkpointer(in_pod, ranks)
     metrics = {"eval/loss": 1.5, "train/tokens_per_second": 123.4, "time/update": 3.0}
+    metrics |= {"memory/update": 0.5}
     ref = saver.commit_output(write_output, metrics)
     assert ref.uri == "job/sft-0123456789ab/attempt-1/output"
     directory = Path("checkpoints") / ref.uri

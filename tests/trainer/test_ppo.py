@@ -68,6 +68,9 @@ def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
     assert metrics[0]["ppo/kl"] == pytest.approx(0, abs=1e-5)
     assert metrics[0]["ppo/approx_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics[0]["ppo/clip_fraction"] == 0
+    for figure in ("time", "memory"):
+        assert all(metrics[0][f"{figure}/{part}"] > 0 for part in ("generate", "score", "update"))
+    assert not any(name.startswith(("time/", "memory/")) for name in metrics[-1])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ PROBE: Final = "0" * (1 << 20)
 """What a disk with room takes."""
 _STEP = re.compile(r"^step-(\d+)$")
 _ATTEMPT = re.compile(r"^attempt-(\d+)$")
-_WALL_CLOCK = ("time/", "train/tokens_per_second")
+_OF_THE_MACHINE = ("time/", "memory/", "train/tokens_per_second")
 log = logging.getLogger(__name__)
 
 
@@ -151,7 +151,7 @@ class Checkpointer:
         Of training states the newest alone stays then, for an attempt whose end nobody hears of:
         those of a stage that is done would fill the volume of the stages behind it.
         """
-        steady = {k: v for k, v in (metrics or {}).items() if not k.startswith(_WALL_CLOCK)}
+        steady = {k: v for k, v in (metrics or {}).items() if not k.startswith(_OF_THE_MACHINE)}
         result = {"stage": self.run.stage, "hash": self.run.hash, "metrics": steady}
         output = self.directory / "output"
         self._commit(output, write, result)

@@ -22,6 +22,7 @@ from torch import Tensor
 from rlhf_trainer.data.batches import micro_batches, pack
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.errors import Terminated
+from rlhf_trainer.peak_memory import PeakMemory
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.session import Session
 
@@ -110,17 +111,18 @@ def fit(
     config = session.config
     assert isinstance(config, Supervised)
     progress = _Progress(best_step=None, best=None, metrics={})
+    memory = PeakMemory(session.ranks)
     restored = session.checkpointer.restore({"model": engine})
     step = 0 if restored is None else restored.step
     if restored is not None:
         progress = _Progress(**restored.state)
         session.telemetry.saved(step)
     while step < task.total_steps:
-        metrics = _train_step(session, engine, task, step)
+        metrics = _train_step(session, engine, task, step) | memory.of_phase("train")
         step += 1
         if is_due(step, config.eval_every_steps, task.total_steps, 5) or step == task.total_steps:
             evaluated = task.evaluate(engine)
-            metrics |= evaluated
+            metrics |= evaluated | memory.of_phase("evaluate")
             progress = _after_evaluation(session, config, task, progress, step, evaluated, write)
         session.telemetry.log(step, metrics)
         session.telemetry.progress(step, task.total_steps)

@@ -30,6 +30,11 @@ ACCURACY: Final = Panel(
 LEARNING_RATE: Final = Panel(
     "Learning rate", "per step", (Line("train/lr", "learning rate"),), False
 )
+MEMORY: Final = Panel(
+    "Peak memory",
+    "GB a process",
+    (Line("memory/train", "training"), Line("memory/evaluate", "evaluation")),
+)
 GRADIENT: Final = Panel("Gradient norm", "before clipping", (Line("train/grad_norm", "norm"),))
 SPEED: Final = Panel("Throughput", "tokens/s", (Line("train/tokens_per_second", "tokens"),))
 
@@ -37,7 +42,7 @@ TOKEN_LOSS: Final = LOSS._replace(unit="nats per token")
 TOKEN_ACCURACY: Final = ACCURACY._replace(unit="share of tokens")
 
 PANELS: Final[dict[str, tuple[Panel, ...]]] = {
-    "sft": (TOKEN_LOSS, TOKEN_ACCURACY, LEARNING_RATE, GRADIENT, SPEED),
+    "sft": (TOKEN_LOSS, TOKEN_ACCURACY, LEARNING_RATE, GRADIENT, SPEED, MEMORY),
     "reward": (
         LOSS,
         ACCURACY,
@@ -45,6 +50,7 @@ PANELS: Final[dict[str, tuple[Panel, ...]]] = {
         LEARNING_RATE,
         GRADIENT,
         SPEED,
+        MEMORY,
     ),
     "ppo": (
         Panel(
@@ -82,6 +88,15 @@ PANELS: Final[dict[str, tuple[Panel, ...]]] = {
                 Line("time/update", "update"),
             ),
         ),
+        Panel(
+            "Peak memory",
+            "GB a process",
+            (
+                Line("memory/generate", "generate"),
+                Line("memory/score", "score"),
+                Line("memory/update", "update"),
+            ),
+        ),
     ),
     "dpo": (
         LOSS,
@@ -94,6 +109,7 @@ PANELS: Final[dict[str, tuple[Panel, ...]]] = {
         Panel("Margin", "chosen − rejected", (Line("dpo/margin", "margin"),)),
         LEARNING_RATE,
         GRADIENT,
+        MEMORY,
     ),
 }
 STEP_NAMES: Final = {"ppo": "rollout"}

@@ -35,8 +35,10 @@ from rlhf_trainer.experience import (
     kl_per_response,
     score_tokens,
 )
+from rlhf_trainer.peak_memory import PeakMemory
 from rlhf_trainer.ppo_update import UpdateFigures, steps_per_rollout, update
 from rlhf_trainer.pretraining import PretrainingTexts
+from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.reward_sources import ROWS_OF_MICRO_BATCH
 from rlhf_trainer.rewards import AdaptiveKL, FixedKL
 from rlhf_trainer.scored_lm import token_batch
@@ -57,11 +59,11 @@ def train(session: Session) -> StageResult:
     done, metrics = restore(session, team, beta)
     too_far = False
     while done < config.rollouts:
-        clock = Clock()
+        clock = Clock(session.ranks)
         questions = prompts.of_rollout(done)
         with session.guard.batch(done, [question.id for question in questions]):
             rollout = answer(session, team, questions, done)
-            clock.lap("time/generate")
+            clock.lap("generate")
             tokens = score_by_models(session, config, team, rollout)
             too_far = goes_too_far(config, tokens, rollout)
             if too_far:
@@ -69,13 +71,13 @@ def train(session: Session) -> StageResult:
             scores = team.reward.score(answered(session, questions, rollout))
             experience, figures = assemble(config, rollout, tokens, scores, beta.coef)
             check(session, experience, scores.raw)
-            clock.lap("time/score")
+            clock.lap("score")
             if config.max_kl is not None:
                 team.remember_good()
             updated = update(
                 session, config, team, experience, pretraining, done, kl_coef=beta.coef
             )
-            clock.lap("time/update")
+            clock.lap("update")
         metrics = base | named(config, team, figures, updated, rollout, beta.coef, clock)
         beta.update(figures.kl, config.global_batch_size)
         done += 1
@@ -114,17 +116,24 @@ class Prompts:
 
 
 class Clock:
-    """Seconds of the parts of a rollout."""
+    """Seconds of the parts of a rollout, and the memory that each took at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
+        self.memory, self.peaks = PeakMemory(ranks), dict[str, float]()
         self.last, self.seconds = time.perf_counter(), dict[str, float]()
 
     def lap(self, name: str) -> None:
-        """What was done since the last lap has this name."""
+        """What was done since the last lap has this name. A collective."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds[name], self.last = now - self.last, now
+        self.peaks |= self.memory.of_phase(name)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """``time/…`` and ``memory/…`` of each part."""
+        return {f"time/{name}": spent for name, spent in self.seconds.items()} | self.peaks
 
 
 def kl_controller(config: PPOStage) -> FixedKL:
@@ -281,7 +290,7 @@ def named(
         if stats is not None:
             metrics[f"ppo/{role}_lr"] = stats.learning_rate
             metrics[f"ppo/{role}_grad_norm"] = stats.grad_norm
-    return metrics | figures.mismatch | updated.means | clock.seconds
+    return metrics | figures.mismatch | updated.means | clock.metrics
 
 
 def save_if_due(
@@ -307,7 +316,7 @@ def finish(
     session: Session, team: Team, done: int, undo: bool, metrics: dict[str, float]
 ) -> StageResult:
     """Commit the actor, and answer the evaluation's prompts with it."""
-    final = {k: v for k, v in metrics.items() if not k.startswith("time/")}
+    final = {k: v for k, v in metrics.items() if not k.startswith(("time/", "memory/"))}
     checkpoint = session.checkpointer.commit_output(
         lambda directory: team.write(session, directory, undo), final
     )
