@@ -312,17 +312,21 @@ def test_rows_share_their_token_ids_so_that_a_million_rows_fit(tokenizer: Any) -
 def test_what_cannot_be_encoded_is_settled_as_the_source_says(
     tokenizer: Any, tmp_path: Any
 ) -> None:
-    rows = [{"prompt": "q", "answer": "a" * n} for n in (1, 200, 2)]
+    rows = [{"prompt": "q", "answer": "a" * n} for n in (1, 200, 2, 300)]
     loaded = load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows))
 
     def encoded(source: DataSource) -> Any:
         return encode_all(loaded, lambda row: encode_dialogue(tokenizer, row, 50), source)
 
-    with pytest.raises(BadData, match=r"a\.jsonl:2: \d+ tokens, and 50 are allowed"):
+    with pytest.raises(BadData, match=r"a\.jsonl:2: \d+ tokens, and 50 are allowed\n") as refusal:
         encoded(DataSource(source="x"))
+    head, what_to_do, *_ = str(refusal.value).splitlines()
+    assert head == "x: 2 of 4 rows cannot be used:"
+    assert "too long: raise maxLength" in what_to_do
+    assert str(refusal.value).count("raise maxLength") == 1
     skipping = DataSource(source="x", on_error="skip", max_skipped_fraction=0.5)
     found = encoded(skipping)
     assert ([row.id for row in found.train], [row.line for row in found.skipped]) == (
         ["a.jsonl:1", "a.jsonl:3"],
-        [2],
+        [2, 4],
     )

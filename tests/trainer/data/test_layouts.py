@@ -617,7 +617,7 @@ def test_bad_rankings_are_refused(row: dict[str, Any], reason: str, tmp_path: Pa
 
 def test_several_right_answers_are_no_ranking(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"question": Q, "answers": ["2", "two"]}])
-    said = "no two answers to compare.*; `format: ranked` takes the list in `answers` as best first"
+    said = r"\(`format: ranked` takes the list in `answers` as best first\)\n.*no two answers"
     with pytest.raises(BadData, match=said):
         load(load_preferences, path)
     for own in ({"format": "ranked"}, {"columns": {"answers": "answers"}}):

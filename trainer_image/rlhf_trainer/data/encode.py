@@ -205,7 +205,7 @@ def _encoded(examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow])
             encoded.append(encode(example))
         except RowProblem as problem:
             file, _, line = example.id.rpartition(":")
-            bad.append(BadRow(file, int(line), str(problem)))
+            bad.append(BadRow(file, int(line), str(problem), problem.hint))
     return encoded
 
 
@@ -261,6 +261,7 @@ def _without_start(tokenizer: PreTrainedTokenizerBase, tokens: list[int], length
 def _refuse_unless(overlong: Overlong, length: int, max_length: int) -> None:
     if overlong == "refuse":
         raise RowProblem(
-            f"{length} tokens, and {max_length} are allowed (raise maxLength or maxPromptLength, "
-            "or set `overlong: truncate` under `data`)"
+            f"{length} tokens, and {max_length} are allowed",
+            hint="too long: raise maxLength, or PPO's rollout.maxPromptLength, or set "
+            "`overlong: truncate` under `data`",
         )

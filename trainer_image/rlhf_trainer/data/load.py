@@ -106,7 +106,8 @@ def _preferences(row: Row, sample: Sample) -> list[Preference]:
             "the stage `dpo` with `loss: kto` learns from labels"
         )
     if len(sample.answers) < 2:
-        raise RowProblem("there are no two answers to compare" + _seen(sample) + _unranked(row))
+        said = "there are no two answers to compare" + _seen(sample)
+        raise RowProblem(said, hint=_unranked(row))
     found = Preference(
         row.id, sample.prompt, sample.answers, sample.ranks, sample.margin, sample.tools
     )
@@ -147,7 +148,7 @@ def _unranked(row: Row) -> str:
     for name in SYNONYMS["answers"]:
         match row.value.get(name):
             case [str(), str(), *_]:
-                return f"; `format: ranked` takes the list in `{name}` as best first"
+                return f"`format: ranked` takes the list in `{name}` as best first"
     return ""
 
 
@@ -314,7 +315,7 @@ def _examples(row: Row | BadRow, read: Read, make: Make[T]) -> list[_Keyed[T]] |
         key = _key(sample)
         return [_Keyed(key, example) for example in make(row, sample)]
     except RowProblem as problem:
-        return BadRow(row.file, row.line, str(problem))
+        return BadRow(row.file, row.line, str(problem), problem.hint)
 
 
 def _filled(row: Row, variables: Mapping[str, str], blanks: set[str] | None) -> Row:

@@ -19,6 +19,7 @@ class BadRow(NamedTuple):
     file: str
     line: int
     reason: str
+    hint: str = ""  # what to do about all such rows
 
     def __str__(self) -> str:
         return (
@@ -29,7 +30,12 @@ class BadRow(NamedTuple):
 
 
 class RowProblem(ValueError):
-    """Why a row cannot be used; whoever knows its file and line makes a BadRow of it."""
+    """Why a row cannot be used, and what to do about all such rows; whoever knows its file and line
+    makes a BadRow of it."""
+
+    def __init__(self, reason: str, *, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 def settle(source: DataSource, bad: Sequence[BadRow], total: int) -> None:
@@ -46,10 +52,11 @@ def settle(source: DataSource, bad: Sequence[BadRow], total: int) -> None:
 
 
 def report(source: DataSource, bad: Sequence[BadRow], total: int) -> str:
-    """The first problems, one a line, and how many there are in all."""
+    """How many there are, what to do where that is known, and the first of them, one a line."""
     rows = "row" if total == 1 else "rows"
     head = f"{source.source}: {len(bad)} of {total} {rows} cannot be used:"
-    lines = [head, *(f"  {row}" for row in bad[:LISTED])]
+    hints = dict.fromkeys(row.hint for row in bad if row.hint)
+    lines = [head, *(f"  ({hint})" for hint in hints), *(f"  {row}" for row in bad[:LISTED])]
     if len(bad) > LISTED:
         lines.append(f"  … and {len(bad) - LISTED} more")
     return "\n".join(lines)

@@ -144,7 +144,7 @@ def write_left_out(directory: Path, rows: Loaded[Any]) -> None:
     """Say in ``data.json`` how many rows are trained on and held out, which rows were left out, and
     which files were not read."""
     directory.mkdir(parents=True, exist_ok=True)
-    skipped = [row._asdict() for row in rows.skipped]
+    skipped = [{"file": r.file, "line": r.line, "reason": r.reason} for r in rows.skipped]
     about = {
         "train": len(rows.train),
         "heldout": len(rows.heldout),
