@@ -65,6 +65,7 @@ generate: $(READY)  ## Regenerate what is made from models, command line and the
 	HELM=$$(PYTHONPATH=tests $(BIN)/python -m cluster.binaries helm) $(BIN)/python charts/generate
 	$(BIN)/python gitops/argocd/configmap.py > gitops/argocd/argocd-cm.yaml
 	$(BIN)/python docs/site/commands.py > docs/reference/cli.md
+	$(BIN)/python docs/site/tables.py
 
 verify: generate  ## Check that what is generated is up to date
 	git diff --exit-code -- crds charts dashboards deploy docs/reference gitops kustomize

@@ -37,6 +37,28 @@ PASSING: Final = UNPLACED | {"Starting", "PodsStarting", "PodsMissing", *BY_AN_E
 """Steps that every attempt takes, or that `Queued` or `AttemptStopped` tells of."""
 
 
+WHEN: Final = {
+    "Queued": "pods wait for their place, and the scheduler, a queue or a gate has said why",
+    "GangAdmitted": "every pod of the gang has its place, and not all run yet",
+    "StageStarted": "every pod of the attempt runs",
+    "CheckpointSaved": "the trainer reports a newer saved step (metric `checkpoint/step`)",
+    "MetricAlarm": "KL is above 80 % of `maxKl`, or twice `kl.adaptive.target`; again only after "
+    "it fell by 10 %",
+    "AttemptFault": "an attempt ended by a fault: rank, node, exit code, reason, last lines",
+    "AttemptFinal": "an attempt ended by an error that no other attempt would mend",
+    "AttemptDisruption": "the cluster ended an attempt, or somebody did",
+    "AttemptStopped": "an attempt ended because it was told to: an edit, a suspension",
+    "StageSucceeded": "a stage is done",
+    "StageFailed": "a stage has failed for good",
+    "StageSkipped": "an earlier result on the same inputs is taken",
+    "Succeeded": "the job is done",
+    "Failed": "the job is stalled: no stage goes on",
+    "Suspended": "the job is suspended, and its pods end",
+}
+"""What each event means, for the reference. Beside these, a stage that begins to wait is told by
+its reason."""
+
+
 class Event(NamedTuple):
     """One thing that happened."""
 

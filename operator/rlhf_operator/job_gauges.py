@@ -23,7 +23,7 @@ OF_JOB: Final = ["namespace", "job"]
 OF_STAGE: Final = [*OF_JOB, "stage"]
 
 REPORTED: Final = {
-    "rlhf_stage_loss": ("Newest loss.", ("train/loss", "loss")),
+    "rlhf_stage_loss": ("Newest loss of a running stage.", ("train/loss", "loss")),
     "rlhf_stage_entropy": (
         "Newest entropy of the policy, in nats a token.",
         ("ppo/entropy", "entropy", "policy/entropy_avg"),
@@ -33,7 +33,7 @@ REPORTED: Final = {
         ("ppo/response_length", "completions/mean_length"),
     ),
     "rlhf_stage_tokens_per_second": (
-        "Newest throughput of all devices together.",
+        "Newest throughput of all devices of a stage together.",
         ("train/tokens_per_second", "train_tokens_per_second"),
     ),
 }
@@ -54,7 +54,8 @@ def collect_from(manifests: Iterable[Object]) -> Iterator[Metric]:
         if phase == "Running":
             running.append(manifest)
     yield _counted("rlhf_jobs", "RLHFJobs by phase.", "phase", phases)
-    yield _counted("rlhf_stages_waiting", "Stages that wait, by reason.", "reason", reasons)
+    waiting = "Stages that wait, of jobs that are not over, by reason."
+    yield _counted("rlhf_stages_waiting", waiting, "reason", reasons)
     yield GaugeMetricFamily("rlhf_gpus_in_use", "Devices of the stages under way.", in_use)
     yield from _of_running(running[:MOST_JOBS])
 
@@ -79,13 +80,22 @@ def _counted(name: str, text: str, label: str, counts: Mapping[str, int]) -> Met
 
 def _of_running(manifests: Iterable[Object]) -> Iterator[Metric]:
     """What trainers last reported, a series a job or a stage; MOST_JOBS bounds their number."""
-    reward = GaugeMetricFamily("rlhf_job_reward", "Newest mean reward.", labels=OF_JOB)
-    kl = GaugeMetricFamily("rlhf_job_kl", "Newest KL divergence to the reference.", labels=OF_JOB)
+    reward = GaugeMetricFamily(
+        "rlhf_job_reward", "Newest mean reward of a running job.", labels=OF_JOB
+    )
+    kl = GaugeMetricFamily(
+        "rlhf_job_kl", "Newest KL divergence to the reference of a running job.", labels=OF_JOB
+    )
     progress = GaugeMetricFamily(
-        "rlhf_stage_progress_ratio", "Share of a stage that is done.", labels=OF_STAGE
+        "rlhf_stage_progress_ratio",
+        "Share of a running stage that is done, 0 to 1.",
+        labels=OF_STAGE,
     )
     alarms = GaugeMetricFamily(
-        "rlhf_stage_alarm", "1 while an alarm holds.", labels=[*OF_STAGE, "alarm"]
+        "rlhf_stage_alarm",
+        "1 while a running stage is out of the bounds that the job names; alarm: KLNearLimit, "
+        "KLOffTarget.",
+        labels=[*OF_STAGE, "alarm"],
     )
     reported = {
         name: GaugeMetricFamily(name, text, labels=OF_STAGE) for name, (text, _) in REPORTED.items()

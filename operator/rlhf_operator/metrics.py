@@ -52,21 +52,28 @@ class Metrics:
         own: dict[str, Any] = {"registry": self.registry, "namespace": "rlhf_operator"}
         self._passes = Histogram(
             "reconcile_duration_seconds",
-            "Passes over jobs.",
+            "Passes over jobs; result: ok, error.",
             ["result"],
             buckets=PASS_BUCKETS,
             **own,
         )
         self._errors = Counter(
-            "reconcile_errors", "Passes that did not end as they should.", ["reason"], **own
+            "reconcile_errors",
+            "Passes that did not end as they should: ApiError, Bug; OutOfDate, which is repeated "
+            "on fresh data, NotLeading and Cancelled are no fault.",
+            ["reason"],
+            **own,
         )
         self._requests = Counter(
-            "api_requests", "Requests to the API server.", ["verb", "resource", "code"], **own
+            "api_requests",
+            "Requests to the API server; code 0: no answer.",
+            ["verb", "resource", "code"],
+            **own,
         )
         depth = Gauge("queue_depth", "Jobs that wait for a pass.", **own)
         depth.set_function(queue_depth)
         self._waits = Histogram(
-            "queue_wait_seconds", "From due to begun.", buckets=WAIT_BUCKETS, **own
+            "queue_wait_seconds", "Of a pass, from due to begun.", buckets=WAIT_BUCKETS, **own
         )
         self._leads = Gauge("is_leader", "1 on the replica that acts.", **own)
         self._reports = Counter(
@@ -77,19 +84,23 @@ class Metrics:
         own: dict[str, Any] = {"registry": self.registry, "namespace": "rlhf"}
         self._durations = Histogram(
             "stage_duration_seconds",
-            "Attempts, from their first pod's start to their end.",
+            "Attempts, from start to end; result: done, fault, final, disruption, stopped.",
             ["stage", "result"],
             buckets=STAGE_BUCKETS,
             **own,
         )
         self._gpu_seconds = Counter(
             "gpu_seconds",
-            "Devices times seconds of attempts that ended.",
+            "Devices times seconds of attempts that ended; outcome: useful, repeated, waiting.",
             ["stage", "outcome"],
             **own,
         )
         self._restarts = Counter(
-            "stage_restarts", "Attempts that followed one that failed.", ["stage", "cause"], **own
+            "stage_restarts",
+            "Attempts that followed one that did not finish; cause: fault, final, disruption, "
+            "stopped.",
+            ["stage", "cause"],
+            **own,
         )
 
     def reconciled(self, seconds: float, error: str | None) -> None:

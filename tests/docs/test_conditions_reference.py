@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import rlhf_operator
+from rlhf_api.status import EndKind
 from rlhf_operator.conditions import KINDS
-from rlhf_operator.events import TERMINAL
+from rlhf_operator.events import TERMINAL, WHEN
 from rlhf_operator.outcome import REASONS
 from rlhf_operator.waiting import UNPLACED
 
@@ -35,3 +37,10 @@ def test_every_reason_and_event_is_explained(word: str) -> None:
 
 def test_the_search_finds_reasons() -> None:
     assert {"Unschedulable", "GangAdmitted", "Interrupted", "NoResult", "NameTaken"} <= given()
+
+
+def test_every_event_of_a_transition_has_its_row() -> None:
+    text = (PACKAGE / "events.py").read_text(encoding="utf-8")
+    told = set(re.findall(r'Event\([^"()]*"(?:Normal|Warning)", "(\w+)"', text))
+    ends = {f"Attempt{kind}" for kind in get_args(EndKind)} - {"AttemptDone"}
+    assert told | ends | set(TERMINAL.values()) == set(WHEN)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -221,18 +219,3 @@ def test_names_follow_prometheus_conventions() -> None:
             assert family.name.endswith("_seconds")
         if family.type == "gauge":
             assert not family.name.endswith("_total")
-
-
-def test_the_reference_names_every_metric_with_its_type_and_labels() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "monitoring.md").read_text()
-    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `rlhf_")]
-    told = {row[0].strip(" `"): (row[1].strip(), row[2].strip()) for row in rows}
-    assert told == dict(_shapes(Metrics()))
-
-
-def _shapes(metrics: Metrics) -> Iterator[tuple[str, tuple[str, str]]]:
-    for family in metrics.registry.collect():
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        collector = metrics.registry._names_to_collectors.get(name)
-        labels = getattr(family, "_labelnames", None) or getattr(collector, "_labelnames", ())
-        yield name, (family.type, ", ".join(labels))
