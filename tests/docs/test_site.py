@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import yaml
 from cluster.control_plane import ControlPlane
 from guide_commands import REPOSITORY, Shell
 from rlhf_api.validation import parse_job
+from rlhf_cli.arguments.parser import build_parser, commands_of
 from rlhf_operator.render import Platform
 from rlhf_operator.support import unsupported
 
@@ -127,15 +130,65 @@ def test_the_commands_of_a_page_do_what_they_say(page: str, shell: Shell) -> Non
             shell.run(command)
 
 
-def test_commands_that_need_gpus_have_verbs_and_flags_that_are_there() -> None:
-    text = "".join((DOCS / page).read_text("utf-8") for page in PAGES)
-    marked = re.findall(r'^```console title="needs GPUs"\n(.*?)^```', text, re.M | re.S)
-    commands = [line.split() for body in marked for line in body.splitlines()]
-    assert commands
-    for _, verb, *words in commands:
-        asked = [sys.executable, "-m", "rlhf_cli", verb, "--help"]
-        told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-        assert [word for word in words if word.startswith("-") and word not in told] == []
+TOLD = [*sorted(DOCS.rglob("*.md")), REPOSITORY / "README.md", *REPOSITORY.glob("charts/*/*.md")]
+PROGRAM = re.compile(r"(?:\.venv/bin/)?(?:rlhfctl|kubectl|helm|make) (?!rlhf\b)[a-z]")
+
+
+def told_commands() -> Iterator[str]:
+    """Those in sentences, and those of blocks whose title says what they need."""
+    for page in TOLD:
+        text = page.read_text("utf-8")
+        for body in re.findall(r'^ *```console title=".*?"\n(.*?)^ *```', text, re.M | re.S):
+            yield from body.splitlines()
+        sentences = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+        for words in re.findall(r"`([^`]+)`", sentences):
+            yield " ".join(words.split())
+
+
+COMMANDS = sorted({command for command in told_commands() if PROGRAM.match(command)})
+
+
+@pytest.fixture(scope="module")
+def helped(control_plane: ControlPlane, program: Callable[[str], Path]) -> Callable[..., str]:
+    """What `--help` of a verb says, and for kubectl what all of its verbs take."""
+    kubectl, helm = control_plane.binaries / "kubectl", program("helm")
+
+    @functools.cache
+    def said(*words: str) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def of(name: str, *verbs: str) -> str:
+        if name == "rlhfctl":
+            return commands_of(build_parser())[verbs[0]][0].format_help()
+        if name == "helm":
+            return said(str(helm), *verbs, "--help")
+        return said(str(kubectl), *verbs, "--help") + said(str(kubectl), "options")
+
+    return of
+
+
+def test_the_search_finds_commands() -> None:
+    shown = {"kubectl get rlhfjobs -A", "make images BUILDER=buildah", ".venv/bin/rlhfctl doctor"}
+    assert shown <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_only_told_has_a_verb_and_flags_that_are_there(
+    command: str, helped: Callable[..., str]
+) -> None:
+    """Blocks without a title are run, by this file or by those of RUN_ELSEWHERE."""
+    name, verb, *words = shlex.split(command.removeprefix(".venv/bin/"))
+    if name == "make":
+        files = [REPOSITORY / "Makefile", REPOSITORY / "images/build.sh"]
+        told = "".join(path.read_text("utf-8") for path in files)
+        assert f"\n{verb}:" in told
+        used = [word.partition("=")[0] for word in words]
+    else:
+        told = helped(name, verb, *(words[:1] if verb == "auth" else []))
+        used = [word.partition("=")[0] for word in words if re.match("--?[a-zA-Z]", word)]
+    assert [word for word in used if not re.search(rf"(?<![\w-]){word}(?![\w-])", told)] == []
 
 
 def test_the_commands_of_the_conditions_page_are_those_of_the_guide() -> None:
