@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -15,7 +16,6 @@ from rich.cells import cell_len, set_cell_size
 from rlhf_api.crd import COLUMNS
 from rlhf_api.job import GROUP, KIND, VERSION, RLHFJob
 
-from rlhf_cli.figures import figure_text
 from rlhf_cli.yaml_text import write_document
 
 Object = dict[str, Any]
@@ -195,5 +195,17 @@ def _cell(value: Any, kind: str) -> str:
     if kind == "date":
         return age(value)
     if kind == "number":
-        return figure_text(value)
+        return _number(value)
     return str(value)
+
+
+def _number(value: float) -> str:
+    """As kubectl prints it (Go's %v): the fewest digits that tell it, with an exponent from a
+    million on, and below a ten thousandth."""
+    if isinstance(value, int):
+        return str(value)
+    exact = Decimal(repr(value)).normalize()
+    if -4 <= exact.adjusted() < 6:
+        return f"{exact:f}"
+    mantissa, _, exponent = f"{exact:e}".partition("e")
+    return f"{mantissa}e{int(exponent):+03}"

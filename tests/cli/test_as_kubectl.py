@@ -23,6 +23,11 @@ STATUS: Final[Object] = {
     "stages": {"sft": {"phase": "Running", "attempt": 2, "progress": 40}},
     "observedGeneration": 1,
 }
+FIGURES: Final = {
+    "first": {"reward": 2.2, "kl": 1.5e-05},
+    "second": {"reward": -12345678.9, "kl": 3},
+}
+"""In a table they are numbers, which Go prints in its own way."""
 
 
 class Bench:
@@ -37,7 +42,7 @@ class Bench:
             plane.client.patch(
                 "rlhf.dev/v1alpha1/rlhfjobs",
                 name,
-                {"status": STATUS},
+                {"status": STATUS | FIGURES[name]},
                 namespace,
                 subresource="status",
             )
@@ -83,7 +88,7 @@ def as_it_is(text: str) -> str:
 
 def without_ages(text: str) -> list[str]:
     """Lines of a table; between two commands a second may pass."""
-    return [re.sub(r"\b\d+s\b *", "AGE ", line).rstrip() for line in text.splitlines()]
+    return [re.sub(r"\b(?:\d+[dhms])+\b *", "AGE ", line).rstrip() for line in text.splitlines()]
 
 
 def with_numbers(text: str) -> Any:
