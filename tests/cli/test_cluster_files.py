@@ -23,6 +23,7 @@ from cut_once import CutOnce
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import CheckpointRef
 from rlhf_api.validation import parse_job
+from rlhf_cli.doctor.permission_checks import RIGHTS
 from rlhf_cli.failures import Failure
 from rlhf_cli.targets.files import Received, verified
 from synthetic_run import MANIFEST, write_run
@@ -44,7 +45,7 @@ class Kept:
 
     def make(self) -> None:
         client = self.plane.client
-        spec = {**MANIFEST["spec"], "image": "trainer:1", "checkpoints": {"subPath": "team"}}
+        spec = {**MANIFEST["spec"], "checkpoints": {"subPath": "team"}}
         made = client.create({**MANIFEST, "spec": spec}, self.namespace)
         claim = {
             "apiVersion": "v1",
@@ -71,6 +72,7 @@ class Kept:
         status["stages"]["ppo"]["checkpoint"]["digest"] = digest
         large = status["stages"]["dpo"]["checkpoint"]
         large["digest"] = _commit(volume / large["uri"], self.large)
+        status["stages"]["sft"]["image"] = "trainer:1"  # a default's; no pod is left that tells it
         status["observedGeneration"] = job.metadata.generation
         self.plane.client.patch(
             JOBS, "quickstart", {"status": status}, self.namespace, subresource="status"
@@ -197,6 +199,24 @@ def test_who_may_not_make_pods_gets_a_report_from_the_status(kept: Kept) -> None
     assert "held-out pairs" in (kept.folder / "plain.html").read_text()
     said = kept.run("fetch", "quickstart", "--out", "none", code=77, kubeconfig=kubeconfig)
     assert "can-i create pods" in said
+
+
+def test_with_the_rights_that_the_doctor_checks_a_report_is_whole_and_leaves_no_pod(
+    kept: Kept,
+) -> None:
+    plane, namespace = kept.plane, kept.namespace
+    login = plane.account_with("trainee", namespace, "get", "rlhfjobs.rlhf.dev")
+    rules = [
+        {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
+        for right in RIGHTS
+    ]
+    roles = "rbac.authorization.k8s.io/v1/roles"
+    plane.client.patch(roles, "trainee", {"rules": rules}, namespace)
+    said = kept.run("report", "quickstart", "--out", "rights.html", kubeconfig=login)
+    assert said == "rights.html\n"
+    assert "A banana is yellow." in (kept.folder / "rights.html").read_text()
+    pods = plane.client.list("v1/pods", namespace)
+    assert all("deletionTimestamp" in pod["metadata"] for pod in pods)
 
 
 def frames(path: str, content: str = "eAFLTEoGAAJNASc=") -> list[str]:

@@ -34,6 +34,9 @@ RIGHTS: Final = (
     Right("list", "", "events", "events, describe, watch"),
     Right("watch", "", "events", "watch, events -w"),
     Right("create", "", "pods", "report, plot, fetch, chat"),
+    Right("get", "", "pods", "report, plot, fetch, chat"),
+    Right("delete", "", "pods", "report, plot, fetch, chat, cancel --now, delete --force"),
+    Right("delete", "", "persistentvolumeclaims", "delete --checkpoints"),
 )
 
 

@@ -149,11 +149,12 @@ async def _pod(
     """With the image of the job's own pods: it is on the nodes already, and has Python."""
     pods = await target.raw_pods(of_job(job))
     images = [pod["spec"]["containers"][0]["image"] for pod in pods]
+    images += [stage.image for stage in all_stages(job).values() if stage.image]  # of pods gone
     image = next(iter(images), job.spec.image)
     if image is None:
         raise Failure(
-            f"no pod of {job.metadata.name} is left that tells the trainer's image",
-            "set spec.image in the manifest",
+            f"{job.metadata.name} has had no pods yet that would tell the trainer's image",
+            "run again once it has, or set spec.image in the manifest",
         )
     claim = job.spec.checkpoints.claim
     is_shared = claim is None or claim.access_mode == "ReadWriteMany"
