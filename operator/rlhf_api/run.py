@@ -36,7 +36,7 @@ is told from it."""
 
 
 class ExitCode(IntEnum):
-    """How the trainer ends (the tables in docs/reference/conditions.md)."""
+    """How the trainer ends (the table in docs/reference/conditions.md)."""
 
     DONE = 0
     CONFIGURATION = 64  # bad configuration or data: never retried

@@ -12,6 +12,7 @@ FAILED: Final = 1
 USAGE: Final = 64
 CHECKPOINT: Final = 65
 UNAVAILABLE: Final = 69
+MISTAKE: Final = 70
 IO_ERROR: Final = 74
 TRANSIENT: Final = 75
 DENIED: Final = 77
@@ -26,6 +27,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     CHECKPOINT: "a checkpoint is unusable",
     66: "training diverged",
     UNAVAILABLE: "no cluster answers",
+    MISTAKE: "a mistake of rlhfctl itself, to be reported",
     IO_ERROR: "the disk refused",
     TRANSIENT: "not now, but it may pass: run again",
     DENIED: "the cluster does not allow it",

@@ -9,12 +9,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from rlhf_cli.arguments.parser import behind_the_command, build_parser
 from rlhf_cli.completing import HIDDEN, complete
-from rlhf_cli.failures import DONE, INTERRUPTED, IO_ERROR, TERMINATED, Failure, Terminated
+from rlhf_cli.failures import (
+    DONE,
+    INTERRUPTED,
+    IO_ERROR,
+    MISTAKE,
+    TERMINATED,
+    Failure,
+    Terminated,
+)
 from rlhf_cli.program import program
+
+TRACEBACK: Final = "RLHF_TRACEBACK"
+"""Variable by which a mistake of ours is told in full."""
+MOST_SAID: Final = 500
+"""Characters of it, where it is told in a line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +60,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return IO_ERROR
+    except Exception as mistake:
+        return _own_mistake(mistake)
+
+
+def _own_mistake(mistake: Exception) -> int:
+    """What no command has foreseen: a line for the user, all of it for who is to mend it."""
+    if os.environ.get(TRACEBACK):
+        import traceback
+
+        traceback.print_exception(mistake)
+    else:
+        said = " ".join(f"{type(mistake).__name__}: {mistake}".split())
+        print(
+            f"{program()}: this is a mistake of {program()} itself: {said[:MOST_SAID]}",
+            f"report it, with what the same command prints with {TRACEBACK}=1 before it",
+            sep="\n",
+            file=sys.stderr,
+        )
+    return MISTAKE
 
 
 def _open_what_is_closed() -> None:

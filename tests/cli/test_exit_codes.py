@@ -64,6 +64,22 @@ def nobody_answers(desk: Desk) -> None:
     assert "no kubeconfig" in desk.rlhfctl("list", "--kubeconfig", "none", code=69)
 
 
+def rlhfctl_is_wrong(desk: Desk) -> None:
+    """Its manifest's schema cannot be made: nothing foresees that."""
+    wrong = "import sys, rlhf_api.schema as s; s.job_schema = None; from rlhf_cli.main import main"
+    words = [sys.executable, "-c", f"{wrong}; sys.exit(main(['schema']))"]
+    told = {"RLHF_TRACEBACK": "1"}
+    brief, whole = (
+        subprocess.run(words, env=os.environ | more, capture_output=True, text=True, timeout=60)
+        for more in ({}, told)
+    )
+    assert (brief.returncode, whole.returncode) == (70, 70)
+    assert "Traceback" not in brief.stderr
+    assert "a mistake of rlhfctl itself: TypeError: 'NoneType' object is not" in brief.stderr
+    assert "RLHF_TRACEBACK=1" in brief.stderr
+    assert "Traceback" in whole.stderr
+
+
 def the_disk_is_full(desk: Desk) -> None:
     command = f"exec {sys.executable} -m rlhf_cli schema > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
@@ -108,6 +124,7 @@ CASES: Final[dict[int, Callable[[Desk], None]]] = {
     65: trainer_ends(65),
     66: trainer_ends(66),
     69: nobody_answers,
+    70: rlhfctl_is_wrong,
     74: the_disk_is_full,
     75: another_run_works_there,
     77: not_allowed,
