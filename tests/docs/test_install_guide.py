@@ -77,7 +77,7 @@ def leave(client: Client) -> None:
 
 
 def test_each_command_of_the_guide_does_what_it_says(
-    reader: Reader, installed: ControlPlane, tmp_path: Path
+    reader: Reader, installed: ControlPlane, shell: Shell, tmp_path: Path
 ) -> None:
     installed_said, _ = reader.read("Helm")
     assert "STATUS: deployed" in installed_said
@@ -110,6 +110,11 @@ def test_each_command_of_the_guide_does_what_it_says(
     assert set(images.split()) == {"image:", "registry.example/rlhf-operator:0.1.0"}
     _, kept = reader.read("Uninstall")
     assert NAME in kept
+    other = "helm install other charts/rlhf-operator -n team-a --dry-run=server"
+    with pytest.raises(AssertionError, match="invalid ownership metadata"):
+        shell.run(other)
+    shell.run(f"{other} --take-ownership")
+    assert "`--take-ownership` (Helm 3.17 or newer)" in PAGE.section("Helm")
 
     _, _, allowed, *_ = reader.read("Kustomize")
     assert "workloads.kueue.x-k8s.io" in allowed
