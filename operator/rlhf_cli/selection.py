@@ -56,6 +56,12 @@ def _of_stage(job: RLHFJob, pods: Sequence[PodView], stage: str, wish: Wish) -> 
     return [pod for pod in mine if pod.attempt == attempt and index in (None, pod.completion_index)]
 
 
+def first_rank(job: RLHFJob, pod: PodView) -> int:
+    """The first of the ranks that run in a pod."""
+    is_there = pod.stage in job.spec.stages.present()  # not where an edit has removed it
+    return pod.completion_index * (_ranks_of_a_pod(job, pod.stage) if is_there else 1)
+
+
 def _ranks_of_a_pod(job: RLHFJob, stage: str) -> int:
     return 1 if stage == "prepare" else job.spec.resources_of(stage).ranks_per_node
 

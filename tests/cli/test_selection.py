@@ -1,13 +1,15 @@
-"""Which pods `rlhfctl logs` shows where the user names no stage."""
+"""Which pods `rlhfctl logs` shows where the user names no stage, and how their lines are marked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from builders import a_job
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import StageStatus
-from rlhf_cli.selection import Wish, selected
+from rlhf_cli.commands.logs import marked
+from rlhf_cli.selection import Wish, first_rank, selected
 from rlhf_cli.targets.target import PodView
 from synthetic_run import write_run
 
@@ -36,3 +38,21 @@ def test_a_preparation_that_is_all_there_is_is_shown(tmp_path: Path) -> None:
     done = StageStatus.model_validate({"phase": "Succeeded", "startTime": "2026-01-06T10:00:00Z"})
     pods = selected(job_with(tmp_path, done), PODS[:1], Wish())
     assert [pod.stage for pod in pods] == ["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("index", "line", "alone", "shown"),
+    [
+        (0, "step 1", False, "\x1b[36mppo-0 |\x1b[0m step 1"),
+        (1, "step 1", False, "\x1b[34mppo-1 |\x1b[0m step 1"),
+        (1, "[rank 5] NaN", False, "\x1b[96mppo-1 |\x1b[0m [rank 5] NaN"),
+        (1, "[rank 5] NaN", True, "\x1b[96m[rank 5]\x1b[0m NaN"),
+        (1, "step 1", True, "step 1"),
+    ],
+)
+def test_each_rank_has_a_colour_of_its_own(index: int, line: str, alone: bool, shown: str) -> None:
+    job = a_job().with_spec("resources", {"nodes": 2, "gpusPerNode": 4}).build()
+    pod = PodView(f"tiny-ppo-1-{index}", "ppo", 1, index, "Running")
+    assert marked(pod, line, first_rank(job, pod), True, alone=alone) == shown
+    plain = line if alone else f"ppo-{index} | {line}"
+    assert marked(pod, line, first_rank(job, pod), False, alone=alone) == plain

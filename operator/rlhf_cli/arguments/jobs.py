@@ -71,7 +71,10 @@ def _which_logs(logs: argparse.ArgumentParser) -> None:
     )
     logs.add_argument("--timestamps", action="store_true", help="begin each line with its time")
     logs.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="a colour for each pod"
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="a colour for each rank",
     )
 
 

@@ -1,9 +1,10 @@
-"""rlhfctl logs: what the pods of a stage write, each in a colour of its own."""
+"""rlhfctl logs: what the pods of a stage write, each rank in a colour of its own."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 from typing import Final
 
@@ -11,12 +12,14 @@ from rlhf_api.job import RLHFJob
 
 from rlhf_cli.failures import DONE, Failure
 from rlhf_cli.progress.summary import console_for
-from rlhf_cli.selection import Wish, check, selected
+from rlhf_cli.selection import Wish, check, first_rank, selected
 from rlhf_cli.targets.resolve import target_of
 from rlhf_cli.targets.target import LogOptions, PodView, Target, all_stages, ending, parsed
 
 COLOURS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
-"""Of the terminal, by the pod's index."""
+"""Of the terminal, by the rank."""
+OF_RANK: Final = re.compile(r"\[rank (\d{1,6})\] ")
+"""How lines begin of a rank that is not the first of all (rlhf_trainer.quiet)."""
 LOOK_EVERY: Final = 1.0
 
 
@@ -42,7 +45,7 @@ async def _logs(args: argparse.Namespace) -> int:
             raise Failure(*_nothing(target, job, wish))
         for pod in pods:
             async for line in target.log(pod, options):
-                print(_marked(pod, line, coloured, alone=len(pods) == 1))
+                print(marked(pod, line, first_rank(job, pod), coloured, alone=len(pods) == 1))
     return DONE
 
 
@@ -69,7 +72,7 @@ class Following:
             job = parsed(await self._target.job(self._name))
             is_over = await self._is_over(job)
             for pod in await self._new_pods(job):
-                tasks.create_task(self._follow(pod))
+                tasks.create_task(self._follow(pod, first_rank(job, pod)))
             if is_over:
                 return
             await asyncio.sleep(LOOK_EVERY)
@@ -88,19 +91,24 @@ class Following:
         stage = self._wish.stage
         return stage is not None and all_stages(job)[stage].phase in ("Succeeded", "Failed")
 
-    async def _follow(self, pod: PodView) -> None:
+    async def _follow(self, pod: PodView, first: int) -> None:
         async for line in self._target.log(pod, self._options):
-            print(_marked(pod, line, self._coloured, alone=False), flush=True)
+            print(marked(pod, line, first, self._coloured, alone=False), flush=True)
 
 
-def _marked(pod: PodView, line: str, coloured: bool, *, alone: bool) -> str:
-    """`ppo-0 | line`."""
+def marked(pod: PodView, line: str, first: int, coloured: bool, *, alone: bool) -> str:
+    """`ppo-0 | line`, of a pod whose ranks begin with `first`; `alone`: the line as it is.
+
+    The colour is that of the rank which the line names, else of the pod's first one.
+    """
+    named = OF_RANK.match(line)
+    mark, text = f"{pod.stage}-{pod.completion_index} | ", line
     if alone:
-        return line
-    mark = f"{pod.stage}-{pod.completion_index} |"
-    if coloured:
-        mark = f"\x1b[{COLOURS[pod.completion_index % len(COLOURS)]}m{mark}\x1b[0m"
-    return f"{mark} {line}"
+        mark, text = (named[0], line[named.end() :]) if named else ("", line)
+    if coloured and mark:
+        rank = int(named[1]) if named else first
+        mark = f"\x1b[{COLOURS[rank % len(COLOURS)]}m{mark.rstrip()}\x1b[0m "
+    return mark + text
 
 
 def _nothing(target: Target, job: RLHFJob, wish: Wish) -> list[str]:
