@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,8 @@ def metrics() -> Iterator[str]:
     for family in registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         made = registry._names_to_collectors.get(name)
-        labels = getattr(family, "_labelnames", None) or getattr(made, "_labelnames", ())
+        own: Sequence[str] = getattr(made, "_labelnames", ())
+        labels: Sequence[str] = getattr(family, "_labelnames", None) or own
         rows.append((name, family.type, ", ".join(labels), family.documentation))
     for row in sorted(rows, key=lambda row: (row[0].startswith("rlhf_operator"), row[0])):
         name, kind, labels, what = row
