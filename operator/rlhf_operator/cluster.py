@@ -136,8 +136,8 @@ class KubernetesCluster:
         """When something about the job's pods is to be seen that no event tells."""
         pods = observe.next_look(self._cache.children(key, "Pod"), now)
         others = self._mender.next_look(self._cache.others(key, ("Job", "Pod")), now)
-        is_refused = self._refused.is_told_of(self._cache.children(key, "Job"))
-        refused = now + LOOK_AGAIN if is_refused else None
+        are_missing = self._refused.is_asked_for(self._cache.children(key, "Job"))
+        refused = now + LOOK_AGAIN if are_missing else None
         return min(filter(None, (pods, others, refused)), default=None)
 
     def _is_whole(self, job: RLHFJob, attempt: Attempt, now: datetime) -> bool:

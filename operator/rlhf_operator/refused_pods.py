@@ -15,12 +15,12 @@ from typing import Final
 from rlhf_operator.api import Api, ApiError, Object, Resource
 
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
-ASK_AGAIN: Final = 5.0
-"""Seconds for which an answer holds, as pods of a large gang come one after the other."""
+ASK_AGAIN: Final = 10.0
+"""Seconds for which an answer holds: pods come one after the other, of many jobs at once."""
 LOOK_AGAIN: Final = timedelta(minutes=1)
-"""After which pods are to be asked for again that were refused: no watch tells of another cause."""
-MOST_JOBS: Final = 1000
-"""Of which answers are remembered."""
+"""After which a job whose pods are missing is looked at again: no watch tells of another cause."""
+MOST_JOBS: Final = 10_000
+"""Of which it is remembered that pods are missing."""
 OF_ONE_POD: Final = re.compile(
     r'^(?:\(combined from similar events\): )?Error creating: (?:pods? "[^"]*" is forbidden: )?'
 )
@@ -29,41 +29,43 @@ USED: Final = re.compile(r", used: .*?(?=, limited: )")
 
 
 class RefusedPods:
-    """Asks, each Job's once in a while."""
+    """Asks once in a while, for all jobs of a namespace at a time: each question makes the API
+    server read every event that there is."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._told: dict[str, tuple[float, str]] = {}  # by UID
+        self._asked: dict[str, float] = {}  # by namespace
+        self._told: dict[str, dict[str, str]] = {}  # by namespace and UID
+        self._missing: dict[str, None] = {}  # UIDs of Jobs, oldest first
 
     async def why(self, job: Object) -> str:
         """What was said of the last pod that could not be made; empty where nothing was, or where
         this operator may not read events."""
         meta, now = job["metadata"], time.monotonic()
-        at, text = self._told.get(meta["uid"], (float("-inf"), ""))
-        if now - at < ASK_AGAIN:
-            return text
-        while len(self._told) >= MOST_JOBS:
-            del self._told[next(iter(self._told))]
-        text = await self._ask(meta)
-        self._told[meta["uid"]] = (now, text)
-        return text
+        namespace = meta["namespace"]
+        while len(self._missing) >= MOST_JOBS:
+            del self._missing[next(iter(self._missing))]
+        self._missing[meta["uid"]] = None
+        if now >= self._asked.get(namespace, float("-inf")) + ASK_AGAIN:
+            self._asked[namespace] = now
+            self._told[namespace] = await self._ask(namespace)
+        return self._told.get(namespace, {}).get(meta["uid"], "")
 
     def forget(self, job: Object) -> None:
         """Its pods are all there."""
-        self._told.pop(job["metadata"]["uid"], None)
+        self._missing.pop(job["metadata"]["uid"], None)
 
-    def is_told_of(self, jobs: Iterable[Object]) -> bool:
-        """Whether pods of one of these are known to be refused."""
-        return any(self._told.get(job["metadata"]["uid"], (0.0, ""))[1] for job in jobs)
+    def is_asked_for(self, jobs: Iterable[Object]) -> bool:
+        """Whether pods of one of these were missing when it was last looked at."""
+        return any(job["metadata"]["uid"] in self._missing for job in jobs)
 
-    async def _ask(self, meta: Object) -> str:
-        fields = f"reason=FailedCreate,regarding.uid={meta['uid']}"
+    async def _ask(self, namespace: str) -> dict[str, str]:
         try:
-            found, _ = await self._api.list(EVENTS, meta["namespace"], fields=fields)
+            found, _ = await self._api.list(EVENTS, namespace, fields="reason=FailedCreate")
         except ApiError:
-            return ""
-        last = max(found, key=_last_time, default=None)
-        return plain(last.get("note") or "") if last else ""
+            return {}
+        in_order = sorted(found, key=_last_time)
+        return {e["regarding"].get("uid", ""): plain(e.get("note") or "") for e in in_order}
 
 
 def plain(note: str) -> str:

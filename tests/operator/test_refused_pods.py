@@ -52,8 +52,9 @@ class Server:
         return list(self.events), 9
 
 
-def event(note: str, second: int) -> Object:
-    return {"note": note, "deprecatedLastTimestamp": f"2026-01-31T12:00:0{second}Z"}
+def event(note: str, second: int, of: Object = JOB) -> Object:
+    time = f"2026-01-31T12:00:0{second}Z"
+    return {"note": note, "regarding": of["metadata"], "deprecatedLastTimestamp": time}
 
 
 def why(server: Server, times: int = 1) -> list[str]:
@@ -66,10 +67,20 @@ def test_the_last_cause_counts_and_is_asked_for_once_in_a_while(
 ) -> None:
     server = Server(event("first", 1), event("last", 3), event("second", 2))
     assert why(server, times=2) == ["last", "last"]
-    assert server.asked == [("events", "team", "reason=FailedCreate,regarding.uid=of-the-job")]
+    assert server.asked == [("events", "team", "reason=FailedCreate")]
     monkeypatch.setattr(refused_pods, "ASK_AGAIN", 0.0)
     why(server, times=2)
     assert len(server.asked) == 3
+
+
+def test_one_question_serves_all_jobs_of_a_namespace() -> None:
+    other = {"metadata": {"uid": "of-another", "namespace": "team"}}
+    elsewhere = {"metadata": {"uid": "elsewhere", "namespace": "lab"}}
+    server = Server(event("no quota", 1), event("no class", 2, other))
+    refused = RefusedPods(cast(Api, server))
+    said = [asyncio.run(refused.why(job)) for job in (JOB, other, elsewhere)]
+    assert said == ["no quota", "no class", ""]
+    assert [namespace for _, namespace, _ in server.asked] == ["team", "lab"]
 
 
 def test_who_may_not_read_events_says_nothing() -> None:
@@ -79,8 +90,8 @@ def test_who_may_not_read_events_says_nothing() -> None:
 
 def test_a_job_is_looked_at_again_until_its_pods_are_there() -> None:
     refused = RefusedPods(cast(Api, Server(event("no", 1))))
-    assert not refused.is_told_of([JOB])
+    assert not refused.is_asked_for([JOB])
     asyncio.run(refused.why(JOB))
-    assert refused.is_told_of([JOB])
+    assert refused.is_asked_for([JOB])
     refused.forget(JOB)
-    assert not refused.is_told_of([JOB])
+    assert not refused.is_asked_for([JOB])
