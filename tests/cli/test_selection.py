@@ -9,6 +9,7 @@ from builders import a_job
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import StageStatus
 from rlhf_cli.commands.logs import marked
+from rlhf_cli.main import main
 from rlhf_cli.selection import Wish, first_rank, selected
 from rlhf_cli.targets.target import PodView
 from synthetic_run import write_run
@@ -56,3 +57,15 @@ def test_each_rank_has_a_colour_of_its_own(index: int, line: str, alone: bool, s
     assert marked(pod, line, first_rank(job, pod), True, alone=alone) == shown
     plain = line if alone else f"ppo-{index} | {line}"
     assert marked(pod, line, first_rank(job, pod), False, alone=alone) == plain
+
+
+@pytest.mark.parametrize("verb", ["events", "logs"])
+def test_a_run_here_that_has_none_is_not_told_of_a_cluster(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path)
+    main([verb, "--dir", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert "No events of quickstart." in said or "has no pods whose log could be shown" in said
+    assert "cluster" not in said
+    assert "ttlSecondsAfterFinished" not in said

@@ -31,10 +31,8 @@ async def _events(args: argparse.Namespace) -> int:
         elif found := await target.events(job):
             _print(found, args.output, with_heading=True)
         else:
-            print(
-                f"No events of {job.metadata.name}: a cluster keeps them for an hour.",
-                file=sys.stderr,
-            )
+            why = "" if target.is_one_job else ": a cluster keeps them for an hour"
+            print(f"No events of {job.metadata.name}{why}.", file=sys.stderr)
     return DONE
 
 

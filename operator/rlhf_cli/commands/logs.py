@@ -115,8 +115,9 @@ def _nothing(target: Target, job: RLHFJob, wish: Wish) -> list[str]:
     """Why there is no log, in lines."""
     name = job.metadata.name
     which = f" of stage {wish.stage}" if wish.stage else ""
+    went = "their folders" if target.is_one_job else "ttlSecondsAfterFinished, or a deletion"
     return [
         f"{name} has no pods{which} whose log could be shown: they have not been made yet, or are "
-        "gone (ttlSecondsAfterFinished, or a deletion)",
+        f"gone ({went})",
         f"see how it stands: {target.command('describe', job=name)}",
     ]
