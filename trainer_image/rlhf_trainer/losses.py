@@ -90,11 +90,6 @@ def pair_is_right(chosen_scores_P: Tensor, rejected_scores_P: Tensor) -> Tensor:
     return chosen_scores_P > rejected_scores_P
 
 
-def pair_accuracy(chosen_scores_P: Tensor, rejected_scores_P: Tensor) -> Tensor:
-    """Share of pairs with the chosen answer strictly higher: a scalar in [0, 1]."""
-    return pair_is_right(chosen_scores_P, rejected_scores_P).float().mean()
-
-
 # --- PPO ------------------------------------------------------------------------------------------
 
 

@@ -61,14 +61,6 @@ def last_response_token_mask(response_mask_BT: Tensor) -> Tensor:
     return mask_BT & (true_from_here_BT == 1)
 
 
-def last_token_scores(scores_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """A reward head's output at the last True token of each row, by position: (B,).
-
-    A row without True tokens scores 0.
-    """
-    return upcast(scores_BT).where(last_response_token_mask(mask_BT), 0.0).sum(-1)
-
-
 class TokenRewards(NamedTuple):
     """What `kl_penalty_rewards` returns.
 
@@ -178,60 +170,3 @@ class AdaptiveKL(FixedKL):
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
         self.coef *= 1.0 + error * min(sequences / self.horizon, 1.0)
         return self.coef
-
-
-class RunningMoments:
-    """Mean and population variance of all values seen so far, in float64; mergeable.
-
-    Source: Chan, Golub, LeVeque 1979: δ = mean_b − mean_a, n = n_a + n_b,
-    mean = mean_a + δ·n_b/n, M2 = M2_a + M2_b + δ²·n_a·n_b/n, var = M2/n.
-    """
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.m2 = 0.0, 0.0, 0.0
-
-    @property
-    def var(self) -> float:
-        """Population (biased, /n) variance; 0 before the first value."""
-        return self.m2 / self.count if self.count else 0.0
-
-    @property
-    def std(self) -> float:
-        """√var."""
-        return math.sqrt(self.var)
-
-    def update(
-        self, x: Tensor, mask: Tensor | None = None, reduce: SumOverRanks = one_rank
-    ) -> None:
-        """Take in the values of `x` (where `mask` is True) of all ranks. Every rank must call.
-
-        ValueError, on every rank alike and with the moments unchanged, if a value is not finite.
-        """
-        values = x.detach().double()
-        kept = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.bool()
-        count, total = reduce(torch.stack([kept.sum().double(), values.where(kept, 0.0).sum()]))
-        mean = total / count.clamp_min(1)
-        m2 = reduce((values - mean).where(kept, 0.0).square().sum())
-        if not math.isfinite(float(m2)):
-            raise ValueError("a score is not finite: the running moments would be lost")
-        self._add(float(count), float(mean), float(m2))
-
-    def merge(self, other: "RunningMoments") -> None:
-        """Take in what another instance has seen."""
-        self._add(other.count, other.mean, other.m2)
-
-    def state_dict(self) -> dict[str, float]:
-        """All that a resume needs."""
-        return {"count": self.count, "mean": self.mean, "m2": self.m2}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore the moments."""
-        self.count, self.mean, self.m2 = (float(state[key]) for key in ("count", "mean", "m2"))
-
-    def _add(self, count: float, mean: float, m2: float) -> None:
-        if not count:
-            return
-        total, delta = self.count + count, mean - self.mean
-        self.mean += delta * count / total
-        self.m2 += m2 + delta * delta * self.count * count / total
-        self.count = total

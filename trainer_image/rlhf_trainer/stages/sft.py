@@ -24,6 +24,7 @@ from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.lora import add_lora
+from rlhf_trainer.losses import sft_loss
 from rlhf_trainer.models import load_policy
 from rlhf_trainer.scored_lm import ScoredLM, TokenBatch
 from rlhf_trainer.sequences import pack_rows
@@ -100,7 +101,8 @@ class _Task:
     def contribution(self, engine: Engine, micro_batch: _MicroBatch) -> Contribution:
         logprobs_M, hits_M = engine(micro_batch.tokens, _logprobs_and_hits)
         count = max(micro_batch.tokens_in_all, 1)
-        return Contribution(-logprobs_M.sum() / count, {"train/accuracy": hits_M.sum() / count})
+        loss = sft_loss(logprobs_M, torch.ones_like(hits_M), count)
+        return Contribution(loss, {"train/accuracy": hits_M.sum() / count})
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
