@@ -21,6 +21,9 @@ from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
 MEET_WITHIN: Final = 900
 """Seconds that torchrun's agents wait for each other, once all pods are there."""
+END_WITHIN: Final = 20
+"""Seconds that the other ranks of a pod have once one has failed. They end as their connections
+close; one that stands still never does."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,7 +101,7 @@ def _run_agent(options: argparse.Namespace) -> int:
         rdzv_configs={"rank": options.node_rank, "timeout": MEET_WITHIN},
         max_restarts=0,
         signals_to_handle="SIGUSR2",  # never sent: SIGTERM is for the ranks, see below
-        shutdown_timeout=30,
+        shutdown_timeout=END_WITHIN,
     )
     command = ["-m", "rlhf_trainer", "run", options.stage_file]
     try:
