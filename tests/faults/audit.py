@@ -70,6 +70,11 @@ def killed_at_every_call(name: str, time: int) -> Fault | None:
     return {1: KILLS[0], 2: KILLS[1]}.get(time)
 
 
+def killed_twice_at(call: str) -> Strike:
+    """The same, at one call alone."""
+    return lambda name, time: killed_at_every_call(name, time) if name == call else None
+
+
 @dataclass
 class Audit:
     """What was asked for, and what came of it."""

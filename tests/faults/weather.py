@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from faults.audit import KILLS, Plan, Strike, calm, once
+from faults.audit import KILLS, Plan, Strike, calm, killed_twice_at, once
 
 Kind = Literal[
     "calm",
@@ -90,6 +90,7 @@ def disturbances(*, is_full: bool) -> dict[str, Disturbance]:
     """By what they do."""
     killed = once(Plan(KILLED_AT, KILLS[1]))
     found = {
+        "killed before a call, and after its repetition": Disturbance(killed_twice_at(KILLED_AT)),
         "503 to everything for 6 s": Disturbance(turn=Turn("503", seconds=6)),
         "every watch is cut, and goes on from long ago": Disturbance(turn=Turn("cut")),
         "an hour ahead, killed, an hour behind": Disturbance(killed, clocks=(HOUR, -HOUR)),
