@@ -122,6 +122,13 @@ def _cause(error: yaml.YAMLError | ValueError) -> str:
     return str(error).splitlines()[0]
 
 
+def hint_of_a_run(name: str) -> list[str]:
+    """What to write for a run on this machine, where one lies here under a name that no RLHFJob of
+    a cluster was found by."""
+    is_here = bool(name) and Path(name, STATUS_FILE).exists()
+    return [f"for the run in ./{name}: --dir {name}"] if is_here else []
+
+
 def lineage_of(job: RLHFJob, stage: str, status: StageStatus) -> str | None:
     """The folder of all attempts on a stage's inputs, below the volume."""
     if status.checkpoint:

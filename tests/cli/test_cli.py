@@ -326,6 +326,18 @@ def test_flags_of_a_cluster_may_stand_before_the_command(
     assert "there is no kubeconfig none.yaml" in capsys.readouterr().err
 
 
+def test_without_a_cluster_a_run_of_that_name_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    Path("demo/status.yaml").touch()
+    assert main(["chat", "demo", "--kubeconfig=none.yaml"]) == 69
+    assert "for the run in ./demo: --dir demo" in capsys.readouterr().err
+    assert main(["chat", "other", "--kubeconfig=none.yaml"]) == 69
+    assert "--dir" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1h30m", 5400), ("2d1s", 172801)])
 def test_a_time_is_told_as_to_kubectl(text: str, seconds: int) -> None:
     args = build_parser().parse_args(["watch", "x", "--timeout", text])

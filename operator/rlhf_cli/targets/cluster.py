@@ -16,7 +16,7 @@ from rlhf_operator.names import ANNOTATION_RETRY_STAGE, claim_name
 
 from rlhf_cli.failures import DONE, Failure, Unreadable
 from rlhf_cli.program import command
-from rlhf_cli.run_folder import RunFolder
+from rlhf_cli.run_folder import RunFolder, hint_of_a_run
 from rlhf_cli.targets.cluster_delete import delete
 from rlhf_cli.targets.cluster_events import events, follow_events
 from rlhf_cli.targets.cluster_follow import LISTED, followed
@@ -141,10 +141,7 @@ class ClusterTarget(ClusterRequests):
         guess = suggestion(name, names)
         listing = command("list", *self._flags)
         hint = f"did you mean {guess}?" if guess else f"see those that are there: {listing}"
-        local = (
-            [f"for the run in ./{name}: --dir {name}"] if Path(name, "status.yaml").exists() else []
-        )
-        return Failure(f"there is no RLHFJob {name} in {self.place}", hint, *local)
+        return Failure(f"there is no RLHFJob {name} in {self.place}", hint, *hint_of_a_run(name))
 
 
 def _by_name(item: Object) -> tuple[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from rlhf_api.job import GROUP, KIND, PLURAL
 
 from rlhf_cli.failures import Failure
 from rlhf_cli.program import program
+from rlhf_cli.run_folder import hint_of_a_run
 from rlhf_cli.targets.target import Target
 
 
@@ -36,7 +37,12 @@ async def target_of(args: argparse.Namespace) -> AsyncIterator[Target]:
             f"name an RLHFJob: {program()} {args.command} JOB",
             f"or a run on this machine: {program()} {args.command} --dir DIR",
         )
-    async with connected(Access.of(args)) as cluster:
+    async with AsyncExitStack() as ends:
+        try:
+            cluster = await ends.enter_async_context(connected(Access.of(args)))
+        except Failure as failure:
+            hint = hint_of_a_run(getattr(args, "job", None) or "")
+            raise Failure(*failure.lines, *hint, exit_code=failure.exit_code) from None
         yield cluster
 
 
