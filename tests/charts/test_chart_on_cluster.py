@@ -23,6 +23,7 @@ from reports import path_of, report, token_of
 CHILDREN = ("batch/v1/jobs", "v1/configmaps", "v1/services", "scheduling.k8s.io/v1alpha2/podgroups")
 UNUSED = {
     Right("get", "rlhf.dev", "rlhfjobs"),  # after a status write that met a newer job
+    Right("list", "events.k8s.io", "events"),  # where pods of a Job are refused
     *(
         Right(verb, "scheduling.k8s.io", "workloads")  # on Kubernetes 1.35
         for verb in ("get", "list", "watch", "create", "delete", "patch")
