@@ -36,9 +36,10 @@ VICTIMS: Final = re.compile(
 """Where kube-scheduler goes on with what its plug-ins tried in vain to make room."""
 
 
-MOMENT: Final = timedelta(seconds=5)
-"""For how long nothing is said of an attempt that the cluster has not said anything of: pods are
-made, and looked at, within milliseconds, and of many jobs each such word is a write."""
+MOMENT: Final = timedelta(seconds=15)
+"""For how long nothing is said of an attempt that the cluster has not said anything of. Pods are
+made and looked at within milliseconds, or ten seconds where hundreds of jobs come at once, as
+kube-controller-manager sends 20 requests a second; of these each such word would be a write."""
 
 
 class Wait(NamedTuple):

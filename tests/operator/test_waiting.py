@@ -204,8 +204,8 @@ def test_of_an_attempt_that_nobody_has_looked_at_yet_nothing_is_written(pods: An
     for _ in range(3):
         assert world.after(seconds=1).reconcile() == []
         assert world.status == before
-    assert next_pass(world.job, world.observed(), world.status) == world.now + timedelta(seconds=2)
-    world.after(seconds=2).settle()
+    assert next_pass(world.job, world.observed(), world.status) == world.now + timedelta(seconds=12)
+    world.after(seconds=12).settle()
     assert world.stage("prepare").reason == "PodsPending"
     assert next_pass(world.job, world.observed(), world.status) is None
 
