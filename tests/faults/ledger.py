@@ -6,6 +6,7 @@ Independent of the operator and of the proxy before it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,6 +24,16 @@ RESOURCES: Final = {
     "Job": "/apis/batch/v1/jobs",
     "Pod": "/api/v1/pods",
 }
+
+
+WATCH: Final = {"watch": "true", "timeoutSeconds": "3600", "allowWatchBookmarks": "true"}
+
+
+class Watch(NamedTuple):
+    """An answer that goes on, and from which version on."""
+
+    answer: aiohttp.ClientResponse
+    version: str
 
 
 class Entry(NamedTuple):
@@ -93,24 +104,38 @@ class Ledger:
         async with self._news:
             await self._news.wait_for(lambda: holds(self._histories[namespace]))
 
-    async def _open(self, path: str) -> aiohttp.ClientResponse:
+    async def _open(self, path: str) -> Watch:
         """A watch from now on; a resource that was installed a moment ago takes a while."""
-        query = {"watch": "true", "timeoutSeconds": "3600"}
         while True:
             listed = await self._session.get(path, params={"limit": "1"})
             if listed.ok:
-                query["resourceVersion"] = (await listed.json())["metadata"]["resourceVersion"]
-                watch = await self._session.get(path, params=query)
+                version = (await listed.json())["metadata"]["resourceVersion"]
+                watch = await self._session.get(path, params=WATCH | {"resourceVersion": version})
                 if watch.ok:
-                    return watch
+                    return Watch(watch, version)
             await asyncio.sleep(0.1)
 
-    async def _follow(self, kind: str, watch: aiohttp.ClientResponse) -> None:
-        async with watch:
-            async for line in watch.content:
+    async def _follow(self, kind: str, watch: Watch) -> None:
+        """The API server ends a watch that reads too slowly for it: the next one goes on there."""
+        while True:
+            async with watch.answer as answer:
+                version = await self._read(kind, answer, watch.version)
+            query = WATCH | {"resourceVersion": version}
+            answer = await self._session.get(RESOURCES[kind], params=query)
+            answer.raise_for_status()
+            watch = Watch(answer, version)
+
+    async def _read(self, kind: str, answer: aiohttp.ClientResponse, version: str) -> str:
+        """What comes, until the end; the version up to which all is known then."""
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            async for line in answer.content:
+                if not line.endswith(b"\n"):
+                    break
                 event = json.loads(line)
-                await self._write(Entry(kind, event["type"], event["object"]))
-        raise ConnectionError(f"the watch of {kind} objects has ended")
+                if event["type"] != "BOOKMARK":
+                    await self._write(Entry(kind, event["type"], event["object"]))
+                version = event["object"]["metadata"]["resourceVersion"]
+        return version
 
     async def _write(self, entry: Entry) -> None:
         if entry.type == "ERROR":
