@@ -49,14 +49,14 @@ def beat_fast(most_silent: int) -> None:
 
 
 def wait_for_a_slow_main() -> int:
-    beat_fast(most_silent=10)
+    beat_fast(most_silent=20)
     ranks = Ranks.start()
     _set_pg_timeout(timedelta(seconds=1), None)
     ranks.on_main(lambda: time.sleep(3))
     assert ranks.gather_objects(ranks.rank) == [0, 1]
     time.sleep(3 * ranks.rank)
     ranks.barrier()
-    time.sleep(1.5 * ranks.is_main)  # the other one has ended by then
+    time.sleep(2.5 * ranks.is_main)  # the other one has ended by then
     ranks.stop()
     return 0
 
