@@ -10,7 +10,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import FinishedRun, StageStatus
 
 from rlhf_operator.inputs import Wanted
-from rlhf_operator.observed import Attempt
+from rlhf_operator.observed import Attempt, numbered
 from rlhf_operator.pausing import Pause
 
 Verdict = Literal[
@@ -61,7 +61,7 @@ class Context(NamedTuple):
     @property
     def current(self) -> Attempt | None:
         """What is left of the newest attempt."""
-        return next((a for a in self.attempts if a.number == self.status.attempt), None)
+        return numbered(self.attempts, self.status.attempt)
 
 
 Policy = Callable[[Context], Decision | None]

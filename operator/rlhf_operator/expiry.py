@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus, StageStatus
 
-from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.observed import Attempt, Observed, numbered
 from rlhf_operator.settle import GONE_AFTER, every_stage, is_under_way
 from rlhf_operator.times import read
 from rlhf_operator.waiting import MOMENT
@@ -40,8 +40,8 @@ def _due(job: RLHFJob, status: StageStatus, attempts: Sequence[Attempt]) -> Iter
     if status.missing_time:
         yield read(status.missing_time) + GONE_AFTER
     if is_under_way(status) and status.start_time is None:
-        made = next((a.made_at for a in attempts if a.number == status.attempt), None)
-        if made:
-            yield made + MOMENT
+        newest = numbered(attempts, status.attempt)
+        if newest and newest.made_at:
+            yield newest.made_at + MOMENT
     if due := expiry(job, status, attempts):
         yield due

@@ -128,17 +128,24 @@ def name_of(item: Object) -> str:
     return name
 
 
+def controller(item: Object) -> Object | None:
+    """The owner that controls it."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
 def controller_uid(item: Object) -> str | None:
     """UID of the owner that controls it."""
-    return next((o["uid"] for o in _owners(item) if o.get("controller")), None)
+    owner = controller(item)
+    return owner["uid"] if owner else None
 
 
 def is_ours(item: Object, uid: str) -> bool:
     """Whether the RLHFJob with this UID made it. Somebody may have taken its owner away."""
-    controller = controller_uid(item)
+    owner = controller_uid(item)
     marks = item["metadata"].get("annotations") or {}
-    is_disowned = controller is None and ANNOTATION_SETTINGS in marks
-    return controller == uid or (is_disowned and not is_of_another(item, uid))
+    is_disowned = owner is None and ANNOTATION_SETTINGS in marks
+    return owner == uid or (is_disowned and not is_of_another(item, uid))
 
 
 def is_of_another(item: Object, uid: str | None) -> bool:
@@ -148,11 +155,8 @@ def is_of_another(item: Object, uid: str | None) -> bool:
 
 
 def _owner_name(item: Object) -> str | None:
-    return next((o["name"] for o in _owners(item) if o.get("controller")), None)
-
-
-def _owners(item: Object) -> list[Object]:
-    return item["metadata"].get("ownerReferences") or []
+    owner = controller(item)
+    return owner["name"] if owner else None
 
 
 def _attempt(
@@ -231,7 +235,7 @@ def _taken_away(
     if named:
         yield min(named, key=lambda found: found.finished_at or 0.0)
         return
-    by_itself = [found for item in pods if (found := pod(item, now)) and _says_why(item, found)]
+    by_itself = any(_says_why(item, pod(item, now)) for item in pods)
     there = {found.completion_index for found in attempt.pods}
     missing = next((i for i in range(attempt.size) if i not in there), None)
     if by_itself or (missing is None and not any(p.phase == "Failed" for p in attempt.pods)):

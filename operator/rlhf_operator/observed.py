@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
@@ -81,10 +81,14 @@ class Attempt(NamedTuple):
     def is_untold(self) -> bool:
         """Whether nobody has said or done anything about it yet: neither a scheduler nor a kubelet,
         nor a queue or whoever ends it."""
-        is_touched = self.condition is not None or self.is_terminating or self.is_suspended
-        return not is_touched and not any(
+        return self.goes_on and not any(
             pod.node or pod.reason or pod.has_started for pod in self.pods
         )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its Job is at work: it has not ended, nor does a queue or a deletion hold it."""
+        return self.condition is None and not self.is_terminating and not self.is_suspended
 
     @property
     def finished_at(self) -> datetime | None:
@@ -123,6 +127,11 @@ class Attempt(NamedTuple):
     @property
     def _all_made(self) -> bool:
         return len(self.pods) >= self.size
+
+
+def numbered(attempts: Iterable[Attempt], number: int) -> Attempt | None:
+    """What is left of the attempt of this number, among those of one stage."""
+    return next((attempt for attempt in attempts if attempt.number == number), None)
 
 
 class Progress(NamedTuple):

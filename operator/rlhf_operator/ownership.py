@@ -7,7 +7,7 @@ from typing import Final
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import Refused
 from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
-from rlhf_operator.observe import controller_uid, is_of_another
+from rlhf_operator.observe import controller, controller_uid, is_of_another
 
 QUOTA: Final = ("exceeded quota", "status unknown for quota")
 """What the API server says where a quota is used up, and where it is so new that nobody has added
@@ -54,12 +54,6 @@ def is_left_over(found: Object, wanted: Object) -> bool:
     owner, ours = controller(found), controller(wanted)
     same = ours and owner and (owner["kind"], owner["name"]) == (ours["kind"], ours["name"])
     return bool(same and owner and ours and owner["uid"] != ours["uid"])
-
-
-def controller(item: Object) -> Object | None:
-    """The owner that controls it."""
-    owners = item["metadata"].get("ownerReferences") or []
-    return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def owner_text(item: Object) -> str:

@@ -20,7 +20,7 @@ from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
 from rlhf_operator.images import wanted_of
 from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash
-from rlhf_operator.observed import Attempt, Observed
+from rlhf_operator.observed import Attempt, Observed, numbered
 from rlhf_operator.pausing import pause_of
 from rlhf_operator.policies import decide, finished_run, is_prepared
 from rlhf_operator.settle import every_stage, is_under_way, settled
@@ -107,7 +107,7 @@ def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
 
 def _needs_children(decision: Decision, status: StageStatus, attempts: Sequence[Attempt]) -> bool:
     """Whether the attempt under way misses a child, or has one that somebody has changed."""
-    newest = next((a for a in attempts if a.number == status.attempt), None)
+    newest = numbered(attempts, status.attempt)
     if newest is None:
         return decision.verdict == "Create"
     return decision.verdict in ("Create", "Pending", "Running") and not newest.is_whole

@@ -11,7 +11,7 @@ from rlhf_api.status import JobStatus, SavedStep, StageStatus
 from rlhf_operator.accounting import on_timeline
 from rlhf_operator.alarms import raised
 from rlhf_operator.ends import Look, counted, newest_metrics
-from rlhf_operator.observed import Attempt, Observed, Progress
+from rlhf_operator.observed import Attempt, Observed, Progress, numbered
 from rlhf_operator.outcome import Outcome, outcome_of
 from rlhf_operator.times import read, written
 from rlhf_operator.waiting import is_just_made
@@ -57,19 +57,14 @@ def _newest_outcome(
     """The outcome of the prepare attempt that this very pass counted."""
     if after.ended is None or (before and before.ended == after.ended):
         return None
-    attempt = newest(PREPARE, after, observed)
+    attempt = numbered(observed.of(PREPARE), after.attempt)
     return outcome_of(attempt) if attempt else None
-
-
-def newest(stage: str, status: StageStatus, observed: Observed) -> Attempt | None:
-    """What is left of the newest attempt that was begun."""
-    return next((a for a in observed.of(stage) if a.number == status.attempt), None)
 
 
 def _settled_stage(look: Look, stage: str, status: StageStatus, observed: Observed) -> StageStatus:
     if not is_under_way(status):
         return status
-    attempt = newest(stage, status, observed)
+    attempt = numbered(observed.of(stage), status.attempt)
     if attempt is None:
         return _without_children(look, stage, status)
     if status.start_time is None and is_just_made(attempt, look.now):

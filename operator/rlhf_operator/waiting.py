@@ -69,18 +69,19 @@ def waiting(attempt: Attempt) -> Wait | None:
 
 def misses_pods(attempt: Attempt, now: datetime) -> bool:
     """Whether pods that should be there long since are not."""
-    goes_on = attempt.condition is None and not attempt.is_terminating and not attempt.is_suspended
-    is_fresh = attempt.made_at is None or abs(now - attempt.made_at) < MOMENT
-    return goes_on and not is_fresh and len(attempt.pods) < attempt.size
+    is_known = attempt.made_at is not None
+    is_late = is_known and not _is_fresh(attempt, now)
+    return attempt.goes_on and is_late and len(attempt.pods) < attempt.size
 
 
 def is_just_made(attempt: Attempt, now: datetime) -> bool:
-    """Whether an attempt is so fresh that nothing is to be said of it yet.
+    """Whether an attempt is so fresh that nothing is to be said of it yet."""
+    return _is_fresh(attempt, now) and attempt.is_untold
 
-    By the distance of two clocks: where these differ by more than that, everything is said at once.
-    """
-    is_fresh = attempt.made_at is not None and abs(now - attempt.made_at) < MOMENT
-    return is_fresh and attempt.is_untold
+
+def _is_fresh(attempt: Attempt, now: datetime) -> bool:
+    """By the distance of two clocks: where these differ by more than that, nothing is fresh."""
+    return attempt.made_at is not None and abs(now - attempt.made_at) < MOMENT
 
 
 def _unplaced(attempt: Attempt, pods: list[Pod]) -> Wait:

@@ -44,8 +44,10 @@ def halted(training: RunHere, pod: str) -> Iterator[int]:
     shim = json.loads((training.directory / "pods" / pod / "process.json").read_text())["pid"]
     (trainer,) = map(int, Path(f"/proc/{shim}/task/{shim}/children").read_text().split())
     os.kill(trainer, signal.SIGSTOP)
-    yield trainer
-    os.kill(trainer, signal.SIGCONT)
+    try:
+        yield trainer
+    finally:
+        os.kill(trainer, signal.SIGCONT)
 
 
 def is_told_to_end(process: int) -> bool:

@@ -59,16 +59,17 @@ def test_several_namespaces_are_served(
     installed.client.delete("v1/namespaces", other.namespace)
 
 
+def allow_few(jobs: Jobs, hard: dict[str, str]) -> None:
+    """The quota `few` in their namespace."""
+    meta = {"name": "few", "namespace": jobs.namespace}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}}
+    jobs.client.create(quota)
+
+
 def test_a_quota_is_a_reason_to_wait(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
-    quota = {
-        "apiVersion": "v1",
-        "kind": "ResourceQuota",
-        "metadata": {"name": "few", "namespace": jobs.namespace},
-        "spec": {"hard": {"count/jobs.batch": "0"}},
-    }
-    jobs.client.create(quota)
+    allow_few(jobs, {"count/jobs.batch": "0"})
     wait_until(
         lambda: bool(
             jobs.client.get("v1/resourcequotas", "few", jobs.namespace)
@@ -86,13 +87,7 @@ def test_a_quota_is_a_reason_to_wait(
 def test_pods_that_a_quota_refuses_are_told_in_its_words(
     installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
-    quota = {
-        "apiVersion": "v1",
-        "kind": "ResourceQuota",
-        "metadata": {"name": "few", "namespace": jobs.namespace},
-        "spec": {"hard": {"requests.nvidia.com/gpu": "4"}},
-    }
-    jobs.client.create(quota)
+    allow_few(jobs, {"requests.nvidia.com/gpu": "4"})
     play(succeed)
     run_operator(kubeconfig=limited(installed, jobs.namespace))
     jobs.create(manifest(jobs.namespace, stages="sft"))

@@ -18,34 +18,27 @@ def _terms(stages: Any) -> list[Any]:
     return list(stages.ppo.rewards.values()) if stages.ppo else []
 
 
-def _merged_for_followers(name: str) -> Rule:
-    """A later stage starts from whole weights; an adapter alone is none."""
-    followers = FOLLOWERS[name]
-    following = " || ".join(f"has(self.{other})" for other in followers)
-
-    def holds(stages: Any) -> bool:
-        stage = getattr(stages, name)
-        adapter = stage is not None and stage.lora is not None and stage.lora.output == "adapter"
-        return not (adapter and any(getattr(stages, other) for other in followers))
-
-    return Rule(
-        "adapters_are_handed_on_merged",
-        f"{name}.lora.output",
-        holds,
-        f"!has(self.{name}) || !has(self.{name}.lora) || self.{name}.lora.output != 'adapter' || "
-        f"!({following})",
-        f"is adapter, and {' or '.join(followers)} would start from it",
-        "merged; adapter only where no later stage uses the result",
-    )
+def _hands_on_an_adapter(stage: Any) -> bool:
+    return stage is not None and stage.lora is not None and stage.lora.output == "adapter"
 
 
+POLICIES_ARE_WHOLE: Final = Rule(
+    "adapters_are_handed_on_merged",
+    "sft.lora.output",
+    lambda stages: (
+        not _hands_on_an_adapter(stages.sft)
+        or not any(getattr(stages, other) for other in FOLLOWERS["sft"])
+    ),
+    "!has(self.sft) || !has(self.sft.lora) || self.sft.lora.output != 'adapter' || "
+    f"!({' || '.join(f'has(self.{other})' for other in FOLLOWERS['sft'])})",
+    f"is adapter, and {' or '.join(FOLLOWERS['sft'])} would start from it",
+    "merged; adapter only where no later stage uses the result",
+)
 REWARD_MODELS_ARE_WHOLE: Final = Rule(
     "adapters_are_handed_on_merged",
     "reward.lora.output",
     lambda stages: (
-        stages.reward is None
-        or stages.reward.lora is None
-        or stages.reward.lora.output != "adapter"
+        not _hands_on_an_adapter(stages.reward)
         or (stages.reward.command is not None and stages.ppo is None)
     ),
     "!has(self.reward) || !has(self.reward.lora) || self.reward.lora.output != 'adapter' || "
@@ -122,7 +115,7 @@ STAGES_RULES: Final = (
         "is sft, and this job has no sft stage",
         "auto, base or random; or add spec.stages.sft",
     ),
-    _merged_for_followers("sft"),
+    POLICIES_ARE_WHOLE,
     REWARD_MODELS_ARE_WHOLE,
     *(_gate_has_followers(name) for name in Stages.model_fields),
 )
