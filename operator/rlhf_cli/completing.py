@@ -110,15 +110,16 @@ def _jobs(before: Sequence[str]) -> list[str]:
     known |= {"--context": "context", "--kubeconfig": "kubeconfig"}
     given = dict(pairwise(before))
     place = {known[flag]: value for flag, value in given.items() if flag in known}
-    try:
-        return asyncio.run(asyncio.wait_for(_names(place), PATIENCE))
-    except Exception:  # a shell has no use for an error while somebody types
-        return []
-
-
-async def _names(place: dict[str, str]) -> list[str]:
+    # Here, so that other words need no client; outside the wait, which is for the cluster alone:
+    # a busy machine takes seconds to load it.
     from rlhf_cli.targets.connection import Access, connected
     from rlhf_cli.targets.target import Scope
 
-    async with connected(Access(**place)) as target:
-        return [item["metadata"]["name"] for item in (await target.jobs(Scope())).items]
+    async def names() -> list[str]:
+        async with connected(Access(**place)) as target:
+            return [item["metadata"]["name"] for item in (await target.jobs(Scope())).items]
+
+    try:
+        return asyncio.run(asyncio.wait_for(names(), PATIENCE))
+    except Exception:  # a shell has no use for an error while somebody types
+        return []

@@ -79,9 +79,12 @@ def test_weights_and_biases_writes_a_run_offline(
     run = in_pod.stage_run("sft", SFT)
     report(run, {"WANDB_MODE": "offline"}, range(1, 4), total=3)
     (written,) = Path(run.output).glob("wandb/offline-run-*/run-*.wandb")
-    content = written.read_bytes()
-    for word in (b"train/loss", b"learningRate", f"{run.job.name}-sft".encode()):
-        assert word in content
+    # Its service is told that the run is over, not waited for: that happens as a process ends.
+    words = (b"train/loss", b"learningRate", f"{run.job.name}-sft".encode())
+    deadline = time.monotonic() + PATIENCE
+    while missing := [word for word in words if word not in written.read_bytes()]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
