@@ -11,13 +11,14 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from rlhf_trainer.quiet import silence_libraries
 
 PRELOADED = [
-    "deepspeed",
+    "loaded_deepspeed",
     "peft",
     "tensorboard.summary.writer.event_file_writer",
     "transformers.models.llama.modeling_llama",
@@ -31,6 +32,16 @@ def _context() -> ForkServerContext:
     silence_libraries()  # libraries read its variables as they load, and the server loads them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    before = os.environ.get("PYTHONPATH")
+    # Its own path is Python's alone in 3.11, and what it does not find it leaves out in silence.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
     return context
 
 

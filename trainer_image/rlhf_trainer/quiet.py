@@ -7,7 +7,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from importlib import import_module
 from typing import Any
 
 LINE_FORMAT = "%(message)s"
@@ -43,11 +44,15 @@ def import_deepspeed() -> Any:
     """deepspeed, with errors alone in its log (what it warns of, our own messages say).
 
     Its autotuner, which nothing here uses, imports MLflow where that is installed: a quarter of
-    the time and a tenth of the memory that a trainer needs to start.
+    the time and a tenth of the memory that a trainer needs to start. Muon, which every engine asks
+    about and none here uses, has torch's compiler loaded: a third of that time again.
     """
     with _unseen("mlflow"):
         import deepspeed
+    from deepspeed.runtime import compiler
 
+    with _replaced(compiler, "compile", lambda: lambda function: function), suppress(ImportError):
+        import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 
@@ -63,6 +68,20 @@ def _unseen(name: str) -> Iterator[None]:
         del sys.modules[name]
         if before is not None:
             sys.modules[name] = before
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Within it an attribute has another value, where there is such an attribute."""
+    if not hasattr(module, name):
+        yield
+        return
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 @contextmanager

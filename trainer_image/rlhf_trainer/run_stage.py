@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import sys
@@ -96,6 +97,7 @@ def _train(run: StageRun) -> StageResult:
 
     session = Session.open(run)
     train = stages.load(run.stage)
+    gc.freeze()  # libraries are a million objects, which each full collection would look at
 
     def attempt() -> StageResult:
         seed_everything(run.seed)
