@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def control_plane(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
-    """etcd, API server, controller manager and scheduler; built first where that was never done."""
+    """etcd, API server, controller manager and scheduler; built first where that was never done.
+
+    Between files that need it, it stands still.
+    """
     binaries = _built(request, find_binaries)
     with ControlPlane(binaries, tmp_path_factory.mktemp("control-plane")) as running:
+        request.config.pluginmanager.register(_StandsStill(running, _files_with_it(request)))
         yield running
+
+
+def _files_with_it(request: pytest.FixtureRequest) -> set[Path]:
+    return {item.path for item in request.session.items if "control_plane" in _fixtures(item)}
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    names: Sequence[str] = getattr(item, "fixturenames", ())
+    return names
+
+
+class _StandsStill:
+    """Pauses a control plane in files none of whose tests needs it."""
+
+    def __init__(self, plane: ControlPlane, needed_in: set[Path]) -> None:
+        self._plane, self._needed_in = plane, needed_in
+        self._file: Path | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if item.path == self._file:
+            return
+        self._file = item.path
+        if item.path in self._needed_in:
+            self._plane.resume()
+        else:
+            self._plane.pause()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
+        if nextitem is None:  # what a whole session has made on it goes now
+            self._plane.resume()
 
 
 @pytest.fixture(scope="session")

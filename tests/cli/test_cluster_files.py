@@ -34,6 +34,15 @@ CLAIMS = "v1/persistentvolumeclaims"
 WEIGHTS = bytes(range(256)) * 900
 
 
+QUOTA = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "memory"},
+    "spec": {"hard": {"requests.memory": "8Gi", "limits.memory": "8Gi"}},
+}
+"""It refuses pods that do not say how much they take at most."""
+
+
 class Kept:
     """A finished job whose claim holds what trainers left; nobody works on it."""
 
@@ -57,6 +66,8 @@ class Kept:
             },
         }
         client.create(claim, self.namespace)
+        client.create(QUOTA, self.namespace)
+        client.wait_for("v1/resourcequotas", "memory", _is_counted, self.namespace)
         bound = client.wait_for(CLAIMS, "quickstart-checkpoints", _is_bound, self.namespace)
         volume = client.get("v1/persistentvolumes", bound["spec"]["volumeName"])
         self._fill(parse_job(made), Path(volume["spec"]["hostPath"]["path"]) / "team")
@@ -85,6 +96,10 @@ class Kept:
     def run(self, *words: str, code: int = 0, kubeconfig: Path | None = None) -> str:
         process = self.start(*words, kubeconfig=kubeconfig)
         return RunHere(self.folder, os.environ).finish(process, code)
+
+
+def _is_counted(quota: Object | None) -> bool:
+    return "hard" in ((quota or {}).get("status") or {})
 
 
 def _is_bound(claim: Object | None) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
+import signal
 import ssl
 import subprocess
 import urllib.request
@@ -80,6 +82,7 @@ class ControlPlane:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.resume()
         volumes = self._volume_folders()
         for program in reversed(self.programs.values()):
             program.stop(grace=0)
@@ -120,6 +123,14 @@ class ControlPlane:
     def stop(self, name: str, *, grace: float = 10) -> None:
         """Ends a program: SIGTERM, and SIGKILL after the grace period (0: at once)."""
         self.programs[name].stop(grace=grace)
+
+    def pause(self) -> None:
+        """Stands still until `resume`: at rest it takes 4 % of a core, mostly by asking itself."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Goes on after `pause`; does nothing to one that runs."""
+        self._signal(signal.SIGCONT)
 
     def check(self) -> None:
         """Raises ProgramError, with the end of its log, where a program has ended by itself."""
@@ -174,6 +185,11 @@ class ControlPlane:
 
     def client_for(self, service_account: str, namespace: str) -> Client:
         return Client(self.kubeconfig_for(service_account, namespace))
+
+    def _signal(self, number: signal.Signals) -> None:
+        for program in self.programs.values():
+            if program.pid:
+                os.kill(program.pid, number)
 
     def _program(self, name: str, flags: list[str]) -> Program:
         command = [str(self.binaries / name), *flags]

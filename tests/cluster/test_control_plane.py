@@ -258,6 +258,19 @@ def test_the_api_server_can_go_and_come_back(control_plane: ControlPlane, namesp
     assert control_plane.client_for("default", namespace).request("GET", "/version")
 
 
+def test_it_goes_on_after_it_stood_still(control_plane: ControlPlane, namespace: str) -> None:
+    ready = ("get", "--raw", "/readyz", "--request-timeout=1s")
+    control_plane.pause()
+    assert control_plane.kubectl(*ready, check=False) != "ok"
+    control_plane.resume()
+    assert control_plane.kubectl(*ready) == "ok"
+    client = control_plane.client
+    client.create(pod("worker"), namespace)
+    assert client.wait_for(
+        "v1/pods", "worker", lambda seen: condition(seen, "PodScheduled") != {}, namespace
+    )
+
+
 def test_without_gang_scheduling_it_serves_no_pod_groups(
     control_plane: ControlPlane, tmp_path: Path
 ) -> None:

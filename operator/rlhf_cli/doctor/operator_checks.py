@@ -143,7 +143,11 @@ async def unseen_jobs(look: Look) -> list[Finding]:
                 "its chart",
             )
         ]
-    return [Finding("ok", "Namespace", f"{len(items)} jobs in {look.namespace}, all are looked at")]
+    if not items:
+        said = f"no job in {look.namespace} yet, so nothing tells whether an operator serves it"
+        return [Finding("ok", "Namespace", said)]
+    count = "1 job" if len(items) == 1 else f"{len(items)} jobs"
+    return [Finding("ok", "Namespace", f"{count} in {look.namespace}, each looked at")]
 
 
 def _is_unseen(item: Object) -> bool:

@@ -21,6 +21,8 @@ from rlhf_cli.targets.target import Object
 READER: Final = "reader"
 """The name of its container."""
 LABEL: Final = "rlhf.dev/reader-of"
+RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+"""With a limit, for namespaces whose quota asks for one; it reads and copies piece by piece."""
 LONGEST: Final = 6 * 3600
 """Seconds after which the pod ends, whatever becomes of this process."""
 
@@ -54,7 +56,7 @@ def reader_pod(
                     *("python", "-c", Path(reader.__file__).read_text(encoding="utf-8")),
                     json.dumps(asked),
                 ],
-                "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                "resources": RESOURCES,
                 "securityContext": container_security(),
                 "volumeMounts": mounts,
             }
