@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, field_validator
 
 from rlhf_api.base import Contract
-from rlhf_api.data import ModelSource
+from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.job import Evaluation, Stages
 from rlhf_api.stages import AnyStage
 from rlhf_api.status import CheckpointRef
@@ -66,6 +66,28 @@ class Input(Contract):
     )
 
 
+class Demonstrations(Contract):
+    """The SFT data, as the reward stage reads them: its scores are normalised on their answers."""
+
+    data: DataSource = Field(description="spec.stages.sft.data; its training part counts.")
+    max_length: int = Field(
+        ge=8,
+        le=1_048_576,
+        description="Tokens of a dialogue at most, that both stages read whole; a longer one is "
+        "left out.",
+    )
+
+    @classmethod
+    def of(cls, stages: Stages) -> Demonstrations | None:
+        """Those of a job; None where its reward stage normalises on its own data, or has to."""
+        sft, reward = stages.sft, stages.reward
+        if sft is None or sft.command is not None or reward is None:
+            return None
+        if reward.normalise_on not in ("auto", "demonstrations"):
+            return None
+        return cls(data=sft.data, max_length=min(sft.max_length, reward.max_length))
+
+
 class StageRun(Contract):
     """The stage file: all that one attempt needs to know."""
 
@@ -102,6 +124,9 @@ class StageRun(Contract):
         default=None, description="Secret with the credentials of the store."
     )
     evaluation: Evaluation | None = Field(default=None, description="Prompts to answer at the end.")
+    demonstrations: Demonstrations | None = Field(
+        default=None, description="For the reward stage: the SFT data, where it normalises on them."
+    )
 
     @property
     def config(self) -> AnyStage:

@@ -14,7 +14,7 @@ from rlhf_api.base import OPERATIONAL, Contract, digest, identity
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.job import JobSpec, RLHFJob
 from rlhf_api.resources import Resources
-from rlhf_api.run import PREPARE
+from rlhf_api.run import PREPARE, Demonstrations
 from rlhf_api.sources import named_sources
 from rlhf_api.stages import PPOStage, RewardStage
 from rlhf_api.stages.ppo import FunctionReward
@@ -69,6 +69,11 @@ def _uses_reward_stage(ppo: PPOStage) -> bool:
     return as_reward or (ppo.advantage == "gae" and ppo.critic in ("auto", "reward"))
 
 
+def demonstrations(spec: JobSpec, stage: str) -> Demonstrations | None:
+    """The SFT data, for the stage that reads them as well: reward, where it normalises on them."""
+    return Demonstrations.of(spec.stages) if stage == "reward" else None
+
+
 def prepare_hash(job: RLHFJob, fingerprints: Mapping[str, str]) -> str:
     """Hash of what `prepare` reads and checks.
 
@@ -76,11 +81,13 @@ def prepare_hash(job: RLHFJob, fingerprints: Mapping[str, str]) -> str:
     gives a new digest, which makes the stages that read it run again.
     """
     spec = job.spec
+    wanted = Demonstrations.of(spec.stages)
     return digest(
         {
             "image": spec.image,
             "sources": {ref.field: identity(ref.value) for ref in named_sources(spec)},
             "checks": {name: _checks(stage) for name, stage in spec.stages.present().items()},
+            **({"demonstrations": wanted.max_length} if wanted else {}),
             "files": dict(fingerprints),
             "refresh": annotation(job, ANNOTATION_REFRESH),
         }
@@ -103,6 +110,7 @@ def input_hash(
     of each parent stage's output.
     """
     spec, config = job.spec, job.spec.stages.present()[stage]
+    data = demonstrations(spec, stage)
     return digest(
         {
             "stage": stage,
@@ -111,6 +119,7 @@ def input_hash(
             "model": _meaning(spec.model, "model", sources),
             "config": _meaning(config, f"stages.{stage}", sources),
             "inputs": {role: outputs[parent] for role, parent in parents(spec, stage).items()},
+            **({"demonstrations": _meaning(data, "stages.sft", sources)} if data else {}),
         }
     )
 
@@ -169,12 +178,13 @@ def prepare_resources(spec: JobSpec) -> Resources:
 
 def _stage_settings(spec: JobSpec, stage: str) -> dict[str, Any]:
     config = spec.stages.present()[stage]
-    written = config.to_dict()
+    written, data = config.to_dict(), demonstrations(spec, stage)
     return {
         "config": {k: v for k, v in written.items() if k not in ("gate", "retry", "resources")},
         "deadline": config.retry.deadline_seconds,
         "resources": spec.resources_of(stage).to_dict(),
         "evaluation": spec.evaluation.to_dict() if spec.evaluation else None,
+        **({"demonstrations": data.to_dict()} if data else {}),
     }
 
 

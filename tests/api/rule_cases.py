@@ -174,6 +174,18 @@ CASES: list[Case] = [
         {f"{REWARD}.startFrom": "sft"},
     ),
     Case(
+        "demonstrations_are_there",
+        {SFT: REMOVE, f"{REWARD}.normaliseOn": "demonstrations"},
+        f"spec.{REWARD}.normaliseOn",
+        {SFT: REMOVE, f"{REWARD}.normaliseOn": "auto"},
+    ),
+    Case(
+        "demonstrations_are_there",
+        {f"{SFT}.command": ["train"], "image": "mine", f"{REWARD}.normaliseOn": "demonstrations"},
+        f"spec.{REWARD}.normaliseOn",
+        {f"{SFT}.command": ["train"], "image": "mine"},
+    ),
+    Case(
         "adapters_are_handed_on_merged",
         {f"{SFT}.lora": {"output": "adapter"}},
         f"spec.{SFT}.lora.output",

@@ -116,6 +116,44 @@ def test_a_null_that_replaces_a_default_is_another_meaning() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "is_read"),
+    [
+        ("stages.sft.data.evalFraction", 0.2, True),
+        ("stages.sft.data.columns", {"answer": "reply"}, True),
+        ("stages.sft.maxLength", 512, True),
+        ("stages.sft.maxLength", 2048, False),  # the reward stage reads no more than its own
+        ("stages.sft.data.secret", "token", False),
+        ("stages.sft.learningRate", 1e-3, False),
+        ("stages.sft.microBatchSize", 1, False),
+    ],
+)
+@pytest.mark.parametrize("normalise_on", ["auto", "demonstrations", "chosen", "all"])
+def test_how_sft_reads_its_data_is_part_of_a_reward_model_that_is_normalised_on_them(
+    normalise_on: str, path: str, value: Any, is_read: bool
+) -> None:
+    job = a_job().with_spec("stages.reward.startFrom", "base")  # no edge from sft
+    before = hashes(job.with_spec("stages.reward.normaliseOn", normalise_on).build())
+    after = hashes(job.with_spec(path, value).build())
+    reads_them = normalise_on in ("auto", "demonstrations")
+    assert ("reward" in changed(before, after)) is (is_read and reads_them)
+
+
+@pytest.mark.parametrize(("normalise_on", "counts"), [("auto", True), ("all", False)])
+def test_demonstrations_count_by_their_content(normalise_on: str, counts: bool) -> None:
+    job = a_job().with_spec("stages.reward.startFrom", "base")
+    built = job.with_spec("stages.reward.normaliseOn", normalise_on).build()
+    other = hashes(built, {**SOURCES, "stages.sft.data": "sha256:other"})
+    assert ("reward" in changed(hashes(built), other)) is counts
+
+
+def test_data_that_a_trainer_of_ones_own_reads_are_no_demonstrations() -> None:
+    job = a_job().with_spec("stages.reward.startFrom", "base")
+    job.with_spec("stages.sft.command", ["train"])
+    other = hashes(job.build(), {**SOURCES, "stages.sft.data": "sha256:other"})
+    assert "reward" not in changed(hashes(job.build()), other)
+
+
+@pytest.mark.parametrize(
     ("job", "stage", "expected"),
     [
         (a_job(), "sft", {}),
@@ -173,9 +211,17 @@ def test_settings_tell_what_an_attempt_was_started_with(
     assert (before != after) is expected
 
 
+def test_settings_of_a_reward_stage_cover_its_demonstrations() -> None:
+    job = a_job()
+    before = settings(job.build(), "reward", "sha256:x")
+    job.with_spec("stages.sft.data.secret", "token")
+    assert settings(job.build(), "reward", "sha256:x") != before
+
+
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
+        ("stages.reward.normaliseOn", "chosen", True),
         ("stages.sft.data.source", "other.jsonl", True),
         ("stages.sft.maxLength", 2048, True),
         ("evaluation", {"prompts": {"source": "data/heldout.jsonl"}}, True),

@@ -197,6 +197,24 @@ def test_the_reward_stage_answers_no_prompts() -> None:
     assert stage_file(rendered("dpo", job)).evaluation is not None
 
 
+def test_the_reward_stage_gets_the_sft_data_where_it_normalises_on_them() -> None:
+    job = a_job().with_spec("stages.sft.data", {"source": "pvc://data/sft.jsonl", "limit": 9})
+    job.with_spec("stages.sft.maxLength", 512)
+    objects = rendered("reward", job)
+    run = stage_file(objects)
+    assert set(run.stages.present()) == {"reward"}
+    assert run.demonstrations is not None
+    assert run.demonstrations.data.limit == 9
+    assert run.demonstrations.max_length == 512
+    assert run.paths["pvc://data/sft.jsonl"] == "volumes/data/sft.jsonl"
+    assert mounts(objects)["/rlhf/volumes/data"]["readOnly"]
+
+    assert stage_file(rendered("ppo", job)).demonstrations is None
+    without = rendered("reward", job.with_spec("stages.reward.normaliseOn", "all"))
+    assert stage_file(without).demonstrations is None
+    assert "/rlhf/volumes/data" not in mounts(without)
+
+
 def test_a_reward_model_may_start_from_fresh_weights() -> None:
     run = stage_file(rendered("reward", a_job().with_spec("stages.reward.startFrom", "random")))
     assert run.inputs["policy"].path == "inputs/0/base"

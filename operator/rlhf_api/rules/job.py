@@ -115,6 +115,30 @@ STAGES_RULES: Final = (
         "is sft, and this job has no sft stage",
         "auto, base or random; or add spec.stages.sft",
     ),
+    Rule(
+        "demonstrations_are_there",
+        "reward.normaliseOn",
+        lambda stages: (
+            not stages.reward or stages.reward.normalise_on != "demonstrations" or bool(stages.sft)
+        ),
+        "!has(self.reward) || self.reward.normaliseOn != 'demonstrations' || has(self.sft)",
+        "is demonstrations, and this job has no sft stage, whose data they are",
+        "auto, chosen or all; or add spec.stages.sft",
+    ),
+    Rule(
+        "demonstrations_are_there",
+        "reward.normaliseOn",
+        lambda stages: (
+            not stages.reward
+            or stages.reward.normalise_on != "demonstrations"
+            or not stages.sft
+            or stages.sft.command is None
+        ),
+        "!has(self.reward) || self.reward.normaliseOn != 'demonstrations' || !has(self.sft) || "
+        "!has(self.sft.command)",
+        "is demonstrations, and only sft.command knows how the SFT data are read",
+        "auto, chosen or all; or leave out sft.command",
+    ),
     POLICIES_ARE_WHOLE,
     REWARD_MODELS_ARE_WHOLE,
     *(_gate_has_followers(name) for name in Stages.model_fields),

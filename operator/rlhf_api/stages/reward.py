@@ -29,7 +29,9 @@ class RewardStage(Supervised):
         le=1,
         description="Weight of (s_chosen + s_rejected)² in the loss, which keeps scores near 0.",
     )
-    normalise_on: Literal["chosen", "all"] = Field(
-        default="all",
-        description="Answers whose scores' mean and deviation travel with the model.",
+    normalise_on: Literal["auto", "demonstrations", "chosen", "all"] = Field(
+        default="auto",
+        description="Answers whose scores' mean and deviation travel with the model: "
+        "demonstrations, those of the SFT data; chosen or all, those of this stage's data; `auto` "
+        "is demonstrations where our trainer runs an sft stage in this job, else all.",
     )

@@ -11,7 +11,7 @@ from rlhf_api.run import PREPARE, STAGE_FILE, Input, JobRef, StageRun
 from rlhf_api.sources import SourceRef, named_sources
 from rlhf_api.status import CheckpointRef
 
-from rlhf_operator.inputs import parents
+from rlhf_operator.inputs import demonstrations, parents
 from rlhf_operator.names import attempt_folder, lineage
 from rlhf_operator.render.metadata import AttemptKey, Object, metadata
 from rlhf_operator.render.volumes import CHECKPOINTS, Placed
@@ -27,10 +27,11 @@ def refs_of(spec: JobSpec, stage: str) -> list[SourceRef]:
     """The sources that a stage reads; `prepare` reads them all."""
     if stage == PREPARE:
         return list(named_sources(spec))
-    evaluation = _evaluation(spec, stage)
+    evaluation, also_read = _evaluation(spec, stage), demonstrations(spec, stage)
     return [
         *named_sources(spec.model, "model"),
         *named_sources(spec.stages.present()[stage], f"stages.{stage}"),
+        *(named_sources(also_read, "stages.sft") if also_read else ()),
         *(named_sources(evaluation, "evaluation") if evaluation else ()),
     ]
 
@@ -61,6 +62,7 @@ def stage_run(key: AttemptKey, placed: list[Placed]) -> StageRun:
         store=spec.checkpoints.uri,
         store_secret=spec.checkpoints.secret,
         evaluation=_evaluation(spec, key.stage),
+        demonstrations=demonstrations(spec, key.stage),
     )
 
 
