@@ -87,6 +87,19 @@ def test_rows_longer_than_the_stage_allows_are_found_before_training(in_pod: Pod
         prepare(prepare_run(in_pod, {"sft": {"data": {"source": source}, "maxLength": 64}}))
 
 
+def test_scores_need_a_whole_demonstration_to_be_normalised_on(in_pod: Pod) -> None:
+    source = in_pod.data("long", [{"prompt": f"q{i}", "answer": "word " * 99} for i in range(3)])
+    stages = {
+        "sft": {"data": {"source": source, "overlong": "truncate"}, "maxLength": 64},
+        "reward": every_stage(in_pod)["reward"],
+    }
+    said = r"spec\.stages\.reward\.normaliseOn: data/long\.jsonl: no dialogue .* has 64 tokens"
+    with pytest.raises(BadData, match=said):
+        prepare(prepare_run(in_pod, stages))
+    stages["reward"]["normaliseOn"] = "chosen"
+    assert prepare(prepare_run(in_pod, stages)).exit_code == 0
+
+
 def test_rows_of_a_trainer_that_is_not_ours_are_digested_and_not_judged(in_pod: Pod) -> None:
     source = in_pod.data("other", [{"conversation_id": 1}])
     stage = {"data": {"source": source}, "command": ["torchrun", "train.py"]}

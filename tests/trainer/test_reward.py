@@ -12,10 +12,13 @@ import pytest
 import torch
 from preference_stages import losses
 from resuming import assert_killed_run_ends_with_the_same_weights, digest
+from rlhf_api.data import DataSource
+from rlhf_api.stages import SFTStage
 from rlhf_trainer.data.stage_rows import preference_rows
+from rlhf_trainer.data.stage_rows import sft_rows as sft_rows_of
 from rlhf_trainer.stages import reward
 from rlhf_trainer.vouched import verify
-from trainer_pod import TINY, Pod, pair_rows
+from trainer_pod import TINY, Pod, pair_rows, sft_rows
 
 
 def settings(pod: Pod, rows: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
@@ -155,6 +158,65 @@ def test_statistics_are_those_of_the_training_answers(in_pod: Pod, open_session:
         assert result.metrics["reward/score_std"] == stored["std"]
 
 
+def turns(*contents: str) -> list[dict[str, Any]]:
+    """A dialogue that begins with the user."""
+    roles = ("user", "assistant") * len(contents)
+    return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+
+
+def test_statistics_are_those_of_the_last_answers_of_the_sft_data(
+    in_pod: Pod, open_session: Any
+) -> None:
+    """Whole dialogues that are learnt and not held out, in float64."""
+    from transformers import AutoModelForSequenceClassification
+
+    dialogues = [turns(row["prompt"], row["answer"]) for row in sft_rows(12)]
+    dialogues += [turns("1?", "one", "2?", "two it is"), turns("3?", "three", "四?", "四")]
+    unlearnt, too_long = turns("5?", "five", "6?", "no"), turns("7?", "seven" * 60)
+    unlearnt[-1]["weight"] = 0
+    source = in_pod.data("sft", [{"messages": each} for each in [*dialogues, unlearnt, too_long]])
+    data = {"source": source, "evalFraction": 0.2, "overlong": "truncate"}
+    run = in_pod.stage_run(
+        "reward", settings(in_pod), demonstrations={"data": data, "maxLength": 96}
+    )
+    session = open_session(run)
+    reward.train(session)
+
+    model = AutoModelForSequenceClassification.from_pretrained(in_pod.output(run)).double().eval()
+    kept = sft_rows_of(SFTStage(data=DataSource(**data)), session.tokenizer, run.paths, run.seed)
+    lines = [int(row.id.rpartition(":")[2]) for row in kept.train]
+    assert len(lines) < len(dialogues) + 2
+    scores = []
+    for line in lines:
+        if line <= len(dialogues):
+            text = session.tokenizer.apply_chat_template(dialogues[line - 1], tokenize=False)
+            ids = session.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+            with torch.no_grad():
+                scores.append(model.score(model.base_model(ids).last_hidden_state)[0, -1, 0])
+    stored = json.loads((in_pod.output(run) / "reward_statistics.json").read_text())
+    whole = torch.stack(scores)
+    assert stored["count"] == len(scores)
+    assert stored["mean"] == pytest.approx(float(whole.mean()), abs=1e-5)
+    assert stored["std"] == pytest.approx(float(whole.std(correction=0)), abs=1e-5)
+
+
+def test_no_more_demonstrations_are_scored_than_are_needed(
+    in_pod: Pod, open_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which ones, the seed says."""
+    monkeypatch.setattr(reward, "REFERENCE_QUERIES", 5)
+    data = {"source": in_pod.data("sft", sft_rows(40)), "evalFraction": 0}
+    drawn = []
+    for seed in (7, 7, 8):
+        run = in_pod.stage_run(
+            "reward", settings(in_pod), demonstrations={"data": data, "maxLength": 96}, seed=seed
+        )
+        queries = reward.reference_queries(open_session(run), run.config, [])
+        drawn.append([query.id for query in queries])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 5
+
+
 def test_lora_is_merged_and_random_weights_come_from_the_seed(
     in_pod: Pod, open_session: Any
 ) -> None:
@@ -183,9 +245,13 @@ def test_lora_is_merged_and_random_weights_come_from_the_seed(
 
 
 def test_two_ranks_give_the_curve_of_one(pod: Pod) -> None:
-    """Three micro-batches on two ranks: one of them runs out of rows."""
+    """Three micro-batches on two ranks: one of them runs out of rows, and of demonstrations."""
     chosen = settings(pod, zero={"stage": 2}, globalBatchSize=3, microBatchSize=1, maxSteps=4)
-    one, two = (pod.stage_run("reward", chosen, digest=f"{n:012d}") for n in (1, 2))
+    data = {"source": pod.data("sft", sft_rows(5)), "evalFraction": 0}
+    scored = {"data": data, "maxLength": 96}
+    one, two = (
+        pod.stage_run("reward", chosen, digest=f"{n:012d}", demonstrations=scored) for n in (1, 2)
+    )
     for run, ranks in ((one, 1), (two, 2)):
         codes, log = pod.forked(run, ranks)
         assert codes == [0] * ranks, log
@@ -194,6 +260,7 @@ def test_two_ranks_give_the_curve_of_one(pod: Pod) -> None:
         json.loads((pod.output(r) / "reward_statistics.json").read_text()) for r in (one, two)
     ]
     assert statistics[1] == pytest.approx(statistics[0], abs=1e-3)
+    assert statistics[0]["count"] == 5
 
 
 @pytest.mark.slow

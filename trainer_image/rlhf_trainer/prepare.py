@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlhf_api.data import DataSource, ModelSource
-from rlhf_api.run import ExitCode, StageResult, StageRun
+from rlhf_api.run import Demonstrations, ExitCode, StageResult, StageRun
 from rlhf_api.sources import SourceRef, uris
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
@@ -20,6 +20,7 @@ from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.stage_rows import (
+    demonstration_rows,
     evaluation_rows,
     labelled_rows,
     preference_rows,
@@ -169,7 +170,19 @@ def _check_rows(run: StageRun) -> list[str]:
             problems.append(f"spec.{field}: {error}")
     if problems:
         raise BadData("\n".join(problems))
+    _refuse_no_demonstrations(run, tokenizer)
     return found
+
+
+def _refuse_no_demonstrations(run: StageRun, tokenizer: Any) -> None:
+    """SFT can learn from rows of which none serves the reward stage, such as cut ones alone."""
+    wanted, reward = Demonstrations.of(run.stages), run.stages.reward
+    if wanted is None or reward is None or reward.command:
+        return
+    try:
+        demonstration_rows(wanted, tokenizer, run.paths, run.seed, 1)
+    except BadData as error:
+        raise BadData(f"spec.stages.reward.normaliseOn: {error}") from None
 
 
 def _counted(field: str, rows: Loaded[Any]) -> str:

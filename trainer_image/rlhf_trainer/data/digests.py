@@ -17,6 +17,8 @@ def sources_of(run: StageRun) -> Iterator[SourceRef]:
     """Every source that the stage file names, with its field in the spec."""
     yield from named_sources(run.model, "model")
     yield from named_sources(run.stages, "stages")
+    if run.demonstrations is not None:
+        yield from named_sources(run.demonstrations, "stages.sft")
     if run.evaluation is not None:
         yield from named_sources(run.evaluation, "evaluation")
 

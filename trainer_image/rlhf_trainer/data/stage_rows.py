@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from rlhf_api.job import Evaluation
+from rlhf_api.run import Demonstrations
 from rlhf_api.stages import DPOStage, PPOStage, RewardStage, SFTStage
 
 from rlhf_trainer.data.encode import (
@@ -35,6 +37,7 @@ from rlhf_trainer.data.load import (
     prompts_in_turn,
 )
 from rlhf_trainer.data.problems import RowProblem
+from rlhf_trainer.errors import BadData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,6 +58,38 @@ def sft_rows(
         ),
         stage.data,
     )
+
+
+def demonstration_rows(
+    demonstrations: Demonstrations,
+    tokenizer: PreTrainedTokenizerBase,
+    paths: Mapping[str, str],
+    seed: int,
+    count: int,
+) -> list[Encoded]:
+    """At most so many dialogues of the SFT data's training part, drawn by the seed, each up to the
+    end of its last answer: that is what PPO's prompts, of the same rows, ask for.
+
+    Left out are those that are too long, which end in mid-answer where SFT cuts them, and those
+    whose last answer SFT does not learn. Raises BadData where none is left.
+    """
+    source, longest = demonstrations.data, demonstrations.max_length
+    dialogues = load_dialogues(source, paths, seed).train
+    found: list[Encoded] = []
+    for index in np.random.default_rng(seed).permutation(len(dialogues)).tolist():
+        with suppress(RowProblem):
+            row = encode_dialogue(tokenizer, dialogues[index], longest)
+            if row.loss_mask[-1]:
+                found.append(row)
+        if len(found) == count:
+            break
+    if not found:
+        raise BadData(
+            f"{source.source}: no dialogue with an answer to learn at its end has {longest} tokens "
+            "or less, to normalise scores on: raise maxLength of sft and reward, or set "
+            "reward.normaliseOn to chosen or all"
+        )
+    return found
 
 
 def preference_rows(

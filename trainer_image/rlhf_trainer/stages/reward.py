@@ -21,11 +21,11 @@ from rlhf_api.run import StageResult
 from rlhf_api.stages import RewardStage
 from torch import Tensor
 
-from rlhf_trainer.answer_task import AnswerTask, answer_rows
+from rlhf_trainer.answer_task import AnswerTask, answer_rows, tokens_of
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, by_query
 from rlhf_trainer.data.batches import steps_in
-from rlhf_trainer.data.encode import EncodedPreference
-from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
+from rlhf_trainer.data.encode import Answer, Encoded, EncodedPreference
+from rlhf_trainer.data.stage_rows import demonstration_rows, preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import ranked_loss, reward_pair_loss
@@ -39,10 +39,11 @@ from rlhf_trainer.scalar_models import (
 )
 from rlhf_trainer.sequences import model_inputs, pack
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import Contribution, commit, done, fit
+from rlhf_trainer.supervised import Contribution, commit, done, fit, shares
 
 REFERENCE_QUERIES: Final = 1024
-"""Training queries, drawn by the seed, whose answers' scores give mean and deviation."""
+"""Demonstrations or training queries, drawn by the seed, whose answers' scores give mean and
+deviation."""
 
 
 def train(session: Session) -> StageResult:
@@ -64,9 +65,10 @@ def train(session: Session) -> StageResult:
     engine = Engine.create(model, config, ranks=ranks, total_steps=total)
     learnt, heldout = (list(map(Query.of, part)) for part in (rows.train, rows.heldout))
     task = RewardTask(session, config, learnt, heldout, total, is_packable)
+    reference = reference_queries(session, config, learnt)
 
     def write(directory: Path) -> None:
-        statistics = task.statistics(engine)
+        statistics = task.statistics(engine, reference)
         state = scalar_state_dict(model, ranks.is_main)
         if ranks.is_main:
             save_scalar(model, session.tokenizer, directory, statistics, state)
@@ -90,6 +92,35 @@ class Query(NamedTuple):
         """From a row of the data set."""
         rows = tuple(AnswerRow(row.prompt, answer) for answer in row.answers)
         return cls(row.id, rows, row.ranks, row.margin)
+
+    @classmethod
+    def of_demonstration(cls, row: Encoded) -> Query:
+        """From a dialogue: all of it, as its last answer is scored at its end."""
+        return cls(row.id, (AnswerRow([], Answer(row.tokens, row.loss_mask)),), (0,), 0.0)
+
+    def best(self) -> Query:
+        """With the best answer alone."""
+        return self._replace(rows=self.rows[:1], ranks=self.ranks[:1])
+
+
+def reference_queries(
+    session: Session, config: RewardStage, learnt: Sequence[Query]
+) -> list[Query]:
+    """Whose answers' scores the model is normalised by, as `normaliseOn` says; at most
+    REFERENCE_QUERIES, the same on every rank.
+
+    Demonstrations as in InstructGPT (Ouyang et al. 2022, section 3.5). Of a dialogue of several
+    turns the last answer alone is scored, as of PPO's prompts the last answer alone is sampled.
+    """
+    run = session.run
+    if run.demonstrations is not None:
+        source, paths = run.demonstrations, run.paths
+        rows = demonstration_rows(source, session.tokenizer, paths, run.seed, REFERENCE_QUERIES)
+        return [Query.of_demonstration(row) for row in rows]
+    assert config.normalise_on != "demonstrations"
+    drawn = np.random.default_rng(run.seed).permutation(len(learnt))
+    queries = [learnt[i] for i in sorted(drawn[:REFERENCE_QUERIES].tolist())]
+    return [query.best() for query in queries] if config.normalise_on == "chosen" else queries
 
 
 class MicroBatch(NamedTuple):
@@ -135,26 +166,23 @@ class RewardTask(AnswerTask[Query, MicroBatch]):
         return Contribution(loss_Q.sum() / count, figures)
 
     @torch.no_grad()
-    def statistics(self, engine: Engine) -> dict[str, float]:
+    def statistics(self, engine: Engine, reference: Sequence[Query]) -> dict[str, float]:
         """Mean, deviation and number of the scores of reference answers: what PPO normalises by."""
         engine.module.eval()
-        drawn = np.random.default_rng(self.session.run.seed).permutation(len(self.train))
-        chosen = sorted(drawn[:REFERENCE_QUERIES].tolist())
-        mine = self.micro_batches("train", chosen)
-        scores = torch.cat([self._reference_scores(engine, part) for part in mine]).double()
+        lengths, ranks = tokens_of(reference), self.session.ranks
+        mine = shares(range(len(reference)), lengths, self.settings, self.is_packable, ranks)
+        parts = ([reference[i] for i in part] for part in mine)
+        scores = torch.cat([self._all_scores(engine, part) for part in parts]).double()
         sums = torch.stack([scores.new_tensor(len(scores)), scores.sum(), scores.square().sum()])
-        count, total, squares = self.session.ranks.sum(sums).tolist()
+        count, total, squares = ranks.sum(sums).tolist()
         mean = total / count
         variance = max(squares / count - mean * mean, 0.0)
         return {"mean": mean, "std": variance**0.5, "count": count}
 
-    def _reference_scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
-        scores_R = self._scores(engine, micro_batch)
-        if not micro_batch.answers:
-            return scores_R[:0]
-        scores_QK, there_QK = by_query(scores_R, micro_batch.answers)
-        assert isinstance(self.settings, RewardStage)
-        return scores_QK[:, 0] if self.settings.normalise_on == "chosen" else scores_QK[there_QK]
+    def _all_scores(self, engine: Engine, queries: Sequence[Query]) -> Tensor:
+        """Of every answer; none on a rank whose queries ran out, which computes along."""
+        scores_R = self._scores(engine, self.laid(queries, queries))
+        return scores_R if queries else scores_R[:0]
 
     def _scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
         """Score of each answer, read at its last token: (R,)."""
