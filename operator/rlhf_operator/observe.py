@@ -189,7 +189,8 @@ def _attempt(
         made_at=_moment(job["metadata"].get("creationTimestamp")),
         lost_a_node=_outlived_grace(job),
     )
-    return attempt._replace(pods=(*seen, *_taken_away(attempt, job, pods, departed, now)))
+    attempt = attempt._replace(pods=(*seen, *_completed(attempt, job, departed, now)))
+    return attempt._replace(pods=(*attempt.pods, *_taken_away(attempt, job, pods, departed, now)))
 
 
 def job_end(job: Object) -> tuple[Literal["Complete", "Failed"] | None, str | None]:
@@ -220,6 +221,32 @@ def _outlived_grace(job: Object) -> bool:
     return read(gone) > read(told) + grace + NODE_SILENCE
 
 
+def _completed(
+    attempt: Attempt, job: Object, departed: list[Object], now: datetime
+) -> Iterator[Pod]:
+    """Pods that succeeded and went before the attempt was over, or before its end was counted: a
+    drain deletes such pods, too. Where nobody had seen one, the Job tells of it.
+    """
+    uid, there = job["metadata"]["uid"], {found.completion_index for found in attempt.pods}
+    for item in departed:
+        last = pod(item, now)
+        if last.phase == "Succeeded" and controller_uid(item) == uid:
+            there.add(last.completion_index)
+            yield last
+    for index in _indexes((job.get("status") or {}).get("completedIndexes") or "", attempt.size):
+        if index not in there:
+            yield Pod(f"{name_of(job)}-{index}", index, phase="Succeeded")
+
+
+def _indexes(text: str, size: int) -> Iterator[int]:
+    """`0,2-4`, as the Job controller writes it: 0, 2, 3 and 4. Others may write anything."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        ends = (first, last or first)
+        if all(end.isdecimal() and len(end) < INDEX_DIGITS for end in ends):
+            yield from range(int(ends[0]), min(int(ends[1]) + 1, size))
+
+
 def _taken_away(
     attempt: Attempt, job: Object, pods: list[Object], departed: list[Object], now: datetime
 ) -> Iterator[Pod]:
@@ -238,10 +265,11 @@ def _taken_away(
     by_itself = any(_says_why(item, pod(item, now)) for item in pods)
     there = {found.completion_index for found in attempt.pods}
     missing = next((i for i in range(attempt.size) if i not in there), None)
-    if by_itself or (missing is None and not any(p.phase == "Failed" for p in attempt.pods)):
+    failed = [found for found in attempt.pods if found.phase == "Failed"]
+    if by_itself or (missing is None and not failed):
         return
     unseen = Pod(f"{name_of(job)}-{missing}", missing or 0)
-    first = next(iter(went), unseen if missing is not None else attempt.pods[0])
+    first = next(iter(went), unseen if missing is not None else failed[0])
     taken = first._replace(phase="Failed", reason="PodDeleted", message=DELETED)
     yield taken._replace(is_disrupted=True)
 

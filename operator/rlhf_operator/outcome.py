@@ -97,6 +97,9 @@ def _success(attempt: Attempt) -> Outcome:
     for result in results:
         if result.exit_code == ExitCode.DONE and (result.checkpoint or attempt.stage == PREPARE):
             return Outcome("Done", "Done", redacted(result.message), 0, None, result)
+    if any(pod.exit_code is None for pod in attempt.pods) or len(attempt.pods) < attempt.size:
+        said = "Every pod succeeded, but some were deleted before anybody had read their result."
+        return Outcome("Disruption", "PodsGone", said)
     return Outcome(
         "Fault", "NoResult", "Every pod ended with exit code 0, but none named its checkpoint.", 0
     )

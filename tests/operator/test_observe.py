@@ -10,6 +10,7 @@ import pytest
 from rlhf_operator.observe import attempts, left_over, next_look, pod
 from rlhf_operator.observed import Pod
 from rlhf_operator.outcome import outcome_of
+from rlhf_operator.waiting import waiting
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 OURS = "uid-of-the-rlhfjob"
@@ -409,6 +410,67 @@ def test_a_peer_that_failed_by_itself_is_the_cause_whatever_was_deleted_later() 
     broken["status"]["containerStatuses"] = [terminated(75)]
     (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [broken], NOON)
     assert outcome_of(attempt).kind == "Fault"
+
+
+COMPLETE = condition("Complete", "True", "CompletionsReached")
+
+
+def completed(*conditions: dict[str, str], indexes: str, size: int) -> dict[str, Any]:
+    """A Job of which the pods of these indexes have succeeded."""
+    job = a_job(*conditions, size=size)
+    job["status"]["completedIndexes"] = indexes
+    return job
+
+
+def succeeded(index: int, message: str = "") -> dict[str, Any]:
+    ended = terminated(0, "Completed", message)
+    return a_pod(index, phase="Succeeded", containerStatuses=[ended])
+
+
+def test_a_result_counts_although_its_pod_was_cleared_away_before_its_peer_had_ended() -> None:
+    """Drains and autoscalers delete pods that have succeeded, too."""
+    running, gone = completed(indexes="0", size=2), [succeeded(0, DONE)]
+    (attempt,) = attempts("tiny", OURS, [running], [a_pod(1)], NOON, (), gone)
+    assert (attempt.is_running, attempt.has_ended) == (True, False)
+    over = completed(COMPLETE, indexes="0,1", size=2)
+    (attempt,) = attempts("tiny", OURS, [over], [succeeded(1)], NOON, (), gone)
+    assert outcome_of(attempt).kind == "Done"
+
+
+def test_a_pod_that_succeeded_and_is_gone_is_not_about_to_be_made() -> None:
+    running = completed(indexes="0-1", size=3)
+    (attempt,) = attempts("tiny", OURS, [running], [a_pod(2)], NOON)
+    assert (attempt.is_running, waiting(attempt)) == (True, None)
+
+
+@pytest.mark.parametrize("left", [[], [succeeded(1)]])
+def test_a_result_that_nobody_can_read_any_more_is_no_fault(left: list[dict[str, Any]]) -> None:
+    over = completed(COMPLETE, indexes="0,1", size=2)
+    (attempt,) = attempts("tiny", OURS, [over], left, NOON)
+    assert attempt.has_ended
+    outcome = outcome_of(attempt)
+    assert (outcome.kind, outcome.reason) == ("Disruption", "PodsGone")
+
+
+@pytest.mark.parametrize("indexes", ["", "all", "7", "-", "9" * 5000, "x-y,,0"])
+def test_indexes_that_no_job_controller_writes_are_left_out(indexes: str) -> None:
+    (attempt,) = attempts("tiny", OURS, [completed(indexes=indexes, size=1)], [a_pod(0)], NOON)
+    assert [found.completion_index for found in attempt.pods] == [0]
+
+
+def test_of_a_gang_that_was_told_to_end_the_pod_that_had_succeeded_is_not_the_cause() -> None:
+    pods = [succeeded(0, DONE), told_to_end(1)]
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], pods, NOON)
+    outcome = outcome_of(attempt)
+    assert (outcome.kind, outcome.reason) == ("Disruption", "PodDeleted")
+    assert outcome.pod is not None
+    assert outcome.pod.completion_index == 1
+
+
+def test_pods_that_all_tell_of_no_result_are_a_fault() -> None:
+    over = completed(COMPLETE, indexes="0,1", size=2)
+    (attempt,) = attempts("tiny", OURS, [over], [succeeded(0), succeeded(1)], NOON)
+    assert (outcome_of(attempt).kind, outcome_of(attempt).reason) == ("Fault", "NoResult")
 
 
 @pytest.mark.parametrize(("last_pod_goes", "lost"), [("12:02:30", False), ("12:02:31", True)])
