@@ -66,15 +66,16 @@ class Children:
         Where an attempt follows another, the API server itself is asked: the watch may not have
         told yet of a pod whose Job is known to be gone.
         """
-        key, labels = key_of(job), workload["metadata"]["labels"]
+        key, labels, now = key_of(job), workload["metadata"]["labels"], datetime.now(UTC)
         stage, number = labels[LABEL_STAGE], int(labels[LABEL_ATTEMPT])
         if number > 1:
             await self.ask_for_pods(key, f"{LABEL_STAGE}={stage}")
         is_there = self._cache.child(key, "Job", workload["metadata"]["name"]) is not None
+        of = (job.metadata.name, job.metadata.uid)
         for item in self._cache.children(key, "Pod"):
-            of_stage, of_number = observe.attempt_of(item) or ("", 0)
+            of_stage, of_number = observe.attempt_of_pod(item, *of, now) or ("", 0)
             is_its_own = is_there and of_number == number
-            is_live = observe.pod(item, datetime.now(UTC)).is_live
+            is_live = observe.pod(item, now).is_live
             if of_stage == stage and is_live and not is_its_own:
                 raise OutOfDate(f"pod {item['metadata']['name']} still lives")
 
@@ -158,8 +159,10 @@ class Children:
         if workload:
             await self._delete(JOBS, workload, "Foreground")
         else:
+            of, now = (job.metadata.name, job.metadata.uid), datetime.now(UTC)
             for item in self._cache.children(key, "Pod"):
-                if observe.attempt_of(item) == (stage, attempt):
+                is_its_own = observe.attempt_of_pod(item, *of, now) == (stage, attempt)
+                if is_its_own and not observe.is_of_another(item, job.metadata.uid):
                     await self._delete(PODS, item, "Background")
         for item in own:
             if item["kind"] != "Job" and self._is_served(item):

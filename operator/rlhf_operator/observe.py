@@ -62,22 +62,27 @@ def attempts(
     `workloads`: Kueue's, which tell why a Job is suspended. `departed`: pods that went before their
     Job, as they were last seen.
     Objects that only carry our labels, and belong to somebody else, are left out. Pods whose Job
-    went before them still count: they may still write. Those of an earlier RLHFJob of this name
-    count for no longer than that: how they ended says nothing of this one.
+    went before them still count: they may still write, also where it has left them to themselves
+    (`kubectl delete job --cascade=orphan`). Those of an earlier RLHFJob of this name count for no
+    longer than that: how they ended says nothing of this one.
     """
     mine = {key: item for item in jobs if (key := _attempt_it_serves(item, job, uid))}
     gangs: dict[tuple[str, int], list[Object]] = {}
     for item in pods:
-        key = attempt_of(item)
-        counts = not is_of_another(item, uid) or pod(item, now).is_live
-        if key and counts and _owner_name(item) == child_name(job, *key):
+        if key := attempt_of_pod(item, job, uid, now):
             gangs.setdefault(key, []).append(item)
     went: dict[tuple[str, int], list[Object]] = {}
     for item in departed:
         went.setdefault(attempt_of(item) or ("", 0), []).append(item)
     keys = sorted({*mine, *gangs})
+    orphans = {key for key, of in gangs.items() if any(_is_to_go(item, uid) for item in of)}
     found = (_attempt(k, mine.get(k), gangs.get(k, []), went.get(k, []), now) for k in keys)
-    return tuple(_with_words(item, mine, workloads) for item in found)
+    return tuple(
+        _with_words(item, mine, workloads)._replace(
+            is_orphaned=(key := (item.stage, item.number)) in orphans and key not in mine
+        )
+        for item in found
+    )
 
 
 def _with_words(
@@ -113,6 +118,27 @@ def _attempt_it_serves(item: Object, job: str, uid: str) -> tuple[str, int] | No
         return None
     child = child_name(job, *key)
     return key if name_of(item) in (child, service_name(child)) else None
+
+
+def attempt_of_pod(item: Object, job: str, uid: str, now: datetime) -> tuple[str, int] | None:
+    """Stage and number of the attempt that a pod counts for; None where it is a stranger's."""
+    key = attempt_of(item)
+    if key is None or (is_of_another(item, uid) and not pod(item, now).is_live):
+        return None
+    is_ours = _is_orphan(item) or _owner_name(item) == child_name(job, *key)
+    return key if is_ours else None
+
+
+def _is_orphan(item: Object) -> bool:
+    """Whether it is a pod that we had made, and that its Job has left to itself."""
+    marks = item["metadata"].get("annotations") or {}
+    return controller(item) is None and ANNOTATION_JOB_UID in marks
+
+
+def _is_to_go(item: Object, uid: str) -> bool:
+    """Whether it is such a pod of the RLHFJob with this UID, and nobody has deleted it yet."""
+    is_being_deleted = "deletionTimestamp" in item["metadata"]
+    return _is_orphan(item) and not is_being_deleted and not is_of_another(item, uid)
 
 
 def attempt_of(item: Object) -> tuple[str, int] | None:

@@ -58,6 +58,7 @@ class Attempt(NamedTuple):
     condition: Literal["Complete", "Failed"] | None = None
     reason: str | None = None  # of the Job's condition: DeadlineExceeded, BackoffLimitExceeded, …
     is_terminating: bool = False  # deletion has begun
+    is_orphaned: bool = False  # its Job went without its pods, which nobody but us will end
     is_whole: bool = True  # Service, ConfigMap and gang object are there too, as they were made
     is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
     lost_a_node: bool = False  # told by its Job alone, also where nobody looked at that time

@@ -176,9 +176,13 @@ def _deletions(
 
     The children of the newest attempt that ended by itself stay, so that its logs can be read. What
     is left of an attempt without Job and pods goes, unless that attempt is only about to start.
+    Pods that somebody has left without their Job go in any case: nothing else would ever end them,
+    and they hold devices that nobody sees.
     """
     stays = is_under_way(status) and decision is not None and decision.verdict != "Stop"
     for attempt in observed.of(stage):
+        if attempt.is_orphaned:
+            yield DeleteChildren(stage, attempt.number, "Orphaned")
         if attempt.is_terminating or (stays and attempt.number == status.attempt):
             continue
         if attempt.number != status.attempt:

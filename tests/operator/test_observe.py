@@ -296,6 +296,32 @@ def test_a_pod_that_only_carries_our_labels_is_not_ours() -> None:
     assert attempts("tiny", OURS, [], [stranger], NOON) == ()
 
 
+def an_orphan(uid: str | None = OURS, **meta: str) -> dict[str, Any]:
+    """A pod whose Job was deleted with `--cascade=orphan`."""
+    item = a_pod()
+    del item["metadata"]["ownerReferences"]
+    item["metadata"] |= meta
+    if uid:
+        item["metadata"]["annotations"]["rlhf.dev/job-uid"] = uid
+    return item
+
+
+def test_pods_that_their_job_has_left_to_themselves_still_count_and_are_to_go() -> None:
+    (attempt,) = attempts("tiny", OURS, [], [an_orphan()], NOON)
+    assert (attempt.is_live, attempt.is_orphaned) == (True, True)
+    going = an_orphan(deletionTimestamp="2026-01-31T12:00:00Z")
+    (attempt,) = attempts("tiny", OURS, [], [going], NOON)
+    assert (attempt.is_live, attempt.is_orphaned) == (True, False)
+    (attempt,) = attempts("tiny", OURS, [], [a_pod()], NOON)  # the garbage collector takes it
+    assert not attempt.is_orphaned
+
+
+def test_orphans_of_others_are_left_alone_and_those_of_our_name_are_waited_for() -> None:
+    assert attempts("tiny", OURS, [], [an_orphan(None)], NOON) == ()
+    (attempt,) = attempts("tiny", OURS, [], [an_orphan("uid-of-an-earlier-one")], NOON)
+    assert (attempt.is_live, attempt.is_orphaned) == (True, False)
+
+
 @pytest.mark.parametrize("number", ["", "one", "-1", "²", "2"])
 def test_labels_that_make_no_sense_are_left_out(number: str) -> None:
     job, item = a_job(), a_pod()

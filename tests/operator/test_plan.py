@@ -345,6 +345,19 @@ def test_pods_that_somebody_deleted_are_a_disruption() -> None:
     assert world.stage("sft").faults == 0
 
 
+def test_pods_that_their_job_has_left_to_themselves_end_before_anything_new_starts() -> None:
+    """Nobody else would end them, and they would outlive the job with their devices."""
+    world = World(a_job().build()).up_to("sft")
+    orphaned = world.current("sft")._replace(is_terminating=True, is_orphaned=True)
+    world.attempts["sft", 1] = orphaned
+    assert world.plan() == [DeleteChildren("sft", 1, "Orphaned")]
+    world.attempts["sft", 1] = orphaned._replace(is_orphaned=False)
+    assert world.plan() == []
+    world.vanishes("sft").settle()
+    world.after(seconds=5).settle()
+    assert (world.stage("sft").attempt, world.stage("sft").disruptions) == (2, 1)
+
+
 def test_a_new_attempt_waits_until_every_old_pod_has_ended() -> None:
     world = World(a_job().build()).up_to("sft")
     attempt = world.current("sft")

@@ -4,6 +4,7 @@ job was made again."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey, OutOfDate
-from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
+from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
 from rlhf_operator.render import Platform
 
 Object = dict[str, Any]
@@ -66,6 +67,37 @@ def test_the_pods_of_a_job_that_ended_unseen_are_asked_for_once(condition: str, 
     assert seen(server, cache, under_way) == (phase,)
     assert seen(server, cache, under_way) == (phase,)
     assert server.asked == 1
+
+
+class Takes(Server):
+    """Takes all that is made."""
+
+    async def create(self, _: Any, item: Object) -> Object:
+        return {**item, "metadata": item["metadata"] | {"uid": "new", "resourceVersion": "11"}}
+
+
+@pytest.mark.parametrize(
+    ("owners", "marks", "may_start"),
+    [
+        ([{"kind": "Job", "name": "tiny-sft-1", "uid": "gone"}], {}, False),
+        ([], {ANNOTATION_JOB_UID: JOB.metadata.uid}, False),  # its Job has left it to itself
+        ([{"kind": "ReplicaSet", "name": "web", "uid": "web"}], {}, True),
+        ([], {}, True),
+    ],
+)
+def test_pods_of_the_stage_are_waited_for_and_strangers_with_its_labels_are_not(
+    owners: list[Object], marks: Object, may_start: bool
+) -> None:
+    item = pod("Running")
+    item["metadata"]["ownerReferences"] = [{"controller": True, **owner} for owner in owners]
+    item["metadata"]["annotations"] = marks
+    second = workload("Complete")
+    second["metadata"]["name"] = "tiny-sft-2"
+    second["metadata"]["labels"]["rlhf.dev/attempt"] = "2"
+    cluster = KubernetesCluster(cast(Api, Takes(item)), Cache(), Platform(), {})
+    expected = contextlib.nullcontext() if may_start else pytest.raises(OutOfDate)
+    with expected:
+        asyncio.run(cluster.apply(JOB, [second | {"apiVersion": "batch/v1"}]))
 
 
 def test_nobody_asks_for_the_pods_of_an_attempt_that_is_not_the_newest() -> None:
