@@ -92,8 +92,11 @@ def _steps(old: StageStatus, new: StageStatus) -> Iterator[Event]:
     is_queued, was_queued = new.reason in QUEUED, same and old.reason in QUEUED
     if is_queued and not was_queued:
         yield Event("Normal", "Queued", new.message or f"attempt {new.attempt} waits.")
-    ran = new.ended != old.ended and new.ended is not None and new.ended.exit_code is not None
-    if (now.running or ran) and not was.running:
+    ended = new.ended if new.ended != old.ended else None  # of an attempt that has a successor, too
+    if ended and ended.exit_code is not None:
+        if old.attempt != ended.attempt or not (old.timeline and old.timeline.running):
+            yield Event("Normal", "StageStarted", f"attempt {ended.attempt} runs.")
+    elif now.running and not was.running:
         yield Event("Normal", "StageStarted", f"attempt {new.attempt} runs.")
     elif now.scheduled and not was.scheduled:
         yield Event("Normal", "GangAdmitted", f"every pod of attempt {new.attempt} has its place.")

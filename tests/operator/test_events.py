@@ -58,6 +58,17 @@ def test_a_stage_that_was_never_seen_running_still_started() -> None:
     assert world.reasons("prepare") == ["StageStarted", "StageSucceeded"]
 
 
+def test_an_attempt_is_told_to_run_once_also_where_it_follows_a_disruption_in_one_write() -> None:
+    world = training()
+    world.fails("sft", 137, is_disrupted=True)
+    assert world.stage("sft").attempt == 2
+    world.settle()
+    world.runs("sft").settle()
+    started = [event.message for event in world.told if event.reason == "StageStarted"]
+    assert started[-2:] == ["sft: attempt 1 runs.", "sft: attempt 2 runs."]
+    assert len(started) == 3  # prepare, and these
+
+
 def test_pods_that_find_their_place_at_once_are_not_told_as_queued() -> None:
     world = Told(a_job().only("sft").build())
     world.settle()
