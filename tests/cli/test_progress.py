@@ -233,6 +233,11 @@ def test_a_training_figure_gives_way_to_the_held_out_one() -> None:
     }  # fmt: skip
 
 
+def test_figures_are_read_from_the_log_of_a_pod_with_several_ranks() -> None:
+    lines = ["[rank 0] sft  step 3/9  loss 2.5", "[rank 1] sft  step 3/9  loss 7", "rank 1 ended"]
+    assert from_log(lines) == {"train/loss": {3.0: 2.5}}
+
+
 def test_a_figure_in_a_log_that_is_not_finite_has_no_bar() -> None:
     lines = [f"sft  step {step}/9  loss {loss}" for step, loss in ((1, 4), (2, "nan"), (3, "inf"))]
     lines += ["sft  step 4/9  loss 1  lr 1e-04", f"sft  step {'9' * 400}/9  loss 7"]

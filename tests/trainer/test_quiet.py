@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+
+import pytest
+from rlhf_trainer.quiet import configure_logging
 
 COMPILER = "torch._inductor.compile_fx"
 STEPS = f"""
@@ -30,3 +35,23 @@ def test_an_engine_steps_without_mlflow_and_the_compiler_which_can_be_loaded_aft
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-3:] == ["True", "False", "False"]
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    """Ours; as it was, afterwards."""
+    ours = logging.getLogger("rlhf_trainer")
+    handlers, propagate, level = ours.handlers[:], ours.propagate, ours.level
+    yield ours
+    ours.handlers[:], ours.propagate = handlers, propagate
+    ours.setLevel(level)
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, "a figure\na fault\n"), (3, "a fault\n")])
+def test_a_rank_leaves_its_number_to_the_launcher_which_marks_every_line(
+    log: logging.Logger, rank: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(rank)
+    log.info("a figure")
+    log.error("a fault")
+    assert capsys.readouterr().err == said

@@ -1,8 +1,9 @@
 """`python -m rlhf_trainer launch`: torchrun's own agent, but the pod's exit code is the trainer's.
 
 torchrun exits 1 whatever its workers exited with, and gives them 30 seconds after SIGTERM. Here the
-first failing rank's exit code is ours, and SIGTERM is passed on while the ranks take the time that
-the pod's grace period gives them. A pod's only rank needs no agent: it runs in this process.
+first failing rank's exit code is ours, SIGTERM is passed on while the ranks take the time that the
+pod's grace period gives them, and each line of the log names its rank. A pod's only rank needs no
+agent: it runs in this process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from rlhf_trainer.errors import TrainerError, Transient, first_line
 from rlhf_trainer.quiet import configure_logging
+from rlhf_trainer.rank_lines import RankLines
 from rlhf_trainer.ranks import cpu_threads
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
 
@@ -86,6 +88,9 @@ def _run_agent(options: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from rlhf_trainer.rank_pipes import RankPipes
+
+    lines = RankLines()
     os.environ["OMP_NUM_THREADS"] = str(
         cpu_threads(
             {**os.environ, "LOCAL_WORLD_SIZE": str(options.nproc_per_node)}, os.cpu_count() or 1
@@ -102,10 +107,12 @@ def _run_agent(options: argparse.Namespace) -> int:
         max_restarts=0,
         signals_to_handle="SIGUSR2",  # never sent: SIGTERM is for the ranks, see below
         shutdown_timeout=END_WITHIN,
+        logs_specs=RankPipes(lines),
     )
     command = ["-m", "rlhf_trainer", "run", options.stage_file]
     try:
-        elastic_launch(config, sys.executable)(*command)
+        with lines:
+            elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         return _exit_code(error)
     return 0

@@ -17,8 +17,7 @@ LINE_FORMAT = "%(message)s"
 def configure_logging(rank: int = 0) -> None:
     """Our own lines on stderr, from rank 0 all of them, from the others what is wrong."""
     handler = logging.StreamHandler(sys.stderr)
-    prefix = "" if rank == 0 else f"[rank {rank}] "
-    handler.setFormatter(logging.Formatter(prefix + LINE_FORMAT))
+    handler.setFormatter(logging.Formatter(LINE_FORMAT))
     ours = logging.getLogger("rlhf_trainer")
     ours.handlers[:] = [handler]
     ours.propagate = False

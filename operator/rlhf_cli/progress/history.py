@@ -16,7 +16,7 @@ LOGGED: Final = {
     "kl": "ppo/kl",
 }
 """Figures in a trainer's lines of progress, and the metrics that they are."""
-LINE: Final = re.compile(r"^\w+  step (\d{1,15})/\d+  (.*)$")
+LINE: Final = re.compile(r"^(?:\[rank 0\] )?\w+  step (\d{1,15})/\d+  (.*)$")
 STEP: Final = "current_step"
 SHOWN: Final[dict[str, tuple[str, ...]]] = {
     "sft": ("train/loss",),
