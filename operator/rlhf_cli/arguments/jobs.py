@@ -59,12 +59,14 @@ def _which_logs(logs: argparse.ArgumentParser) -> None:
     logs.add_argument(
         "--attempt", type=int, metavar="N", help="of this attempt (default: the newest)"
     )
-    logs.add_argument("--rank", type=int, metavar="N", help="of the pod that this rank runs in")
+    logs.add_argument(
+        "--rank", type=int, metavar="N", help="of this rank alone (default: all of them)"
+    )
     logs.add_argument(
         "--tail",
         type=lines,
         metavar="N",
-        help="begin with the last N lines of each pod (default: -1, all)",
+        help="begin with the last N lines of each pod, or of the rank (default: -1, all)",
     )
     logs.add_argument(
         "--since", type=seconds, metavar="TIME", help="only of the last 90s, 15m, 24h"

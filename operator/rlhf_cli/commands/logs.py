@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import re
 import sys
+from collections.abc import AsyncIterator
 from typing import Final
 
 from rlhf_api.job import RLHFJob
@@ -18,8 +19,8 @@ from rlhf_cli.targets.target import LogOptions, PodView, Target, all_stages, end
 
 COLOURS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of the terminal, by the rank."""
-OF_RANK: Final = re.compile(r"\[rank (\d{1,6})\] ")
-"""How lines begin of a rank that is not the first of all (rlhf_trainer.quiet)."""
+OF_RANK: Final = re.compile(r"(?P<time>\d{4}-\S+ )?(?P<mark>\[rank (?P<rank>\d{1,6})\] )")
+"""How lines of ranks that share a pod begin (rlhf_trainer.rank_lines), after --timestamps' time."""
 LOOK_EVERY: Final = 1.0
 
 
@@ -44,7 +45,7 @@ async def _logs(args: argparse.Namespace) -> int:
         if not pods:
             raise Failure(*_nothing(target, job, wish))
         for pod in pods:
-            async for line in target.log(pod, options):
+            async for line in _lines(target, pod, options, wish):
                 print(marked(pod, line, first_rank(job, pod), coloured, alone=len(pods) == 1))
     return DONE
 
@@ -92,8 +93,34 @@ class Following:
         return stage is not None and all_stages(job)[stage].phase in ("Succeeded", "Failed")
 
     async def _follow(self, pod: PodView, first: int) -> None:
-        async for line in self._target.log(pod, self._options):
+        async for line in _lines(self._target, pod, self._options, self._wish):
             print(marked(pod, line, first, self._coloured, alone=False), flush=True)
+
+
+async def _lines(
+    target: Target, pod: PodView, options: LogOptions, wish: Wish
+) -> AsyncIterator[str]:
+    """Of the rank that is asked for; a line that names none is the launcher's, so of all ranks."""
+    asked = await _reaching(target, pod, options, wish)
+    async for line in target.log(pod, asked):
+        if _is_of(wish.rank, line):
+            yield line
+
+
+async def _reaching(target: Target, pod: PodView, options: LogOptions, wish: Wish) -> LogOptions:
+    """As far back as the last lines of the rank are, with what others wrote meanwhile."""
+    if wish.rank is None or not options.tail:
+        return options
+    whole = options._replace(follow=False, tail=None)
+    lines = [line async for line in target.log(pod, whole)]
+    ours = [number for number, line in enumerate(lines) if _is_of(wish.rank, line)]
+    begin = ours[-options.tail] if len(ours) >= options.tail else 0
+    return options._replace(tail=len(lines) - begin)
+
+
+def _is_of(rank: int | None, line: str) -> bool:
+    named = OF_RANK.match(line)
+    return rank is None or named is None or int(named["rank"]) == rank
 
 
 def marked(pod: PodView, line: str, first: int, coloured: bool, *, alone: bool) -> str:
@@ -102,13 +129,15 @@ def marked(pod: PodView, line: str, first: int, coloured: bool, *, alone: bool) 
     The colour is that of the rank which the line names, else of the pod's first one.
     """
     named = OF_RANK.match(line)
-    mark, text = f"{pod.stage}-{pod.completion_index} | ", line
+    time, mark, text = "", f"{pod.stage}-{pod.completion_index} | ", line
     if alone:
-        mark, text = (named[0], line[named.end() :]) if named else ("", line)
+        mark = ""
+        if named:
+            time, mark, text = named["time"] or "", named["mark"], line[named.end() :]
     if coloured and mark:
-        rank = int(named[1]) if named else first
+        rank = int(named["rank"]) if named else first
         mark = f"\x1b[{COLOURS[rank % len(COLOURS)]}m{mark.rstrip()}\x1b[0m "
-    return mark + text
+    return time + mark + text
 
 
 def _nothing(target: Target, job: RLHFJob, wish: Wish) -> list[str]:
