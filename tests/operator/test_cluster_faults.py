@@ -342,24 +342,6 @@ def test_what_pods_depend_on_is_put_back_while_they_run(
     assert stage(job, "sft")["phase"] == "Running"
 
 
-def test_a_job_that_somebody_deletes_is_a_disruption(
-    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
-) -> None:
-    def chosen(pod: Object) -> Script:
-        is_first = pod["metadata"]["labels"]["rlhf.dev/attempt"] == "1"
-        is_sft = pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
-        return Script(run_s=None) if is_first and is_sft else succeed(pod)
-
-    play(chosen)
-    run_operator()
-    jobs.create(manifest(jobs.namespace, stages="sft"))
-    jobs.wait_running("sft")
-    jobs.client.delete("batch/v1/jobs", "tiny-sft-1", jobs.namespace)
-    jobs.wait_ready()
-    status = stage(jobs.get(), "sft")
-    assert (status["attempt"], status["faults"], status["disruptions"]) == (2, 0, 1)
-
-
 @pytest.mark.parametrize("propagation", ["Background", "Foreground", "Orphan"])
 def test_a_deleted_job_that_a_finalizer_keeps_holds_no_devices(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet], propagation: str

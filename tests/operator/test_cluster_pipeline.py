@@ -120,18 +120,6 @@ def test_a_worker_that_fails_restarts_its_gang_as_a_whole(
     assert any("peer lost" in note for reason, note in jobs.events() if reason == "AttemptFault")
 
 
-def test_an_eviction_costs_no_budget(
-    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
-) -> None:
-    play(ends("sft", 0, end="Evicted"))
-    run_operator()
-    made = manifest(jobs.namespace, stages="sft")
-    made["spec"]["stages"]["sft"]["retry"] = {"maxFaults": 0}
-    jobs.create(made)
-    status = jobs.wait_ready()["status"]["stages"]["sft"]
-    assert (status["attempt"], status["disruptions"], status.get("faults", 0)) == (2, 1, 0)
-
-
 def test_a_drained_node_is_named_and_its_gang_goes_on_elsewhere(
     jobs: Jobs,
     run_operator: Run,
@@ -220,34 +208,6 @@ def test_a_job_that_is_deleted_leaves_nothing(
     jobs.wait_running("sft")
     installed.kubectl("delete", "rlhfjob", "tiny", "-n", jobs.namespace, "--timeout=20s")
     wait_until_gone(jobs)
-
-
-def test_a_job_that_is_deleted_while_nobody_looks_leaves_nothing(
-    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
-) -> None:
-    play(until_told("sft"))
-    operator = run_operator()
-    jobs.create(manifest(jobs.namespace, stages="sft"))
-    jobs.wait_running("sft")
-    operator.kill()
-    jobs.client.delete(JOBS, "tiny", jobs.namespace)
-    wait_until_gone(jobs)
-
-
-def test_suspend_ends_the_pods_and_resume_goes_on(
-    jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
-) -> None:
-    play(until_told("sft", attempt=1))
-    run_operator()
-    jobs.create(manifest(jobs.namespace, stages="sft"))
-    jobs.wait_running("sft")
-    jobs.patch({"spec": {"suspend": True}})
-    job = jobs.wait(lambda job: condition(job, "Suspended")[0] == "True")
-    assert condition(job, "Ready")[0] == "False"
-    wait_until(lambda: not jobs.pods("sft"))
-    jobs.patch({"spec": {"suspend": False}})
-    jobs.wait_ready()
-    assert jobs.attempts() == {"sft": 2}
 
 
 def test_an_edit_in_mid_stage_replaces_the_attempt_once_its_pods_are_gone(

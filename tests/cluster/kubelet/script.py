@@ -78,13 +78,13 @@ class ScriptedContainer:
         """Ends it as the script says, or after the grace period."""
         term_s = self._script.term_s
         if term_s is not None and term_s <= grace:
-            self._after(term_s, lambda: self._finish(self._script.term_code, self._script.message))
+            self._after(term_s, lambda: self.finish(self._script.term_code, self._script.message))
         else:
             self._after(grace, self.kill)
 
     def kill(self, reason: str = "", rank: int | None = None) -> None:
         """Ends it at once. Of several ranks, the first that is killed takes the pod along."""
-        self._finish(SIGKILL_CODE, reason=reason)
+        self.finish(SIGKILL_CODE, reason=reason)
 
     def log(self) -> str:
         """All of it, from the start."""
@@ -101,7 +101,7 @@ class ScriptedContainer:
     def _play_end(self) -> None:
         match self._script.end:
             case "Exit":
-                self._finish(self._script.exit_code, self._script.message)
+                self.finish(self._script.exit_code, self._script.message)
             case "OOMKilled":
                 self.kill("OOMKilled")
             case "Evicted":
@@ -109,7 +109,8 @@ class ScriptedContainer:
             case "NodeLost":
                 self._host.lose_node(self._pod["spec"]["nodeName"])
 
-    def _finish(self, code: int, message: str = "", reason: str = "") -> None:
+    def finish(self, code: int, message: str = "", reason: str = "") -> None:
+        """Ends it at once; called where its kubelet runs."""
         self.close()
         if not self._end.done():
             end = Exit(code, message, reason, self.started_at, time.time())

@@ -1,0 +1,33 @@
+"""Whatever clusters and people do to a job, in whichever phase: the rules of reliability hold.
+
+`pytest tests/faults --faults=all` plays the whole table, a test for each phase; without it a fixed
+sample is played.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from cluster.control_plane import ControlPlane
+from cluster.nodes import FakeNodes
+
+from faults.matrix import PHASES, SAMPLE, Cell, cells
+from faults.nursery import Nursery
+from faults.stories import play_all
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The cells of each test."""
+    is_full = metafunc.config.getoption("--faults") == "all"
+    of = {phase: cells(phase) for phase in PHASES} if is_full else {"sample": SAMPLE}
+    metafunc.parametrize("table", of.values(), ids=of)
+
+
+def test_a_job_survives_whatever_happens_to_it(
+    table: Sequence[Cell], installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path
+) -> None:
+    with Nursery() as nursery:
+        assert asyncio.run(play_all(table, installed, fake_nodes, nursery, tmp_path)) == {}
