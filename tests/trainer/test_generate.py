@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from device_waits import Waits
 from rlhf_trainer.chat import Chat
 from rlhf_trainer.rollout import native
 from rlhf_trainer.rollout.native import generate
+from rlhf_trainer.sequences import pack
 from trainer_pod import TINY, write_model
 
 TINY_STATE = {"hidden_size": 32, "num_hidden_layers": 2}
@@ -115,3 +117,23 @@ def test_one_can_talk_to_a_model_whose_cache_is_unusual(family: str, zoo: dict[s
     tokens = one_by_one(chat.model, prompt, [2])
     whole = chat.tokenizer.decode(tokens, skip_special_tokens=True)
     assert said == whole.rstrip("\ufffd")
+
+
+def test_a_token_that_ends_no_row_waits_for_a_gpu_once(zoo: dict[str, Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(zoo["llama"])
+    assert pack(model)
+    found = []
+    for tokens in (4, 7):
+        with Waits() as waits:
+            generate(
+                model,
+                PROMPTS,
+                max_new_tokens=tokens,
+                eos_token_ids=[],
+                pad_token_id=0,
+                generator=torch.Generator().manual_seed(0),
+            )
+        found.append(waits.found)
+    assert found[1] - found[0] == {"tolist": 3}

@@ -117,14 +117,14 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         good, bad = micro_batch.good_in_all, micro_batch.answers_in_all - micro_batch.good_in_all
         values = (
             right_B.sum() / micro_batch.answers_in_all,
-            found.rewards[good_B].sum() / max(good, 1),
-            found.rewards[~good_B].sum() / max(bad, 1),
+            found.rewards.where(good_B, 0.0).sum() / max(good, 1),
+            found.rewards.where(~good_B, 0.0).sum() / max(bad, 1),
             z0 * share,
         )
         loss = found.loss.sum() / micro_batch.answers_in_all
         if config.sft_coef:
             means_B = sums_B / sums_B.new_tensor(micro_batch.rows.counts)
-            loss = loss - config.sft_coef * means_B[good_B].sum() / max(good, 1)
+            loss = loss - config.sft_coef * means_B.where(good_B, 0.0).sum() / max(good, 1)
         return Contribution(loss, dict(zip(FIGURES, values, strict=True)))
 
     @torch.no_grad()

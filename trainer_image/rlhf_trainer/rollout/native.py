@@ -94,18 +94,19 @@ class _Batch:
         column_C = torch.arange(self.columns)
         self.seen_BC = (column_C >= starts[:, None]).to(self.device)
         self.position_B = torch.tensor([len(p) for p in prompts], device=self.device)
+        self.uniform_BT = torch.zeros(len(prompts), 0, device=self.device)
 
     def run(
         self, sampling: Sampling, uniform_BT: Tensor, ends: frozenset[int], min_new_tokens: int
     ) -> list[tuple[list[int], bool]]:
         """Each prompt's response and whether it ended by itself."""
         answers: list[tuple[list[int], bool]] = [([], False) for _ in self.prompts]
-        uniform_BT = uniform_BT.to(self.device)
+        self.uniform_BT = uniform_BT.to(self.device)
         logits_BV = self._prefill()
         for step in range(self.max_new_tokens):
             forbidden = sorted(ends) if step + 1 < min_new_tokens else ()
-            tokens_B = sample(logits_BV, uniform_BT[self.owner, step], sampling, forbidden)
-            chosen = tokens_B.tolist()
+            tokens_B = sample(logits_BV, self.uniform_BT[:, step], sampling, forbidden)
+            chosen = tokens_B.tolist()  # the one wait for a GPU in a step that ends no row
             for row, token in enumerate(chosen):
                 answers[self.owner[row]][0].append(token)
             done = [row for row, token in enumerate(chosen) if token in ends]
@@ -176,6 +177,7 @@ class _Batch:
         self.owner = [self.owner[i] for i in order]
         keep = torch.tensor(order, device=self.device)
         self.seen_BC, self.position_B = self.seen_BC[keep], self.position_B[keep]
+        self.uniform_BT = self.uniform_BT[keep]
         self._forget(done, keep)
         return tokens_B[keep]
 

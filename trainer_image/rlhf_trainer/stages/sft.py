@@ -128,8 +128,9 @@ class _Task:
         if not rows:  # a rank without rows computes one token that does not count
             rows = [Encoded("", [int(self.session.tokenizer.eos_token_id)], [False])]
         packed = pack_rows([row.tokens for row in rows], device)
-        counts = [c for row in rows for c in (False, *row.loss_mask[1:])]
-        at_M = torch.tensor(counts, device=device).nonzero().squeeze(-1)
+        counts = (c for row in rows for c in (False, *row.loss_mask[1:]))
+        counted = [position for position, counts_in in enumerate(counts) if counts_in]
+        at_M = torch.tensor(counted, dtype=torch.long, device=device)
         tokens = TokenBatch(packed, at_M - 1, packed.input_ids[0, at_M])
         return _MicroBatch(tokens, tokens_in_all)
 
