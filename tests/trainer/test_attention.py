@@ -48,6 +48,25 @@ def test_attention_and_its_gradients_are_the_equations(
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_on_a_gpu_attention_is_asked_for_as_its_kernels_know_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None has shared key heads beside a mask, or in heads wider than 256: torch would compute all
+    scores of a row at once, 8.6 GB for 8192 tokens and 32 heads."""
+    asked: list[tuple[int, bool]] = []
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        asked.append((k.shape[1], options["enable_gqa"]))
+        return q
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", kernel)
+    for window, width in ((None, 128), (3, 128), (None, 512)):
+        shapes = [(2, heads, SHORT + 1, width) for heads in (4, 2, 2)]
+        q, k, v = (torch.empty(shape, device="meta") for shape in shapes)
+        causal_attention(q, k, v, 0.3, window)
+    assert asked == [(2, True), (4, False), (4, False)]
+
+
 @pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2), (4, 1)])
 def test_one_token_sees_what_the_mask_leaves_of_the_cache(heads: int, keys: int) -> None:
     generator = torch.Generator().manual_seed(0)

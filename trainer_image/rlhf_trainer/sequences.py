@@ -22,7 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import (
+    repeat_kv,
+    sdpa_attention_forward,
+    use_gqa_in_sdpa,
+)
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION: Final = "rlhf_segments"
@@ -185,14 +189,21 @@ def causal_attention(
     time = q_BHTD.shape[2]
     if q_BHTD.device.type == "cpu" and time <= SHORT:
         return _short_attention(q_BHTD, k_BKTD, v_BKTD, scale, window)
-    grouped = q_BHTD.shape[1] != k_BKTD.shape[1]
-    if window is None or window >= time:
-        return F.scaled_dot_product_attention(
-            q_BHTD, k_BKTD, v_BKTD, is_causal=True, scale=scale, enable_gqa=grouped
-        )
-    near_TT = _near(time, window, q_BHTD.device)
+    sees_all = window is None or window >= time
+    near_TT = None if window is None or sees_all else _near(time, window, q_BHTD.device)
+    shared = q_BHTD.shape[1] // k_BKTD.shape[1]
+    if q_BHTD.device.type != "cpu" and not use_gqa_in_sdpa(near_TT, k_BKTD, v_BKTD):
+        # GPUs' kernels know no shared heads beside a mask: torch would write all scores out.
+        k_BKTD, v_BKTD = repeat_kv(k_BKTD, shared), repeat_kv(v_BKTD, shared)
+        shared = 1
     return F.scaled_dot_product_attention(
-        q_BHTD, k_BKTD, v_BKTD, attn_mask=near_TT, scale=scale, enable_gqa=grouped
+        q_BHTD,
+        k_BKTD,
+        v_BKTD,
+        attn_mask=near_TT,
+        is_causal=sees_all,
+        scale=scale,
+        enable_gqa=shared > 1,
     )
 
 
