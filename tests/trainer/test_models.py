@@ -66,11 +66,12 @@ def test_a_generation_config_that_transformers_reads_and_would_not_write_is_sett
     assert written == own | left
 
 
-@pytest.mark.parametrize("zero", [0, 2, 3])
-def test_ranks_share_the_pages_of_the_file_until_zero_3_has_partitioned_the_weights(
-    zero: int, in_pod: Pod
+@pytest.mark.parametrize(("zero", "gpu"), [(0, False), (2, False), (3, False), (0, True)])
+def test_ranks_share_the_pages_of_the_file_until_weights_are_partitioned_or_on_a_gpu(
+    zero: int, gpu: bool, in_pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole copies on every rank would need the model's size in host memory times their number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     model = load_policy(in_pod.stage_run("sft", SFT | {"zero": {"stage": zero}}))
     mapped = [
         [int(end, 16) for end in line.split()[0].split("-")]
@@ -79,7 +80,7 @@ def test_ranks_share_the_pages_of_the_file_until_zero_3_has_partitioned_the_weig
     ]
     places = [parameter.data_ptr() for parameter in model.parameters()]
     in_file = [any(first <= place < last for first, last in mapped) for place in places]
-    assert in_file == [zero == 3] * len(in_file)
+    assert in_file == [zero == 3 or gpu] * len(in_file)
 
 
 EXPERTS = {**TINY["mistral"], "num_local_experts": 4, "num_experts_per_tok": 2}

@@ -40,8 +40,8 @@ def load_policy(
     """The causal language model that `role` names in the stage file, dropout off, in `dtype`.
 
     An input that is an adapter is merged into the base model. Fresh weights are drawn from the
-    job's seed, so that all ranks draw the same ones. For ZeRO-3 the weights stay in the pages of
-    the file until they are partitioned: the ranks of a machine share them.
+    job's seed, so that all ranks draw the same ones. For ZeRO-3, and on GPUs, the weights stay in
+    the pages of the file until they are partitioned or moved: the ranks of a machine share them.
     """
     source = input_of(run, role)
     path = Path(source.path)
@@ -184,7 +184,8 @@ def _causal_lm(
     path: Path, init: str, seed: int, dtype: torch.dtype, in_file: bool = False
 ) -> PreTrainedModel:
     """The language model in a directory, dropout off; an adapter that lies in it is merged. With
-    `in_file` its weights stay in the pages of the file that they were read from.
+    `in_file`, and where it is to be moved to a GPU, its weights stay in the pages of the file that
+    they were read from.
     """
     from transformers import AutoModelForCausalLM
 
@@ -207,7 +208,8 @@ def _causal_lm(
                 model = model.to(dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"no language model in {path}: {first_line(error)}") from None
-    loaded: PreTrainedModel = without_dropout(model if in_file else _in_own_memory(model))
+    stays = in_file or torch.cuda.is_available()
+    loaded: PreTrainedModel = without_dropout(model if stays else _in_own_memory(model))
     return loaded
 
 
