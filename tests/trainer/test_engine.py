@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from engine_curve import curve, ids, make_engine, settings, weights
+from forked import ForkedRun
 from rlhf_api.stages.common import Schedule
 from rlhf_trainer.engine import parameter_groups, schedule_factor
 from rlhf_trainer.errors import ConfigurationError, NonFinite
 from torch import nn
+from trainer_pod import free_port
 
 
 def factors(total: int, **fields: Any) -> list[float]:
@@ -131,6 +133,34 @@ def test_zero3_generates_within_gathered_and_trains_on(
             answers.append(engine.module.generate(ids()[:2], max_new_tokens=4, do_sample=False))
     assert torch.equal(answers[0], answers[1])
     assert curve(parted, steps=1)[0] == pytest.approx(curve(whole, steps=1)[0], abs=1e-4)
+
+
+def write_other_weights() -> int:
+    """The body of a forked rank: all weights 3, as written after a step under ZeRO-3."""
+    from rlhf_trainer.actor_critic import copy_weights, weights_replaced
+    from rlhf_trainer.ranks import Ranks
+    from rlhf_trainer.whole_weights import merged_state_dict
+
+    ranks = Ranks.start()
+    engine = make_engine(Path("model"), ranks, 3)
+    curve(engine, steps=1)
+    own = copy_weights(engine.module)
+    others = {name: torch.full_like(w, 3) for name, w in own.items()}
+    with weights_replaced(engine, others):
+        written = merged_state_dict(engine.module)
+    after = copy_weights(engine.module)
+    ranks.stop()
+    assert [name for name, w in written.items() if not bool((w == 3).all())] == []
+    assert [name for name, w in after.items() if not torch.equal(w, own[name])] == []
+    return 0
+
+
+def test_an_average_is_written_whole_by_ranks_that_keep_small_parameters_gathered(
+    models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "model").symlink_to(models["llama"])
+    started = ForkedRun(tmp_path, 2, free_port(), write_other_weights)
+    assert started.wait() == [0, 0], started.log
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from rlhf_api.stages.common import StageCommon
@@ -165,6 +165,15 @@ def weights_replaced(engine: Engine, weights: dict[str, Tensor] | None) -> Itera
 def _set_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     for name, weight in local_weights(module).items():
         weight.copy_(weights[name])
+    # Under ZeRO-3 small parameters are whole between two steps: they are to be gathered anew.
+    gathered = [p for p in module.parameters() if _is_gathered(p)]
+    if gathered:
+        cast(Any, gathered[0]).partition(gathered)
+
+
+def _is_gathered(parameter: nn.Parameter) -> bool:
+    status = getattr(parameter, "ds_status", None)
+    return status is not None and status.name == "AVAILABLE"
 
 
 class Average:
