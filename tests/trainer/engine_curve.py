@@ -21,7 +21,7 @@ def ids() -> Tensor:
     return torch.randint(3, 300, (ROWS, TIME), generator=torch.Generator().manual_seed(3))
 
 
-def settings(stage: int, precision: str = "auto") -> SFTStage:
+def settings(stage: int, precision: str = "auto", offload: str = "none") -> SFTStage:
     """Settings under which clipping, decay and the schedule all bite."""
     return SFTStage.model_validate(
         {
@@ -31,16 +31,18 @@ def settings(stage: int, precision: str = "auto") -> SFTStage:
             "maxGradNorm": 0.5,
             "precision": precision,
             "schedule": {"warmupRatio": 0.3},
-            "zero": {"stage": stage},
+            "zero": {"stage": stage, "offload": offload},
         }
     )
 
 
-def make_engine(model: Path, ranks: Ranks, stage: int, precision: str = "auto") -> Engine:
+def make_engine(
+    model: Path, ranks: Ranks, stage: int, precision: str = "auto", offload: str = "none"
+) -> Engine:
     """An engine on the model in a directory."""
     from transformers import AutoModelForCausalLM
 
-    chosen = settings(stage, precision)
+    chosen = settings(stage, precision, offload)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=model_dtype(chosen, ranks))
     return Engine.create(loaded, chosen, ranks=ranks, total_steps=8)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +134,24 @@ def test_zero3_generates_within_gathered_and_trains_on(
             answers.append(engine.module.generate(ids()[:2], max_new_tokens=4, do_sample=False))
     assert torch.equal(answers[0], answers[1])
     assert curve(parted, steps=1)[0] == pytest.approx(curve(whole, steps=1)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_optimizer_in_the_hosts_memory_takes_the_same_steps(
+    stage: int, models: Mapping[str, Path], ranks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed is told what it is told on a GPU, and keeps the books as there: of gradients of
+    several micro-batches, in the host's memory between them."""
+    from rlhf_trainer import engine as engines
+
+    expected = curve(make_engine(models["llama"], ranks, stage, "bf16"), steps=4)
+    asked, on_a_gpu = engines._offload, SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(
+        engines, "_offload", lambda chosen, stage, _: asked(chosen, stage, on_a_gpu)
+    )
+    found = curve(make_engine(models["llama"], ranks, stage, "bf16", "cpu"), steps=4)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def write_other_weights() -> int:
