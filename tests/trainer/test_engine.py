@@ -6,7 +6,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,6 +181,48 @@ def test_an_average_is_written_whole_by_ranks_that_keep_small_parameters_gathere
     (tmp_path / "model").symlink_to(models["llama"])
     started = ForkedRun(tmp_path, 2, free_port(), write_other_weights)
     assert started.wait() == [0, 0], started.log
+
+
+def test_ranks_meet_before_a_frozen_model_is_partitioned(
+    ranks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are read from a slow disk, and DeepSpeed's collectives do not wait for long."""
+    import deepspeed
+    from rlhf_trainer.actor_critic import frozen
+
+    order: list[str] = []
+
+    def initialize(model: nn.Module, **_: Any) -> tuple[nn.Module]:
+        order.append("initialize")
+        return (model,)
+
+    monkeypatch.setattr(deepspeed, "initialize", initialize)
+    monkeypatch.setattr(type(ranks), "barrier", lambda _: order.append("barrier"))
+    frozen(nn.Linear(2, 2), settings(3), ranks)
+    assert order == ["barrier", "initialize"]
+
+
+def test_deepspeed_saves_and_loads_where_ranks_wait_for_slow_disks(
+    models: Mapping[str, Path], ranks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    @contextmanager
+    def patient(_: Any) -> Iterator[None]:
+        order.append("patient")
+        yield
+        order.append("as ever")
+
+    monkeypatch.setattr(type(ranks), "patient", patient, raising=False)
+    monkeypatch.setattr(type(ranks), "barrier", lambda _: order.append("barrier"))
+    engine = make_engine(models["llama"], ranks, 0)
+    order.clear()
+    for name in ("save", "load"):
+        told = lambda *_, _name=name, **__: order.append(_name)  # noqa: E731
+        monkeypatch.setattr(engine._engine, f"{name}_checkpoint", told)
+    engine.save(tmp_path / "engine")
+    engine.load(tmp_path / "engine")
+    assert order == ["patient", "save", "as ever", "patient", "load", "as ever", "barrier"]
 
 
 @pytest.mark.slow

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from forked import ForkedRun
 from rlhf_api.run import TERMINATION_LOG, ExitCode
 from rlhf_trainer import heartbeat
-from rlhf_trainer.ranks import Ranks, cpu_threads
+from rlhf_trainer.ranks import Ranks, _timeout, cpu_threads
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from trainer_pod import free_port
 
@@ -63,6 +64,26 @@ def wait_for_a_slow_main() -> int:
 
 def test_a_rank_that_is_slow_at_what_it_does_alone_is_waited_for(tmp_path: Path) -> None:
     started = ForkedRun(tmp_path, 2, free_port(), wait_for_a_slow_main)
+    assert started.wait() == [0, 0], started.log
+
+
+def save_at_different_speeds() -> int:
+    second = timedelta(seconds=1)
+    ranks = Ranks.start()
+    of_a_library = dist.new_group(timeout=second)
+    _set_pg_timeout(second, None)
+    with ranks.patient():
+        time.sleep(2.5 * ranks.rank)
+        dist.barrier()
+        time.sleep(2.5 * ranks.is_main)
+        dist.barrier(of_a_library)
+    found = {_timeout(group, ranks.device) for group in (dist.group.WORLD, of_a_library)}
+    ranks.stop()
+    return 0 if found == {second} else 1
+
+
+def test_ranks_that_save_at_a_slow_disks_pace_are_waited_for_then_alone(tmp_path: Path) -> None:
+    started = ForkedRun(tmp_path, 2, free_port(), save_at_different_speeds)
     assert started.wait() == [0, 0], started.log
 
 

@@ -128,6 +128,7 @@ def frozen(module: nn.Module, settings: StageCommon, ranks: Ranks) -> Forward:
         "bf16": {"enabled": next(module.parameters()).dtype == torch.bfloat16},
         "steps_per_print": None,
     }
+    ranks.barrier()  # as for those that train: slow disks let ranks come minutes apart
     engine, *_ = deepspeed.initialize(model=module, config=config)
     engine.eval()
     forward: Forward = engine

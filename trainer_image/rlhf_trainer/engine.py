@@ -154,22 +154,24 @@ class Engine:
 
     def save(self, directory: Path) -> None:
         """Model, optimizer and position, one file a rank. All ranks call it."""
-        self._engine.save_checkpoint(
-            str(directory.parent),
-            tag=directory.name,
-            save_latest=False,
-            exclude_frozen_parameters=True,
-        )
+        with self._ranks.patient():  # they write at a disk's pace, and wait for each other in NCCL
+            self._engine.save_checkpoint(
+                str(directory.parent),
+                tag=directory.name,
+                save_latest=False,
+                exclude_frozen_parameters=True,
+            )
 
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote. DeepSpeed unpickles it: verify its manifest before."""
-        with no_prints():
+        with no_prints(), self._ranks.patient():
             self._engine.load_checkpoint(
                 str(directory.parent),
                 tag=directory.name,
                 load_module_strict=False,  # frozen parameters are not in it
                 load_lr_scheduler_states=False,
             )
+        self._ranks.barrier()  # the next collective may be one that does not wait as long
 
     def load_regrouped(self, directory: Path, scratch: Path, once: Once) -> None:
         """Restore what `save` wrote on another number of ranks, with the same ZeRO stage. The state

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
 
 from rlhf_trainer.freed_memory import keep_freed_memory
 from rlhf_trainer.heartbeat import Heartbeat
@@ -102,6 +103,25 @@ class Ranks:
         if self.world_size > 1:
             dist.barrier(group=self.words)
 
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Within it collectives on tensors may wait as long as words: for what a library does alone
+        on each rank, as DeepSpeed's saving, between collectives of its own. A collective that hangs
+        because of a device or a network is to be found sooner everywhere else.
+        """
+        if self.world_size == 1:
+            yield
+            return
+        before = {group: _timeout(group, self.device) for group in _world.pg_map}
+        own = {group: timeout for group, timeout in before.items() if timeout is not None}
+        try:
+            for group in own:
+                _set_pg_timeout(LONGEST_WAIT, group)
+            yield
+        finally:
+            for group, timeout in own.items():
+                _set_pg_timeout(timeout, group)
+
     def on_main(self, action: Callable[[], T]) -> T:
         """Let rank 0 act and give its result to all; if it fails, all ranks raise its exception."""
         if self.world_size == 1:
@@ -152,6 +172,15 @@ class NodeGroup:
             box = [None] * self._size
             dist.all_gather_object(box, failed, group=self._group)
         _raise_first(box)
+
+
+def _timeout(group: Any, device: torch.device) -> timedelta | None:
+    """How long a group waits with tensors of this device; None where it takes none of them."""
+    try:
+        found: timedelta = group._get_backend(device).options._timeout
+    except RuntimeError:
+        return None
+    return found
 
 
 def _patient_group(ranks: Sequence[int] | None = None) -> Any:
