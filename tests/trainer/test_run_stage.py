@@ -141,6 +141,33 @@ def test_a_device_without_room_says_which_settings_need_less_and_stays_a_fault(
         assert setting in found.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "last", "told"),
+    [
+        (
+            "ncclSystemError: System call failed. ",
+            "ibv_reg_mr: no memory",
+            "NCCL failed: ibv_reg_mr",
+        ),
+        ("ncclRemoteError: A call failed. ", "socket closed", "another rank was lost: NCCL error"),
+    ],
+)
+def test_what_nccl_met_on_this_node_is_told_and_no_other_rank_is_blamed(
+    kind: str, last: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed import DistBackendError
+
+    def fail(*_: Any) -> Any:
+        first = "NCCL error in: NCCLUtils.cpp:94, unhandled system error, NCCL version 2.29.3"
+        raise DistBackendError(f"{first}\n{kind}\nLast error:\n{last}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running, "read_stage_file", fail)
+    assert run_stage("config/stage.yaml") == ExitCode.TRANSIENT
+    found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
+    assert found.message.startswith(told)
+
+
 def test_what_cannot_be_closed_holds_nothing_else_open() -> None:
     closed: list[str] = []
 

@@ -37,6 +37,9 @@ LOST_PEER_SIGNS: Final = (
     "Timed out waiting",
     "Broken pipe",
 )
+NCCL_ERROR: Final = "NCCL error"
+NCCL_PEER: Final = "ncclRemoteError"
+NCCL_LAST: Final = "Last error:"
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 LESS_MEMORY: Final = (
     "Take a smaller microBatchSize, gradientCheckpointing: true, a higher zero.stage, "
@@ -126,6 +129,11 @@ def failure(error: TrainerError) -> StageResult:
 
 def _unexpected(error: Exception) -> StageResult:
     """Ours to explain: the log gets the whole traceback. A lost peer or a full disk is no bug."""
+    if _is_of_nccl_here(error):
+        traceback.print_exc()
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = [line for line in lines if line and line != NCCL_LAST]
+        return failure(Transient(f"NCCL failed: {told[-1]}"))
     if _is_lost_peer(error):
         return failure(Transient(f"another rank was lost: {str(error).splitlines()[0]}"))
     if isinstance(error, OSError) and error.errno in FULL:
@@ -140,6 +148,13 @@ def _unexpected(error: Exception) -> StageResult:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
+
+
+def _is_of_nccl_here(error: Exception) -> bool:
+    """Whether NCCL met an error of this node's, as of memory that an InfiniBand card may not use:
+    its text ends with what it was."""
+    text = str(error)
+    return text.startswith(NCCL_ERROR) and NCCL_PEER not in text
 
 
 def _is_lost_peer(error: Exception) -> bool:
