@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from forked import ForkedRun
 from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
 from rlhf_trainer import run_stage as running
 from rlhf_trainer import session as sessions
 from rlhf_trainer.errors import BadData
 from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
+from trainer_pod import Pod, free_port, small_sft
 
 
 def left(result: StageResult, gate_metric: str | None = None) -> StageResult:
@@ -180,9 +184,39 @@ def test_what_cannot_be_closed_holds_nothing_else_open() -> None:
     session: Any = SimpleNamespace(
         telemetry=SimpleNamespace(close=full),
         checkpointer=SimpleNamespace(disk=part("disk")),
-        ranks=SimpleNamespace(stop=lambda: closed.append("ranks")),
+        ranks=SimpleNamespace(stop=lambda _: closed.append("ranks")),
         _made={"first": part("first"), "second": part("second")},
     )
     with pytest.raises(OSError, match="No space left"):
         sessions.Session.close(session)
     assert closed == ["first", "second", "disk", "ranks"]
+
+
+ASKED_TO_LEAVE: Final = 98
+ASKED_TO_EXIT: Final = 99
+
+
+def fail_alone() -> int:
+    """Rank 1 fails while rank 0 waits for it. NCCL would have it wait until rank 0 leaves, too."""
+    import torch
+    import torch.distributed as dist
+    from rlhf_trainer import stages
+    from rlhf_trainer.__main__ import end, main
+
+    def train(session: Any) -> StageResult:
+        if session.ranks.rank == 1:
+            raise BadData("seen by one rank alone")
+        session.ranks.max(torch.zeros(()))
+        raise AssertionError("nobody came")
+
+    stages.load = lambda _: train
+    dist.destroy_process_group = lambda *_: os._exit(ASKED_TO_LEAVE)
+    sys.exit = lambda _: os._exit(ASKED_TO_EXIT)  # type: ignore[assignment]
+    end(main(["run", "config/stage.yaml"]))
+
+
+def test_a_rank_that_fails_alone_ends_at_once_with_its_own_exit_code(pod: Pod) -> None:
+    pod.write(pod.stage_run("sft", small_sft(pod)))
+    started = ForkedRun(pod.directory, 2, free_port(), fail_alone)
+    assert started.wait() == [ExitCode.TRANSIENT, ExitCode.CONFIGURATION], started.log
+    assert "seen by one rank alone" in started.log

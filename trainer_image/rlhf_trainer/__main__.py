@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from rlhf_api.run import ExitCode
 
@@ -57,7 +57,17 @@ def end_at_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.TERMINATED))
 
 
+def end(code: int) -> NoReturn:
+    """Exit; at once where this rank has failed alone, as an orderly exit would wait for others."""
+    ranks = sys.modules.get("rlhf_trainer.ranks")
+    if ranks is not None and ranks.left_open():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
     if os.getpid() == 1:
         end_at_sigterm()
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -63,10 +63,17 @@ class Ranks:
         heartbeat = Heartbeat(_get_default_store(), rank, world) if world > 1 else None
         return cls(rank, world, local, here, device, words, heartbeat)
 
-    def stop(self) -> None:
-        """Leave the group; without this, torch warns at exit."""
+    def stop(self, together: bool = True) -> None:
+        """Leave the group; without this, torch warns at exit.
+
+        NCCL lets go of a communicator once all ranks of the node do (ncclCommDestroy). So a rank
+        that fails alone, while others wait for it in a collective, does not leave `together`: the
+        end of its process is that of its share (`left_open`).
+        """
         if self.heartbeat:
             self.heartbeat.stop()
+        if not together and self.world_size > 1:
+            return
         if dist.is_initialized():
             dist.destroy_process_group()
         deepspeed_comm = sys.modules.get("deepspeed.comm.comm")
@@ -181,6 +188,13 @@ def _timeout(group: Any, device: torch.device) -> timedelta | None:
     except RuntimeError:
         return None
     return found
+
+
+def left_open() -> bool:
+    """Whether this process has not left its group, so that an orderly exit could wait for others:
+    torch aborts communicators as it is unloaded, and NCCL may wait for ranks of the node in that,
+    too (NVIDIA/nccl#1777)."""
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _patient_group(ranks: Sequence[int] | None = None) -> Any:

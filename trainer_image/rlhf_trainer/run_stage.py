@@ -106,15 +106,18 @@ def _train(run: StageRun) -> StageResult:
         seed_everything(run.seed)
         return train(session)
 
+    together = False
     try:
         result = with_one_rollback(attempt)
         session.finish()
+        together = True
         return result
     except Terminated:
         session.finish()
+        together = True
         raise
     finally:
-        session.close()
+        session.close(together)
 
 
 def failure(error: TrainerError) -> StageResult:

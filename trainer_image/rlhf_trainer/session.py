@@ -18,7 +18,7 @@ from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens
 from rlhf_trainer.data.digests import refuse_changed_sources
 from rlhf_trainer.disk import open_disk
 from rlhf_trainer.guards import Guard
-from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.ranks import Ranks, left_open
 from rlhf_trainer.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -108,14 +108,17 @@ class Session:
         self.telemetry.close()
         self.checkpointer.disk.settle()
 
-    def close(self) -> None:
+    def close(self, together: bool = True) -> None:
         """Flush what is open, end what was made once, and leave the group, however it ended; also
         where a full disk takes no more records, or threads of the rest would hold the process.
+
+        Not `together`, the other ranks may wait for this one in a collective: what has a
+        communicator of its own ends with the process.
         """
         with ExitStack() as ends:  # the last one goes first, and each whatever the others raise
-            ends.callback(self.ranks.stop)
+            ends.callback(self.ranks.stop, together)
             ends.callback(self.checkpointer.disk.close)
-            for made in reversed(self._made.values()):
+            for made in reversed(self._made.values()) if together or not left_open() else ():
                 ends.callback(made.close)
             ends.callback(self.telemetry.close)
 
