@@ -96,6 +96,8 @@ def test_training_is_offline_and_on_the_cpu_only_without_devices() -> None:
     assert environment(rendered("ppo"))["DS_ACCELERATOR"] == "cpu"
     on_gpus = a_job().with_spec("stages.ppo.resources", {"gpusPerNode": 1})
     assert "DS_ACCELERATOR" not in environment(rendered("ppo", on_gpus))
+    assert environment(rendered("ppo", on_gpus))["RLHF_DEVICES"] == "1"  # or it would do without
+    assert "RLHF_DEVICES" not in environment(rendered("ppo"))
 
 
 def test_devices_and_memory_are_limits_and_cpu_is_a_request() -> None:

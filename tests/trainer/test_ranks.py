@@ -14,9 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from forked import ForkedRun
-from rlhf_api.run import TERMINATION_LOG, ExitCode
+from rlhf_api.run import DEVICES, TERMINATION_LOG, ExitCode
 from rlhf_trainer import heartbeat
-from rlhf_trainer.ranks import Ranks, _timeout, cpu_threads
+from rlhf_trainer.errors import DeviceMissing
+from rlhf_trainer.ranks import Ranks, _device, _timeout, cpu_threads
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from trainer_pod import free_port
 
@@ -123,3 +124,48 @@ def test_a_rank_that_is_stopped_in_a_collective_ends_the_others_and_is_named(
 )
 def test_threads_are_the_users_number_or_an_equal_share(env: dict[str, str], threads: int) -> None:
     assert cpu_threads(env, 8) == threads
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, gpus: int, works: bool = True) -> None:
+    """As torch sees it: a driver that is too old still counts its devices."""
+
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver is too old (found 12040).\nUpdate")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: works and gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "init", init)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "env", "device"),
+    [
+        (0, {}, "cpu"),
+        (8, {}, "cuda:3"),
+        (8, {DEVICES: "8"}, "cuda:3"),
+        (8, {"DS_ACCELERATOR": "cpu"}, "cpu"),  # a pod without devices that sees the node's
+        (0, {"DS_ACCELERATOR": "cpu", DEVICES: "8"}, "cpu"),
+    ],
+)
+def test_a_rank_has_the_device_of_its_place_in_the_pod(
+    gpus: int, env: dict[str, str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_machine(monkeypatch, gpus)
+    assert _device(env, 3, 4) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "works", "told"),
+    [
+        (8, False, "torch sees 0 of the pod's 8 devices (The NVIDIA driver is too old"),
+        (1, True, "torch sees 1 of the pod's 8 devices; look"),
+    ],
+)
+def test_devices_that_torch_does_not_see_are_told_of_and_no_cpu_stands_in(
+    gpus: int, works: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_machine(monkeypatch, gpus, works)
+    with pytest.raises(DeviceMissing) as caught:
+        _device({DEVICES: "8"}, 0, 8)
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)

@@ -12,9 +12,11 @@ from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
+from rlhf_api.run import DEVICES
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
 
+from rlhf_trainer.errors import DeviceMissing, first_line
 from rlhf_trainer.freed_memory import keep_freed_memory
 from rlhf_trainer.heartbeat import Heartbeat
 from rlhf_trainer.quiet import import_deepspeed
@@ -50,8 +52,8 @@ class Ranks:
         env = os.environ
         env.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         rank, world, local, here = (int(env.get(k, d)) for k, d in TORCHRUN_DEFAULTS.items())
-        cuda = torch.cuda.is_available()
-        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        device = _device(env, local, here)
+        cuda = device.type == "cuda"
         if cuda:
             torch.cuda.set_device(device)
         else:
@@ -235,6 +237,35 @@ def cpu_threads(env: Mapping[str, str], cores: int) -> int:
     if env.get("OMP_NUM_THREADS", "").isdigit():
         return max(1, int(env["OMP_NUM_THREADS"]))
     return max(1, cores // int(env.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _device(env: Mapping[str, str], local_rank: int, ranks_here: int) -> torch.device:
+    """This rank's. DeviceMissing where the pod has devices and torch does not see one for each of
+    its ranks: training would go on, on the CPU.
+    """
+    if env.get("DS_ACCELERATOR") == "cpu":
+        return torch.device("cpu")  # whatever the container sees, as it may see all of its node's
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0  # NVML counts all drivers'
+    given = int(env.get(DEVICES, "0"))
+    if not seen and not given:
+        return torch.device("cpu")
+    if seen < max(given, ranks_here):
+        raise DeviceMissing(
+            f"torch sees {seen} of the pod's {max(given, ranks_here)} devices{_why_none(seen)}; "
+            "look at the node's driver and container runtime: docs/guides/troubleshooting.md"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _why_none(seen: int) -> str:
+    """What torch says of a machine without any, as that its driver is too old."""
+    if seen:
+        return ""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return f" ({first_line(error)})"
+    return ""
 
 
 def _join(rank: int, world_size: int, backend: str) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from rlhf_api.pods import EnvVar
 from rlhf_api.resources import RDMA, Resources
-from rlhf_api.run import PREPARE, WORKDIR
+from rlhf_api.run import DEVICES, PREPARE, WORKDIR
 
 from rlhf_operator.names import pod_host
 from rlhf_operator.render.metadata import AttemptKey, Object
@@ -84,7 +84,8 @@ def _process(key: AttemptKey, platform: Platform) -> dict[str, str]:
 def _stage(key: AttemptKey, resources: Resources) -> dict[str, str]:
     """Training is offline: all was fetched before GPUs were asked for."""
     offline = {"HF_HUB_OFFLINE": "1"} if key.stage != PREPARE else {}
-    return offline | ({} if resources.gpus_per_node else {"DS_ACCELERATOR": "cpu"})
+    devices = resources.gpus_per_node
+    return offline | ({DEVICES: str(devices)} if devices else {"DS_ACCELERATOR": "cpu"})
 
 
 def _is_foreign(key: AttemptKey) -> bool:
