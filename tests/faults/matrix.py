@@ -10,7 +10,9 @@ from typing import Final, Literal, NamedTuple
 Operator = Literal["up", "down"]
 """Whether one runs while it happens; afterwards one does in any case."""
 End = Literal["Ready", "Stalled", "gone"]
-Effect = Literal["nothing", "disruption", "fault", "final", "stop", "meaning", "settings", "back"]
+Effect = Literal[
+    "nothing", "disruption", "cleared", "fault", "final", "stop", "meaning", "settings", "back"
+]
 
 
 class Phase(NamedTuple):
@@ -53,6 +55,7 @@ HAPPENINGS: Final = {
     "pod deleted": Happening("disruption", "pods"),
     "pod deleted at once": Happening("disruption", "pods"),
     "every pod deleted": Happening("disruption", "pods"),
+    "pod that has succeeded is cleared away": Happening("cleared", "runs"),
     "node drained": Happening("disruption", "node"),
     "pod preempted": Happening("disruption", "node"),
     "node lost": Happening("disruption", "node"),
@@ -93,6 +96,7 @@ class Counts(NamedTuple):
 
 SAMPLE: Final = (
     Cell("running", "pod evicted", "up"),
+    Cell("running", "pod that has succeeded is cleared away", "up"),
     Cell("running", "suspended", "up"),
     Cell("running", "Job deleted", "down"),
     Cell("running", "deleted", "down"),
@@ -141,12 +145,10 @@ def counts(cell: Cell) -> Counts:
     calm = UNDISTURBED.get(cell.phase, ONCE)
     if cell.happening == "deleted and made again":
         return ONCE
+    if _is_disrupted(cell):
+        return Counts({2}, {0}, {1})
     match effect:
-        case "disruption" if phase.is_live:
-            return Counts({2}, {0}, {1})
-        case "disruption" if cell.phase == SEEN_BY_NOBODY and "pod" in cell.happening.split():
-            return Counts({2}, {0}, {1})  # nobody can read the result any more
-        case "disruption" if cell.phase == SEEN_BY_NOBODY:  # nor where its pods have gone by then
+        case "disruption" if cell.phase == SEEN_BY_NOBODY:  # unless its pods are still to be seen
             return Counts({1, 2}, {0}, {0, 1})
         case "fault":
             return Counts({2}, {1}, {0})
@@ -163,6 +165,18 @@ def counts(cell: Cell) -> Counts:
         case "nothing" if (cell.happening, cell.phase) == ("dpo removed", "prepare"):
             return STOPPED  # it checks the rows of each stage
     return calm
+
+
+def _is_disrupted(cell: Cell) -> bool:
+    """Whether an attempt is lost by it: its pods, or the result that nobody had read yet."""
+    match HAPPENINGS[cell.happening].effect:
+        case "disruption" if cell.phase == SEEN_BY_NOBODY:
+            return "pod" in cell.happening.split()
+        case "disruption":
+            return PHASES[cell.phase].is_live
+        case "cleared":
+            return cell.operator == "down"
+    return False
 
 
 NOT_DONE: Final = {

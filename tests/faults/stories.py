@@ -256,6 +256,15 @@ class Story:
         self._held.end(self.struck[0], code)
         self._until_over(self.struck[:1])
 
+    def clear_away(self) -> None:
+        """Its peers go on; an operator that is up has seen its result by then."""
+        pod = self.struck[0]
+        self._held.end(pod)
+        self._until_over([pod])
+        self.delete_pods([pod])
+        name = pod["metadata"]["name"]
+        self.wait(lambda: name not in self.history.there("Pod"), f"{name} is gone")
+
     def drain(self) -> None:
         FakeNode(self.client, self.struck[0]["spec"]["nodeName"]).drain()
         self._until_over(self.struck[:1])
@@ -470,6 +479,7 @@ FAULTS: Final[dict[str, Callable[[Story], None]]] = {
     "pod deleted": lambda story: story.delete_pods(story.struck[:1]),
     "pod deleted at once": lambda story: story.delete_pods(story.struck[:1], grace=0),
     "every pod deleted": lambda story: story.delete_pods(story.struck),
+    "pod that has succeeded is cleared away": Story.clear_away,
     "node drained": Story.drain,
     "pod preempted": Story.preempt,
     "node lost": Story.lose,
