@@ -198,6 +198,6 @@ def test_what_is_made_once_outlives_a_rollback_and_ends_with_the_session(
     session = open_session(in_pod.stage_run("ppo", {"data": {"source": "x"}}))
     made = session.once("engine", lambda: SimpleNamespace(close=lambda: ended.append("it")))
     assert session.once("engine", lambda: SimpleNamespace(close=lambda: None)) is made
-    monkeypatch.setattr(type(session.ranks), "stop", lambda self: ended.append("ranks"))
+    monkeypatch.setattr(type(session.ranks), "stop", lambda *_: ended.append("ranks"))
     session.close()
     assert ended == ["it", "ranks"]
