@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("sample", "all"),
         default="sample",
         help="tests/faults: a fixed sample, or every fault at every call of the operator (15 min), "
-        "and all that may happen to a job in each of its phases (20 min)",
+        "and all that may happen to a job in each of its phases (10 min)",
     )
 
 
