@@ -75,11 +75,12 @@ def attempts(
     for item in departed:
         went.setdefault(attempt_of(item) or ("", 0), []).append(item)
     keys = sorted({*mine, *gangs})
-    orphans = {key for key, of in gangs.items() if any(_is_to_go(item, uid) for item in of)}
+    left = {key for key, of in gangs.items() if any(_is_to_go(item, uid) for item in of)}
+    orphans = left - mine.keys()
     found = (_attempt(k, mine.get(k), gangs.get(k, []), went.get(k, []), now) for k in keys)
     return tuple(
         _with_words(item, mine, workloads)._replace(
-            is_orphaned=(key := (item.stage, item.number)) in orphans and key not in mine
+            is_orphaned=(item.stage, item.number) in orphans
         )
         for item in found
     )

@@ -14,6 +14,7 @@ from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from unittest.mock import patch
 
 from rlhf_trainer.quiet import silence_libraries
 
@@ -32,16 +33,10 @@ def _context() -> ForkServerContext:
     silence_libraries()  # libraries read its variables as they load, and the server loads them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    before = os.environ.get("PYTHONPATH")
     # Its own path is Python's alone in 3.11, and what it does not find it leaves out in silence.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
-    try:
+    folders = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, folders))):
         forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
     return context
 
 

@@ -46,41 +46,27 @@ def import_deepspeed() -> Any:
     the time and a tenth of the memory that a trainer needs to start. Muon, which every engine asks
     about and none here uses, has torch's compiler loaded: a third of that time again.
     """
-    with _unseen("mlflow"):
+    with _put(sys.modules, "mlflow", None):  # it cannot be imported, whether or not it is there
         import deepspeed
     from deepspeed.runtime import compiler
 
-    with _replaced(compiler, "compile", lambda: lambda function: function), suppress(ImportError):
+    uncompiled = _put(vars(compiler), "compile", lambda: lambda function: function)
+    with uncompiled, suppress(ImportError):
         import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 
 
 @contextmanager
-def _unseen(name: str) -> Iterator[None]:
-    """Within it a package cannot be imported, whether or not it is there."""
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]  # as the import system documents it
+def _put(table: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """Within it a name has this value; afterwards its own again, or none."""
+    before = {name: table[name]} if name in table else {}
+    table[name] = value
     try:
         yield
     finally:
-        del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
-
-
-@contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Within it an attribute has another value, where there is such an attribute."""
-    if not hasattr(module, name):
-        yield
-        return
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
+        del table[name]
+        table.update(before)
 
 
 @contextmanager

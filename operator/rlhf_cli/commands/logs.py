@@ -119,8 +119,10 @@ async def _reaching(target: Target, pod: PodView, options: LogOptions, wish: Wis
 
 
 def _is_of(rank: int | None, line: str) -> bool:
+    if rank is None:
+        return True
     named = OF_RANK.match(line)
-    return rank is None or named is None or int(named["rank"]) == rank
+    return named is None or int(named["rank"]) == rank
 
 
 def marked(pod: PodView, line: str, first: int, coloured: bool, *, alone: bool) -> str:
