@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 VLLM_VENV := $(VENV)-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 export DS_BUILD_OPS = 0
+# Hundreds of short processes run our modules: where none may keep them compiled, each compiles them.
+unexport PYTHONDONTWRITEBYTECODE
 # Names of the images, and what they stand on; empty: as the Dockerfiles and the version say.
 BASE ?=
 OPERATOR_BASE ?= $(BASE)

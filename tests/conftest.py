@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ LONGEST = ("e2e", "faults", "charts")
 
 CRD = Path(__file__).parents[1] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 _numbers = itertools.count(1)
+os.environ.setdefault("GOGC", "400")  # an API server of a few objects collects garbage all the time
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -93,3 +93,10 @@ class OneMachine:
         assert done.returncode == 0, done.stdout + done.stderr
         status: Object = yaml.safe_load((self._run / "status.yaml").read_text())["status"]
         return status
+
+    def train_without_the_first_row(self, *more: str) -> Object:
+        """As `train`, after a change of SFT's data."""
+        data = self._run / "volumes" / CLAIM / "data" / "sft.jsonl"
+        rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
+        data.write_text("".join(rows[1:]), encoding="utf-8")
+        return self.train(*more)

@@ -1,7 +1,7 @@
 """The quickstart job on a real control plane, with the real trainer; then an edit, and faults.
 
 The tests look at one story, which the fixtures tell: `calm` up to the first Ready, `disturbed` up
-to the second.
+to the second. Beside it `rlhfctl run` trains the same job, with the same edit and one more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class OnOneMachine(NamedTuple):
     """What `rlhfctl run` gives, trained on the second core while the cluster trains."""
 
     calm: Future[Object]
+    again: Future[Object]
     edited: Future[Object]
+    other_data: Future[Object]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,12 @@ def on_one_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnOneMa
     machine = short_job.OneMachine(tmp_path_factory.mktemp("one-machine"))
     with ThreadPoolExecutor(1) as pool:
         edit = f"--set=spec.stages.ppo.kl.coef={KL_COEF}"
-        yield OnOneMachine(pool.submit(machine.train), pool.submit(machine.train, edit))
+        yield OnOneMachine(
+            calm=pool.submit(machine.train),
+            again=pool.submit(machine.train),
+            edited=pool.submit(machine.train, edit),
+            other_data=pool.submit(machine.train_without_the_first_row, edit),
+        )
         pool.shutdown(cancel_futures=True)
 
 
@@ -90,13 +97,17 @@ def test_an_applied_manifest_is_trained_to_ready(cluster: TrainingCluster, calm:
     status = calm["status"]
     assert status["phase"] == "Succeeded"
     assert condition(calm, "Stalled")[0] != "True"
-    attempts = {name: stage["attempt"] for name, stage in status["stages"].items()}
-    assert attempts == dict.fromkeys(NODES, 1)
+    assert attempts(status) == dict.fromkeys(NODES, 1)
     assert cluster.kubectl("get", "rlhf", short_job.NAME, "--no-headers").split()[1] == "Succeeded"
 
 
 def test_the_results_are_those_of_one_machine(calm: Object, on_one_machine: OnOneMachine) -> None:
     assert short_job.results(calm["status"]) == short_job.results(on_one_machine.calm.result())
+
+
+def test_a_second_run_on_one_machine_trains_nothing(on_one_machine: OnOneMachine) -> None:
+    again = on_one_machine.again.result()
+    assert again["stages"] == on_one_machine.calm.result()["stages"]
 
 
 def test_every_output_is_on_the_claim(cluster: TrainingCluster, calm: Object) -> None:
@@ -163,6 +174,20 @@ def going_on(log: str) -> str:
 def test_a_fault_is_counted_and_a_disruption_is_free(disturbed: Disturbed) -> None:
     ppo = disturbed.job["status"]["stages"]["ppo"]
     assert (ppo["attempt"], ppo["faults"], ppo["disruptions"]) == (5, 1, 2)
+
+
+def test_changes_on_one_machine_lead_to_just_the_stages_that_they_concern(
+    on_one_machine: OnOneMachine,
+) -> None:
+    edited = on_one_machine.edited.result()
+    assert attempts(edited) == {"sft": 1, "reward": 1, "ppo": 2, "dpo": 1}, "only PPO runs"
+    other = on_one_machine.other_data.result()
+    assert attempts(other) == {"sft": 2, "reward": 2, "ppo": 3, "dpo": 2}, "all after SFT run"
+
+
+def attempts(status: Object) -> dict[str, int]:
+    """The number of each stage's newest attempt."""
+    return {name: stage["attempt"] for name, stage in status["stages"].items()}
 
 
 def test_the_operator_needs_no_other_rights(cluster: TrainingCluster, disturbed: Disturbed) -> None:

@@ -93,10 +93,11 @@ class TrainingCluster:
         return self.jobs.wait(is_ready, short_job.NAME, PATIENCE)
 
     def wait_until_saved(self, stage: str, attempt: int) -> None:
-        """Until an attempt has saved a checkpoint of its own."""
-        steps = f"*/{stage}-*/attempt-{attempt}/steps/step-*"
+        """Until an attempt has saved a checkpoint of its own, or its output, which ends them."""
+        folder = f"*/{stage}-*/attempt-{attempt}"
+        saved = (f"{folder}/steps/step-*", f"{folder}/output")
         deadline = time.monotonic() + PATIENCE
-        while not any(self.checkpoints.glob(steps)):
+        while not any(any(self.checkpoints.glob(pattern)) for pattern in saved):
             assert time.monotonic() < deadline, f"{stage}, attempt {attempt}, has saved nothing"
             time.sleep(0.1)
 
