@@ -58,6 +58,8 @@ def test_a_claim_is_read_as_it_is() -> None:
     assert copy_of(pod) == []
     (mount,) = pod["containers"][0]["volumeMounts"]
     assert mount["readOnly"]
+    no_device = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+    assert no_device in pod["containers"][0]["env"]
     assert violations(pod) == []
 
 

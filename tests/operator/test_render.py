@@ -100,6 +100,13 @@ def test_training_is_offline_and_on_the_cpu_only_without_devices() -> None:
     assert "RLHF_DEVICES" not in environment(rendered("ppo"))
 
 
+def test_pods_without_devices_see_none_that_a_node_has() -> None:
+    on_gpus = a_job().with_spec("resources", {"gpusPerNode": 1})
+    assert environment(rendered("ppo"))["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert environment(rendered("prepare", on_gpus))["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment(rendered("ppo", on_gpus))
+
+
 def test_devices_and_memory_are_limits_and_cpu_is_a_request() -> None:
     asked = {
         "gpusPerNode": 8,

@@ -12,7 +12,7 @@ from rlhf_api.job import KIND, RLHFJob
 from rlhf_api.run import WORKDIR
 from rlhf_operator.names import claim_name
 from rlhf_operator.render.secrets import Mounted, default_path
-from rlhf_operator.render.security import USER_ID, container_security, pod_security
+from rlhf_operator.render.security import NO_DEVICES, USER_ID, container_security, pod_security
 from rlhf_operator.render.volumes import CHECKPOINTS, local_disk
 
 from rlhf_cli.targets import reader
@@ -56,6 +56,7 @@ def reader_pod(
                     *("python", "-c", Path(reader.__file__).read_text(encoding="utf-8")),
                     json.dumps(asked),
                 ],
+                "env": [{"name": name, "value": value} for name, value in NO_DEVICES.items()],
                 "resources": RESOURCES,
                 "securityContext": container_security(),
                 "volumeMounts": mounts,

@@ -11,6 +11,7 @@ from rlhf_api.run import DEVICES, PREPARE, WORKDIR
 from rlhf_operator.names import pod_host
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
+from rlhf_operator.render.security import NO_DEVICES
 from rlhf_operator.render.service import RENDEZVOUS_PORT
 from rlhf_operator.render.volumes import FETCHED, TOKEN_DIRECTORY
 
@@ -27,7 +28,7 @@ def environment(key: AttemptKey, resources: Resources, platform: Platform) -> li
         **_network(resources.rdma, platform),
         **_users(key, platform),
         **_values(_process(key, platform)),
-        **_values(_stage(key, resources)),
+        **_values(_stage(key, resources, platform)),
         **(_rendezvous(key, resources) if _is_foreign(key) else {}),
         **_values(_progress(key, platform)),
     }
@@ -81,11 +82,13 @@ def _process(key: AttemptKey, platform: Platform) -> dict[str, str]:
     return {**common, "HOME": f"{WORKDIR}/tmp", **hub}
 
 
-def _stage(key: AttemptKey, resources: Resources) -> dict[str, str]:
+def _stage(key: AttemptKey, resources: Resources, platform: Platform) -> dict[str, str]:
     """Training is offline: all was fetched before GPUs were asked for."""
     offline = {"HF_HUB_OFFLINE": "1"} if key.stage != PREPARE else {}
-    devices = resources.gpus_per_node
-    return offline | ({DEVICES: str(devices)} if devices else {"DS_ACCELERATOR": "cpu"})
+    if devices := resources.gpus_per_node:
+        return offline | {DEVICES: str(devices)}
+    on_cpus = {} if platform.is_one_machine else NO_DEVICES
+    return offline | {"DS_ACCELERATOR": "cpu"} | on_cpus
 
 
 def _is_foreign(key: AttemptKey) -> bool:

@@ -6,6 +6,9 @@ from typing import Final
 
 from rlhf_operator.render.metadata import Object
 
+NO_DEVICES: Final = {"NVIDIA_VISIBLE_DEVICES": "void"}
+"""For pods that asked for none: by the image's own value, `all`, NVIDIA's container runtime, where
+it is a node's default, would give them every GPU of the node, in use or not."""
 USER_ID: Final = 1000
 """The user that the trainer image runs as."""
 
