@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from rlhf_api.status import JobPhase
 
 from rlhf_operator.decisions import HELD_UP
+from rlhf_operator.times import read
 
 Object = Mapping[str, Any]
 
@@ -44,6 +45,7 @@ def collect_from(manifests: Iterable[Object]) -> Iterator[Metric]:
     """All of them."""
     phases = dict.fromkeys(PHASES, 0)
     reasons = Counter[str]()
+    oldest = dict[tuple[str, str], float]()
     in_use, running = 0, list[Object]()
     for manifest in manifests:
         status = manifest.get("status") or {}
@@ -51,11 +53,15 @@ def collect_from(manifests: Iterable[Object]) -> Iterator[Metric]:
         phases[phase if phase in phases else "Pending"] += 1
         in_use += status.get("gpus") or 0
         reasons.update(_why_stages_wait(status))
+        for reason, since in _waits_for_a_place(status):
+            key = manifest["metadata"]["namespace"], reason
+            oldest[key] = min(since, oldest.get(key, since))
         if phase == "Running":
             running.append(manifest)
     yield _counted("rlhf_jobs", "RLHFJobs by phase.", "phase", phases)
     waiting = "Stages that wait, of jobs that are not over, by reason."
     yield _counted("rlhf_stages_waiting", waiting, "reason", reasons)
+    yield _oldest_waits(oldest)
     yield GaugeMetricFamily("rlhf_gpus_in_use", "Devices of the stages under way.", in_use)
     yield from _of_running(running[:MOST_JOBS])
 
@@ -69,6 +75,25 @@ def _why_stages_wait(status: Mapping[str, Any]) -> Iterator[str]:
         reason = stage.get("reason")
         if reason and (stage.get("phase") in WAITING or reason in HELD_UP):
             yield reason
+
+
+def _waits_for_a_place(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Why pods of a job have no place, and since when, in seconds of Unix time."""
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "Scheduled" and condition["status"] == "False":
+            yield condition["reason"], read(condition["lastTransitionTime"]).timestamp()
+
+
+def _oldest_waits(oldest: Mapping[tuple[str, str], float]) -> Metric:
+    family = GaugeMetricFamily(
+        "rlhf_oldest_wait_timestamp_seconds",
+        "Since when the job of a namespace whose pods have waited longest for their place does so, "
+        "in Unix time, by reason.",
+        labels=["namespace", "reason"],
+    )
+    for labels, since in list(oldest.items())[:MOST_JOBS]:
+        family.add_metric(labels, since)
+    return family
 
 
 def _counted(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:

@@ -92,6 +92,30 @@ def test_stages_that_wait_are_counted_by_their_reason() -> None:
     assert waiting == {"Unschedulable": 2, "WaitingForParents": 1, "NodeLost": 1}
 
 
+def test_the_oldest_wait_for_a_place_is_told_by_namespace_and_reason() -> None:
+    def waits(name: str, reason: str, hour: int, status: str = "False") -> dict[str, Any]:
+        time = f"2026-01-31T{hour}:00:00Z"
+        condition = {"type": "Scheduled", "status": status, "reason": reason}
+        suspended = {"type": "Suspended", "status": "False", "reason": "Training"}
+        conditions = [{**item, "lastTransitionTime": time} for item in (suspended, condition)]
+        return a_manifest(name, "Pending", conditions=conditions)
+
+    manifests = [
+        waits("a", "Unschedulable", 13),
+        waits("b", "Unschedulable", 12),
+        waits("c", "QueueAdmission", 14),
+        waits("d", "Scheduled", 11, "True"),
+        waits("e", "NoPods", 11, "Unknown"),
+    ]
+    found = samples(manifests)
+    since = {key[1:]: n for key, n in found.items() if key[0].startswith("rlhf_oldest_wait")}
+    noon = 1769860800.0
+    assert since == {
+        ("default", "Unschedulable"): noon,
+        ("default", "QueueAdmission"): noon + 2 * 3600,
+    }
+
+
 def test_alarms_of_running_stages_have_a_series_each() -> None:
     far = {"phase": "Running", "alarms": ["KLNearLimit", "KLOffTarget"]}
     over = {"phase": "Failed", "alarms": ["KLNearLimit"]}
