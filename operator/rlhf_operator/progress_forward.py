@@ -34,6 +34,11 @@ class Answer(NamedTuple):
     text: str
 
 
+def address_of(ip: str, port: int) -> str:
+    """IP:PORT as a URL has it: an IPv6 address in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
 def address_in(identity: str) -> str | None:
     """The address in a Lease's holder identity, ``NAME_IP:PORT``; None where there is none."""
     address = identity.rpartition("_")[2]

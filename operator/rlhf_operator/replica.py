@@ -25,7 +25,7 @@ from rlhf_operator.handlers import watch_jobs
 from rlhf_operator.leader import Leader
 from rlhf_operator.names import LABEL_JOB
 from rlhf_operator.progress_forward import Leader as Whereabouts
-from rlhf_operator.progress_forward import address_in
+from rlhf_operator.progress_forward import address_in, address_of
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform
 from rlhf_operator.render.gang import GANGS, made_kinds
@@ -104,7 +104,7 @@ class Replica:
 
     @property
     def _address(self) -> str:
-        return f"{self._settings.pod_ip}:{self._settings.progress_port}"
+        return address_of(self._settings.pod_ip, self._settings.progress_port)
 
     def _changed(self, key: JobKey) -> None:
         if self._is_at_work:  # a replica that waits begins with all jobs, and takes none before

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -16,7 +17,7 @@ from rlhf_operator import progress_forward, tls
 from rlhf_operator.controller import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
-from rlhf_operator.progress_forward import Forwarder, Leader, address_in
+from rlhf_operator.progress_forward import Forwarder, Leader, address_in, address_of
 from rlhf_operator.progress_server import ProgressServer
 from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
 
@@ -278,6 +279,13 @@ def test_a_body_that_does_not_come_holds_no_connection(monkeypatch: pytest.Monke
 )
 def test_the_leaders_address_is_read_from_the_lease(identity: str, address: str | None) -> None:
     assert address_in(identity) == address
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.7", "fd00::7"])
+def test_a_replica_writes_its_address_as_others_read_it(ip: str) -> None:
+    address = address_of(ip, 8082)
+    assert urlsplit(f"http://{address}").hostname == ip
+    assert address_in(f"rlhf-operator-7d9f-abc_5c02e6_{address}") == address
 
 
 def test_transformers_own_callback_reports_over_http_and_over_tls(
