@@ -19,11 +19,13 @@ DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of a braille cell (Unicode, U+2800 and on), by row and column."""
 
 
-def chosen_stage(run: Run, name: str | None) -> StageRecord:
-    """The stage that is asked for; else the last one that recorded something. Raises Failure."""
+def chosen_stage(run: Run, name: str | None, metrics: Sequence[str] = ()) -> StageRecord:
+    """The stage that is asked for; else the last one that recorded all of the metrics, or where
+    none did, anything. Raises Failure."""
     recorded = {record.name: record for record in run.stages if record.rows}
     if name is None and recorded:
-        return list(recorded.values())[-1]
+        having = [item for item in recorded.values() if _names(item).issuperset(metrics)]
+        return (having or list(recorded.values()))[-1]
     if name is None or name not in recorded:
         known = ", ".join(recorded) or "none"
         wanted = f"stage {name}" if name else "any stage"
@@ -33,7 +35,7 @@ def chosen_stage(run: Run, name: str | None) -> StageRecord:
 
 def lines_of(record: StageRecord, metrics: Sequence[str]) -> dict[str, Series]:
     """The curves that are asked for, else those that stand for the stage. Raises Failure."""
-    known = dict.fromkeys(name for row in record.rows for name in row.values)
+    known = _names(record)
     for metric in metrics:
         if metric not in known:
             raise Failure(
@@ -42,6 +44,10 @@ def lines_of(record: StageRecord, metrics: Sequence[str]) -> dict[str, Series]:
     wanted = metrics or [name for name in KEY_FIGURES.get(record.name, {}) if name in known]
     lines = {metric: series(record.rows, metric) for metric in wanted or sorted(known)[:4]}
     return {metric: points for metric, points in lines.items() if len(points) > 1} or lines
+
+
+def _names(record: StageRecord) -> set[str]:
+    return {name for row in record.rows for name in row.values}
 
 
 def terminal_chart(title: str, points: Series, width: int) -> list[str]:

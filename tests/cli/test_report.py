@@ -11,6 +11,7 @@ import pytest
 from rlhf_api.status import StageStatus
 from rlhf_api.validation import parse_job
 from rlhf_cli.failures import Failure
+from rlhf_cli.plotting import chosen_stage
 from rlhf_cli.report.collect import collect, scores
 from rlhf_cli.report.curves import smoothed
 from rlhf_cli.report.page import bars, manifest_text, plots, render_report
@@ -83,6 +84,13 @@ def test_answers_are_shown_as_they_are_and_never_as_markup(html: str) -> None:
     assert "script" not in page.tags
 
 
+def test_an_answer_without_a_word_is_told_from_one_that_is_not_there(folder: RunFolder) -> None:
+    run = collect(folder)
+    blank = [answer._replace(text=" \n") for answer in run.answers if answer.model == "sft"]
+    html = render_report(run._replace(answers=blank))
+    assert Page(html).text.count("(empty)") == len(blank) > 0
+
+
 def test_the_page_needs_nothing_from_outside(html: str) -> None:
     assert not re.findall(r"https?://", html)
     assert not {"script", "link", "iframe", "img", "object"} & set(Page(html).tags)
@@ -127,6 +135,16 @@ def test_colours_are_those_of_the_page_so_that_it_can_be_dark(html: str) -> None
     figures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "var(--tone-1)" in figures
     assert not re.findall(r"#[0-9a-f]{6}", figures)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "stage"),
+    [((), "dpo"), (("ppo/reward",), "ppo"), (("train/loss",), "dpo"), (("nonsense",), "dpo")],
+)
+def test_curves_are_of_the_last_stage_that_has_the_metrics(
+    folder: RunFolder, metrics: tuple[str, ...], stage: str
+) -> None:
+    assert chosen_stage(collect(folder), None, metrics).name == stage
 
 
 def test_a_panel_without_points_is_left_out(folder: RunFolder) -> None:

@@ -134,7 +134,9 @@ def _results(commands: Commands) -> None:
     )
     plot = commands.add_parser("plot", help="draw curves in the terminal, or as PNG or SVG")
     on_job(plot)
-    plot.add_argument("--stage", metavar="NAME", help="of this stage (default: the newest)")
+    plot.add_argument(
+        "--stage", metavar="NAME", help="of this stage (default: the last that has the metrics)"
+    )
     plot.add_argument(
         "-m",
         "--metric",

@@ -30,7 +30,7 @@ async def _plot(args: argparse.Namespace) -> int:
         job = parsed(await target.job(args.job))
         async with target.records(job) as folder:
             run = collect(folder)
-    record = chosen_stage(run, args.stage)
+    record = chosen_stage(run, args.stage, args.metric)
     lines = lines_of(record, args.metric)
     if args.out:
         if find_spec("matplotlib") is None:
