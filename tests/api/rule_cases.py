@@ -475,6 +475,36 @@ CASES: list[Case] = [
         {"checkpoints": {"claim": {"size": 2**63 - 1}}},
     ),
     Case(
+        "bytes_have_a_unit",
+        {"checkpoints": {"claim": {"size": 500}}},
+        "spec.checkpoints.claim.size",
+        {"checkpoints": {"claim": {"size": 2**20}}},
+    ),
+    Case(
+        "bytes_have_a_unit",
+        {"checkpoints": {"uri": "s3://models/a", "localSize": "500"}},
+        "spec.checkpoints.localSize",
+        {"checkpoints": {"uri": "s3://models/a", "localSize": "1024Ki"}},
+    ),
+    Case(
+        "bytes_have_a_unit",
+        {"resources": {"memory": 64}},
+        "spec.resources.memory",
+        {"resources": {"memory": 0}},
+    ),
+    Case(
+        "bytes_have_a_unit",
+        {"resources": {"memory": "64000m"}},
+        "spec.resources.memory",
+        {"resources": {"memory": "64000000"}},
+    ),
+    Case(
+        "bytes_have_a_unit",
+        {f"{SFT}.resources": {"shmSize": "1023.9Ki"}},
+        "spec.stages.sft.resources.shmSize",
+        {f"{SFT}.resources": {"shmSize": "0.001Gi"}},
+    ),
+    Case(
         "folder_is_in_a_claim",
         {"checkpoints": {"uri": "s3://models/a", "secret": "keys", "subPath": "a"}},
         "spec.checkpoints.subPath",

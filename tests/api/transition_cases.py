@@ -62,8 +62,8 @@ TRANSITIONS: list[TransitionCase] = [
     ),
     TransitionCase(
         "a claim of fewer bytes",
-        {"checkpoints.claim": {"size": 1000}},
-        {"checkpoints.claim": {"size": 999}},
+        {"checkpoints.claim": {"size": 2_000_000}},
+        {"checkpoints.claim": {"size": 1_999_999}},
         f"{PLACE}.claim.size",
     ),
     TransitionCase(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rlhf_api.job import JobSpec, Stages
 from rlhf_api.rules.gang import GANG_RULES
+from rlhf_api.rules.quantities import bytes_have_a_unit
 from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.storage import Checkpoints, Claim
 
@@ -177,6 +178,7 @@ CHECKPOINT_RULES: Final = (
         "is set, and there is no uri",
         "leave it out; claim.size is the size of a volume",
     ),
+    bytes_have_a_unit("localSize", "local_size"),
 )
 
 CLAIM_RULES: Final = (
@@ -188,6 +190,7 @@ CLAIM_RULES: Final = (
         "is 0",
         "a quantity above 0, such as 100Gi",
     ),
+    bytes_have_a_unit("size", "size"),
 )
 
 JOB_RULES: Final[Rules] = {

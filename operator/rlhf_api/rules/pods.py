@@ -15,6 +15,7 @@ from rlhf_api.pods import (
     is_reserved,
 )
 from rlhf_api.resources import ResourceOverrides
+from rlhf_api.rules.quantities import bytes_have_a_unit
 from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.stages.common import StageCommon
 
@@ -151,7 +152,11 @@ POD_RULES: Final[Rules] = {
     NodeRequirement: (*REQUIREMENT_RULES, ONE_WHOLE_NUMBER),
     LabelRequirement: REQUIREMENT_RULES,
     LabelSelector: (_label_keys("matchLabels", "match_labels"),),
-    ResourceOverrides: (_label_keys("nodeSelector", "node_selector"),),
+    ResourceOverrides: (
+        _label_keys("nodeSelector", "node_selector"),
+        bytes_have_a_unit("memory", "memory"),
+        bytes_have_a_unit("shmSize", "shm_size"),
+    ),
     EnvVar: ENV_RULES,
     SecretMount: MOUNT_RULES,
     JobSpec: SECRETS_RULES,

@@ -6,24 +6,15 @@ one restarts the attempt from its newest checkpoint (see base.Operational).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from rlhf_api.base import Contract
 from rlhf_api.fields import Model
 from rlhf_api.job import JobSpec
 from rlhf_api.problems import Problem
+from rlhf_api.rules.quantities import in_bytes
 from rlhf_api.storage import Checkpoints, Claim
-
-UNITS: Final = {
-    "": Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6),
-    "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
-    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50), "Ei": Decimal(2**60),
-}  # fmt: skip
-
 
 SIZE_GROWS: Final = (
     "!has(self.claim) || !has(oldSelf.claim) || "
@@ -99,16 +90,11 @@ def _claim(place: Checkpoints) -> Claim:
     return place.claim or Claim()
 
 
-def _bytes(quantity: int | str) -> Decimal:
-    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity))
-    return Decimal(found[1]) * UNITS[found[2]] if found else Decimal(0)
-
-
 def _size_grows(after: Checkpoints, before: Checkpoints) -> bool:
     if after.claim is None or before.claim is None:
         return True
     new, old = after.claim.size, before.claim.size
-    return type(new) is type(old) and _bytes(new) >= _bytes(old)
+    return type(new) is type(old) and in_bytes(new) >= in_bytes(old)
 
 
 TRANSITIONS: Final[Mapping[Model, tuple[Transition, ...]]] = {
