@@ -19,8 +19,14 @@ def newest(metric: str, by: str) -> str:
     return f"max by ({by}) ({metric}{labels})"
 
 
+def counted(metric: str, by: str = "") -> str:
+    """Each replica of a release tells the same; releases add up. Prometheus says which is whose."""
+    within = f"max by ({', '.join(filter(None, ['namespace', 'job', by]))})"
+    return f"sum{f' by ({by})' if by else ''} ({within} ({metric}))"
+
+
 def of_phase(phase: str, color: str) -> Panel:
-    expression = f'max(rlhf_jobs{{phase="{phase}"}})'
+    expression = counted(f'rlhf_jobs{{phase="{phase}"}}')
     steps = ((None, "text"), (1.0, color))
     text = f"RLHFJobs whose phase is {phase}."
     query = Query(expression, phase, instant=True)
@@ -43,7 +49,7 @@ JOBS: Final = Row(
         Panel(
             "GPUs in use",
             "Devices of the stages under way.",
-            (Query("max(rlhf_gpus_in_use)", "devices", instant=True),),
+            (Query(counted("rlhf_gpus_in_use"), "devices", instant=True),),
             kind="stat",
             width=4,
             height=4,
@@ -51,15 +57,30 @@ JOBS: Final = Row(
         Panel(
             "Jobs by phase",
             "RLHFJobs that are there.",
-            (Query("max by (phase) (rlhf_jobs)", "{{phase}}"),),
+            (Query(counted("rlhf_jobs", "phase"), "{{phase}}"),),
+            width=12,
             stacked=True,
         ),
         Panel(
             "Stages that wait, and why",
             "Stages of jobs that are not over, by the reason in their status; "
             "docs/reference/conditions.md says what to do about each.",
-            (Query("max by (reason) (rlhf_stages_waiting)", "{{reason}}"),),
+            (Query(counted("rlhf_stages_waiting", "reason"), "{{reason}}"),),
+            width=12,
             stacked=True,
+        ),
+        Panel(
+            "Longest wait for a place",
+            "Of the jobs of each namespace, by the reason of their condition Scheduled.",
+            (
+                Query(
+                    "time() - min by (namespace, reason) (rlhf_oldest_wait_timestamp_seconds"
+                    '{namespace=~"$namespace"})',
+                    "{{namespace}} {{reason}}",
+                ),
+            ),
+            "s",
+            width=12,
         ),
         Panel(
             "Progress",
@@ -67,6 +88,7 @@ JOBS: Final = Row(
             (Query(newest("rlhf_stage_progress_ratio", "namespace, job, stage"), STAGE, True),),
             "percentunit",
             kind="bargauge",
+            width=12,
         ),
     ),
 )

@@ -21,8 +21,8 @@ OPERATOR: Final = Row(
     (
         Panel(
             "Replicas that lead",
-            "One, but for some seconds when it changes.",
-            (Query("sum(rlhf_operator_is_leader)", "leaders"),),
+            "One of each release, but for some seconds when it changes.",
+            (Query("sum by (namespace, job) (rlhf_operator_is_leader)", "{{namespace}}/{{job}}"),),
             width=6,
             thresholds=((None, "red"), (1.0, "green"), (2.0, "red")),
         ),
@@ -56,7 +56,11 @@ OPERATOR: Final = Row(
         Panel(
             "Queue",
             "Jobs that wait for a pass.",
-            (Query("max(rlhf_operator_queue_depth)", "jobs"),),
+            (
+                Query(
+                    "max by (namespace, job) (rlhf_operator_queue_depth)", "{{namespace}}/{{job}}"
+                ),
+            ),
             width=6,
         ),
         Panel(

@@ -20,7 +20,7 @@ FILE = REPOSITORY / "dashboards/rlhf.json"
 DASHBOARD: Object = json.loads(FILE.read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
-SET_BY_PROMETHEUS = {"instance", "le"}
+SET_BY_PROMETHEUS = {"instance", "le", "namespace", "job"}
 
 
 def every(metrics: Metrics) -> Iterator[tuple[Metric, set[str]]]:
