@@ -22,6 +22,7 @@ from rlhf_cli.failures import (
     Failure,
     Terminated,
 )
+from rlhf_cli.pipes import nobody_reads
 from rlhf_cli.program import program
 
 TRACEBACK: Final = "RLHF_TRACEBACK"
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{program()}: {failure}", file=sys.stderr)
         return failure.exit_code
     except BrokenPipeError:  # the reader of our output went away: `rlhfctl schema | head`
-        sys.stderr.close()
+        nobody_reads(sys.stdout)
+        nobody_reads(sys.stderr)
         return DONE
     except KeyboardInterrupt as interrupt:
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cache
 from types import FrameType
@@ -15,8 +15,9 @@ from rich.console import Console
 from rlhf_api.job import RLHFJob
 from rlhf_operator import local
 
-from rlhf_cli.failures import DONE, FAILED, INTERRUPTED, TERMINATED, Failure, Terminated
+from rlhf_cli.failures import DONE, FAILED, INTERRUPTED, IO_ERROR, TERMINATED, Failure, Terminated
 from rlhf_cli.object_store import bring_records
+from rlhf_cli.pipes import nobody_reads
 from rlhf_cli.post_mortem import explain
 from rlhf_cli.program import command, program
 from rlhf_cli.progress.lines import LineProgress
@@ -38,13 +39,29 @@ def run_here(job: RLHFJob, folder: RunFolder, again: str, is_verbose: bool) -> i
     except KeyboardInterrupt as interrupt:
         console.print(f"Stopped. To go on where it stopped: {again}", soft_wrap=True, markup=False)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-    return _tell(job, folder)
+    except OSError as error:  # a full disk, most often; what writes a few bytes names no file
+        raise Failure(
+            f"{error.filename or folder.path}: {error.strerror or error}",
+            f"once that is mended, go on where it stopped: {again}",
+            exit_code=IO_ERROR,
+        ) from None
+    with suppress(BrokenPipeError):
+        _tell(job, folder)
+    return DONE if _has_succeeded(job) else explain(job, folder)[1] or FAILED
+
+
+class _Lines(LineProgress):
+    """Training goes on where nobody reads of it any more, as with `2>&1 | head`."""
+
+    def say(self, text: str) -> None:
+        try:
+            super().say(text)
+        except BrokenPipeError:
+            nobody_reads(sys.stderr)
 
 
 def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) -> RLHFJob:
-    progress: Progress = (
-        TerminalProgress(console) if console.is_interactive else LineProgress(sys.stderr)
-    )
+    progress: Progress = TerminalProgress(console) if console.is_interactive else _Lines(sys.stderr)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGINT, _interrupt(progress))
 
@@ -80,7 +97,11 @@ def _interrupt(progress: Progress) -> Callable[[int, FrameType | None], NoReturn
     return handler
 
 
-def _tell(job: RLHFJob, folder: RunFolder) -> int:
+def _has_succeeded(job: RLHFJob) -> bool:
+    return job.status is not None and job.status.phase == "Succeeded"
+
+
+def _tell(job: RLHFJob, folder: RunFolder) -> None:
     """Table, report, and on a failure its cause."""
     console = console_for(sys.stdout)
     print_summary(console, job, datetime.now(UTC))
@@ -89,14 +110,12 @@ def _tell(job: RLHFJob, folder: RunFolder) -> int:
         console.print(f"Report: {write_report(folder)}", soft_wrap=True, markup=False)
     except Failure as failure:  # a finished training is not failed by its report
         print(f"{program()}: {failure}", file=sys.stderr)
-    if job.status and job.status.phase == "Succeeded":
+    if _has_succeeded(job):
         console.print(
             f"Talk to the model: {command('chat', '--dir', str(folder.path))}",
             soft_wrap=True,
             markup=False,
         )
-        return DONE
-    lines, code = explain(job, folder)
-    sys.stdout.flush()
-    print("\n".join(lines), file=sys.stderr)
-    return code or FAILED
+    else:
+        sys.stdout.flush()
+        print("\n".join(explain(job, folder)[0]), file=sys.stderr)

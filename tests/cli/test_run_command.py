@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -202,14 +205,45 @@ def test_what_the_user_can_mend_is_said_without_a_traceback(
     assert capsys.readouterr().err.endswith("rlhfctl: Another run is using it.\n")
 
 
-def test_a_full_disk_is_said_without_a_traceback(
-    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("file", ["/x/status.yaml", None])
+def test_a_full_disk_is_said_with_its_place_and_how_to_go_on(
+    run: Callable[[Outcome], int], file: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    places = []
+
     def full(directory: Path) -> RLHFJob:
-        raise OSError(28, "No space left on device", "/x/status.yaml")
+        places.append(directory)
+        raise OSError(28, "No space left on device", file)
 
     assert run(full) == 74
-    assert "rlhfctl: /x/status.yaml: No space left on device" in capsys.readouterr().err
+    said, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert said == f"rlhfctl: {file or places[0]}: No space left on device"
+    assert hint.startswith("once that is mended, go on where it stopped: rlhfctl run ")
+
+
+def test_a_run_that_nobody_listens_to_any_more_goes_on_to_its_end(manifest: Path) -> None:
+    program = (
+        "import sys; from rlhf_cli.main import main; from rlhf_operator import local\n"
+        "from synthetic_run import write_run\n"
+        "def run(job, directory, *, on_change, on_event):\n"
+        "    made = write_run(directory)\n"
+        "    on_change(made)\n"
+        "    return made\n"
+        "local.run = run; sys.exit(main(sys.argv[1:]))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = manifest.parent / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", str(manifest), "--dir", str(run)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=writer,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert (run / "report.html").is_file()
 
 
 def test_the_command_that_goes_on_keeps_every_flag() -> None:

@@ -16,6 +16,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import GPUSeconds, JobStatus
 
 from rlhf_cli.figures import TITLES, duration, figure_text, key_figures
+from rlhf_cli.pipes import nobody_reads
 from rlhf_cli.progress.rows import StageRow, stage_rows
 from rlhf_cli.progress.terminal import STYLES, WIDE
 from rlhf_cli.targets.target import all_stages
@@ -27,9 +28,15 @@ NEEDS: Final = (("Scheduled", "False"), ("ApprovalNeeded", "True"))
 """Conditions that tell what a job waits for."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The command ends as it would have; rich would end it here, with 1."""
+        nobody_reads(self.file)
+
+
 def console_for(stream: TextIO) -> Console:
     """A console on a stream; a log has no width of its own."""
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else LOG_WIDTH)
+    return _Console(file=stream, highlight=False, width=None if stream.isatty() else LOG_WIDTH)
 
 
 def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:

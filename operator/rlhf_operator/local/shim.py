@@ -174,4 +174,7 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except OSError as full:  # the disk; whoever looks finds a pod that has ended without a word
+        sys.exit(f"{full.filename or sys.argv[1]}: {full.strerror}")
