@@ -20,6 +20,7 @@ FILES: Final = ":files"
 OF_FILES: Final = 0
 OF_NOTHING_ELSE: Final = 4
 """Cobra's directives: what a shell may offer beside the candidates."""
+OF_JOBS: Final = ("job", "jobs")
 FILE_FLAGS: Final = ("FILE", "DIR", "FOLDER")
 PATIENCE: Final = 2.0
 """Seconds that names on a cluster are waited for: a shell hangs meanwhile."""
@@ -72,7 +73,7 @@ def _positional(
     """The value of the next argument without a flag."""
     places = [action for action in parser._actions if not action.option_strings]
     given = list(_plain(before[1:], flags))
-    if places and places[0].dest == "job" and "--dir" in before:
+    if places and places[0].dest in OF_JOBS and "--dir" in before:
         places = places[1:]
     index = min(len(given), len(places) - 1)
     if places and (index == len(given) or places[index].nargs in ("+", "*")):
@@ -95,7 +96,7 @@ def _plain(words: Sequence[str], flags: dict[str, argparse.Action]) -> Iterator[
 def _values(action: argparse.Action, before: Sequence[str]) -> list[str]:
     if action.choices:
         return [str(choice) for choice in action.choices]
-    if action.dest == "job":
+    if action.dest in OF_JOBS:
         return _jobs(before) or [FILES]
     if action.dest == "stage":
         from rlhf_operator.names import STAGES  # here, so that --help need not load it

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -44,12 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         command = importlib.import_module(f"rlhf_cli.commands.{args.command}")
-        code: int = command.execute(args)
+        code = _on_each(command.execute, args)
         sys.stdout.flush()
         return code
     except Failure as failure:
-        print(f"{program()}: {failure}", file=sys.stderr)
-        return failure.exit_code
+        return _told(failure)
     except BrokenPipeError:  # the reader of our output went away: `rlhfctl schema | head`
         nobody_reads(sys.stdout)
         nobody_reads(sys.stderr)
@@ -64,6 +64,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return IO_ERROR
     except Exception as mistake:
         return _own_mistake(mistake)
+
+
+def _on_each(execute: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """A command of several jobs does what it can; the exit code is the first that is not 0."""
+    if not hasattr(args, "jobs"):
+        return execute(args)
+    if len(args.jobs) < 2:
+        return execute(_of_job(args, *args.jobs))
+    codes = []
+    for job in args.jobs:
+        try:
+            codes.append(execute(_of_job(args, job)))
+        except Failure as failure:
+            codes.append(_told(failure))
+    return next(filter(None, codes), DONE)
+
+
+def _of_job(args: argparse.Namespace, job: str | None = None) -> argparse.Namespace:
+    return argparse.Namespace(**vars(args) | {"job": job})
+
+
+def _told(failure: Failure) -> int:
+    print(f"{program()}: {failure}", file=sys.stderr)
+    return failure.exit_code
 
 
 def _own_mistake(mistake: Exception) -> int:

@@ -294,12 +294,27 @@ def test_a_run_that_cannot_be_read_can_be_deleted(
     assert list(volume.rglob("metrics.jsonl"))
 
 
+def test_several_runs_are_deleted_one_after_the_other_also_where_one_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = places = [tmp_path / name for name in ("first", "second", "third")]
+    for place in (first, third):
+        write_run(place)
+    assert main(["delete", *map(str, places), "--checkpoints", "--yes"]) == 64
+    assert not first.exists()
+    assert not third.exists()
+    out, err = capsys.readouterr()
+    assert [line.split()[3] for line in out.splitlines()] == [str(first), str(third)]
+    assert f"{second} holds no run" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said", "see"),
     [
         ("get x --outptu json", "there is no flag --outptu; did you mean --output?", "get"),
         ("logs x --tial=3", "there is no flag --tial=3; did you mean --tail?", "logs"),
         ("list --colour", "there is no flag --colour", "list"),
+        ("submit x --dir y", "no flag --dir; did you mean rlhfctl run FILE --dir DIR?", "submit"),
         ("describe a b", "b is one word too many", "describe"),
         ("logs a --tail -2", "-2 is no number of lines", "logs"),
         ("watch a --timeout 1h30", "1h30 is no time such as", "watch"),

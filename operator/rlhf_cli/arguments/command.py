@@ -17,6 +17,8 @@ ELSEWHERE: Final = {
     "rm": "delete",
 }
 """Verbs of kubectl and of shells, and what does here what they do."""
+FLAGS_ELSEWHERE: Final = {"submit --dir": "run FILE --dir DIR"}
+"""Flags of other commands, and what here does what they are meant to."""
 CLOSE: Final = 0.7
 """Likeness of two words, of 1, from which one may have been meant by the other."""
 
@@ -48,8 +50,10 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             if word.startswith("-"):
                 flags = [flag for action in self._actions for flag in action.option_strings]
-                hint = did_you_mean(word.partition("=")[0], flags)
-                self.error(f"there is no flag {word}{hint}")
+                flag = word.partition("=")[0]
+                if other := FLAGS_ELSEWHERE.get(f"{self.prog.split()[-1]} {flag}"):
+                    self.error(f"there is no flag {word}; did you mean {program()} {other}?")
+                self.error(f"there is no flag {word}{did_you_mean(flag, flags)}")
             self.error(f"{word} is one word too many")
         return found, unknown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rlhf_cli.arguments.command import Commands
-from rlhf_cli.arguments.shared import change, lines, on_job, seconds, timeout, waiting
+from rlhf_cli.arguments.shared import change, lines, on_job, on_jobs, seconds, timeout, waiting
 
 
 def add(commands: Commands) -> None:
@@ -82,11 +82,11 @@ def _which_logs(logs: argparse.ArgumentParser) -> None:
 
 def _change(commands: Commands) -> None:
     suspend = commands.add_parser("suspend", help="stop a job; it saves and gives its devices back")
-    on_job(suspend)
+    on_jobs(suspend)
     change(suspend)
     waiting(suspend, "its pods have ended")
     resume = commands.add_parser("resume", help="let a suspended job go on from its checkpoints")
-    on_job(resume)
+    on_jobs(resume)
     change(resume)
     approve = commands.add_parser(
         "approve", help="let the stages start that wait for a person's approval"
@@ -95,7 +95,7 @@ def _change(commands: Commands) -> None:
     approve.add_argument("stage", metavar="STAGE", help="stage whose result is approved")
     change(approve)
     retry = commands.add_parser("retry", help="give stages that failed for good another try")
-    on_job(retry)
+    on_jobs(retry)
     change(retry)
     retry.add_argument(
         "--stage",
@@ -105,12 +105,12 @@ def _change(commands: Commands) -> None:
         help="this stage alone (default: all that failed); may be given again",
     )
     cancel = commands.add_parser("cancel", help="stop a job and wait until its devices are free")
-    on_job(cancel)
+    on_jobs(cancel)
     change(cancel)
     cancel.add_argument("--now", action="store_true", help="without letting the trainers save")
     timeout(cancel)
     delete = commands.add_parser("delete", help="delete a job; its checkpoints stay")
-    on_job(delete)
+    on_jobs(delete)
     change(delete)
     delete.add_argument(
         "--checkpoints", action="store_true", help="delete the claim with its checkpoints, too"

@@ -24,6 +24,16 @@ def on_cluster(command: argparse.ArgumentParser) -> None:
 def on_job(command: argparse.ArgumentParser) -> None:
     """One job: JOB on a cluster, or the run in a directory."""
     command.add_argument("job", nargs="?", metavar="JOB", help="an RLHFJob, or a run's directory")
+    _or_here(command)
+
+
+def on_jobs(command: argparse.ArgumentParser) -> None:
+    """One job or several; main sets `job` to each in turn."""
+    command.add_argument("jobs", nargs="*", metavar="JOB", help="RLHFJobs, or runs' directories")
+    _or_here(command)
+
+
+def _or_here(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dir", metavar="DIR", help="a run on this machine, in place of JOB")
     on_cluster(command)
 
