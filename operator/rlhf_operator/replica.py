@@ -180,9 +180,20 @@ class Replica:
             served=kinds(served),
             gang_order=self._settings.gang_order,
             progress_url=self._settings.progress_url,
+            progress_authority=self._progress_authority(),
             coscheduling_profile=self._settings.coscheduling_profile,
             defaults=self._settings.defaults,
         )
+
+    def _progress_authority(self) -> str | None:
+        """None over HTTP, and where the server's certificate is of an authority known to all."""
+        folder, url = self._settings.tls_directory, self._settings.progress_url
+        if not folder or not (url or "").startswith("https://"):
+            return None
+        try:
+            return TLSFiles.of(folder, self._settings.tls_name).authority.read_text("utf-8") or None
+        except OSError:  # gone for a moment: such an attempt reports nothing
+            return None
 
     async def _discover(self, api: Api, cluster: KubernetesCluster) -> None:
         while True:

@@ -19,6 +19,8 @@ from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
 from rlhf_operator.progress_forward import Forwarder, Leader, address_in, address_of
 from rlhf_operator.progress_server import ProgressServer
+from rlhf_operator.replica import Replica as Operator
+from rlhf_operator.settings import parse
 from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
 
 PATH = "/namespaces/default/rlhfjobs/tiny/ppo/3"
@@ -317,6 +319,17 @@ def test_transformers_own_callback_reports_over_http_and_over_tls(
 
     serve(plain, Replica())
     serve(secure, Replica(), Replica(), tls=files)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_trainers_are_given_the_authority_of_a_server_with_https(
+    scheme: str, tmp_path: Path
+) -> None:
+    files = a_certificate(tmp_path)
+    words = ["--progress-url", f"{scheme}://here", "--tls-directory", str(tmp_path)]
+    operator = Operator(parse(["--all-namespaces", *words], {}))
+    authority = files.authority.read_text() if scheme == "https" else None
+    assert operator._platform({}).progress_authority == authority
 
 
 def test_a_renewed_authority_is_taken_up_by_whoever_passes_reports_on(

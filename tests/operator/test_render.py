@@ -279,6 +279,19 @@ def test_progress_goes_to_an_address_of_the_attempt_with_a_token_for_it_alone() 
     assert source["serviceAccountToken"]["audience"] == "rlhf.dev/progress"
 
 
+def test_trainers_know_the_progress_server_by_the_authority_of_its_certificate() -> None:
+    platform = Platform(progress_url="https://progress", progress_authority="PEM")
+    objects = rendered("ppo", platform=platform)
+    config = objects["ConfigMap"]
+    assert config["data"]["progress-ca.crt"] == "PEM"
+    assert volume(objects, "config")["configMap"] == {"name": config["metadata"]["name"]}
+    path = environment(objects)["KUBEFLOW_TRAINER_SERVER_CA_CERT"]
+    folder, _, name = path.rpartition("/")
+    assert (mounts(objects)[folder]["name"], name) == ("config", "progress-ca.crt")
+    plain = rendered("ppo", platform=platform._replace(progress_authority=None))
+    assert "KUBEFLOW_TRAINER_SERVER_CA_CERT" not in environment(plain)
+
+
 def test_the_termination_message_is_read_from_the_working_directory() -> None:
     only = container(rendered("ppo"))
     assert only["workingDir"] == "/rlhf"

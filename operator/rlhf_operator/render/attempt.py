@@ -50,7 +50,7 @@ def render(
         before = [with_applied(item) for item in before]
         choice = gang_choice(with_all.spec.scheduling, platform)
         job_object["metadata"]["annotations"][ANNOTATION_GANG] = choice.name
-    config = config_map(key, contents.sources)
+    config = config_map(key, contents.sources, platform)
     return [*checkpoint_claim(with_all), config, *before, job_object]
 
 

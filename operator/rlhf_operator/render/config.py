@@ -14,10 +14,12 @@ from rlhf_api.status import CheckpointRef
 from rlhf_operator.inputs import demonstrations, parents
 from rlhf_operator.names import attempt_folder, lineage
 from rlhf_operator.render.metadata import AttemptKey, Object, metadata
+from rlhf_operator.render.platform import Platform
 from rlhf_operator.render.volumes import CHECKPOINTS, Placed
 from rlhf_operator.storage import place_on_volume
 
 FILE_NAME: Final = PurePosixPath(STAGE_FILE).name
+AUTHORITY_NAME: Final = "progress-ca.crt"
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where it can be
 POLICY_STAGES: Final = ("sft", "ppo", "dpo")
 """Stages whose output answers prompts."""
@@ -105,8 +107,9 @@ def parent_checkpoint(key: AttemptKey, parent: str) -> CheckpointRef:
     return status.checkpoint
 
 
-def config_map(key: AttemptKey, placed: list[Placed]) -> Object:
+def config_map(key: AttemptKey, placed: list[Placed], platform: Platform) -> Object:
     """Immutable: an attempt reads the same settings in each of its pods, whenever they start."""
+    authority = platform.progress_authority
     text = yaml.dump(
         stage_run(key, placed).to_dict(),
         Dumper=_Dumper,
@@ -119,5 +122,5 @@ def config_map(key: AttemptKey, placed: list[Placed]) -> Object:
         "kind": "ConfigMap",
         "metadata": metadata(key),
         "immutable": True,
-        "data": {FILE_NAME: text},
+        "data": {FILE_NAME: text} | ({AUTHORITY_NAME: authority} if authority else {}),
     }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Final
 
 from rlhf_api.pods import EnvVar
 from rlhf_api.resources import RDMA, Resources
-from rlhf_api.run import DEVICES, PREPARE, WORKDIR
+from rlhf_api.run import DEVICES, PREPARE, STAGE_FILE, WORKDIR
 
 from rlhf_operator.names import pod_host
+from rlhf_operator.render.config import AUTHORITY_NAME
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
 from rlhf_operator.render.security import NO_DEVICES
@@ -113,9 +115,11 @@ def _rendezvous(key: AttemptKey, resources: Resources) -> Variables:
 def _progress(key: AttemptKey, platform: Platform) -> dict[str, str]:
     if not platform.progress_url:
         return {}
+    authority = f"{WORKDIR}/{PurePosixPath(STAGE_FILE).with_name(AUTHORITY_NAME)}"
     return {
         "KUBEFLOW_TRAINER_SERVER_URL": progress_address(key, platform.progress_url),
         "KUBEFLOW_TRAINER_SERVER_TOKEN": f"{WORKDIR}/{TOKEN_DIRECTORY}/token",
+        **({"KUBEFLOW_TRAINER_SERVER_CA_CERT": authority} if platform.progress_authority else {}),
     }
 
 

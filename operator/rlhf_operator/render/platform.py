@@ -41,6 +41,8 @@ class Platform(NamedTuple):
     """Which gang scheduler `auto` prefers where several are served."""
     progress_url: str | None = None
     """Address of the progress server; None: trainers report in their termination message only."""
+    progress_authority: str | None = None
+    """Certificates, as PEM, by which trainers know it; None: those that their image trusts."""
     coscheduling_profile: str = "scheduler-plugins-scheduler"
     """Name of the scheduler profile that has the coscheduling plug-in."""
     defaults: Defaults = Defaults()
