@@ -24,7 +24,8 @@ NULLABLE: Final = ("array", "object")
 looks at the schema: of all else the absence is refused."""
 GLOBAL: Final[Schema] = {
     "type": "object",
-    "description": "Values of a chart that has this one as a part; none is read.",
+    "description": "Of a chart that has this one as a part; imageRegistry and imagePullSecrets "
+    "count where image.registry and imagePullSecrets are empty.",
 }
 
 

@@ -127,6 +127,24 @@ def test_lists_and_maps_may_be_taken_away(helm: Helm) -> None:
     assert helm.render(values).one("ConfigMap")
 
 
+def test_labels_of_all_objects_are_on_all_objects(helm: Helm) -> None:
+    made = helm.render(merged(EVERYTHING, {"commonLabels": {"team": "ml"}}), crds=True)
+    assert {item["metadata"]["labels"].get("team") for item in made.objects} == {"ml"}
+    assert made.one("Deployment")["spec"]["template"]["metadata"]["labels"]["team"] == "ml"
+
+
+def test_as_a_part_of_another_chart_it_takes_that_ones_registry_and_secrets(helm: Helm) -> None:
+    given = {"imageRegistry": "a.example", "imagePullSecrets": ["one", {"name": "two"}], "more": 1}
+    made = helm.render({"global": given})
+    assert made.container["image"].startswith("a.example/rlhf-operator:")
+    assert made.pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+    assert made.one("Pod")["spec"]["imagePullSecrets"] == made.pod["imagePullSecrets"]
+    own = {"image": {"registry": "b.example"}, "imagePullSecrets": [{"name": "three"}]}
+    made = helm.render({"global": given, **own})
+    assert made.container["image"].startswith("b.example/rlhf-operator:")
+    assert made.pod["imagePullSecrets"] == [{"name": "three"}]
+
+
 @pytest.mark.parametrize("names", [[""], ["team-a", "team-a"], ["Team"], ["a" * 64], ["a", "b,c"]])
 def test_namespaces_that_there_cannot_be_are_refused(names: list[str], helm: Helm) -> None:
     with pytest.raises(RuntimeError, match="- at '/watchNamespaces"):

@@ -48,6 +48,7 @@ OPERATOR: Final = [
         1,
         {f"{DEPLOYMENT}replicas": 1, "PodDisruptionBudget rlhf-operator*": None},
     ),
+    Case("commonLabels", {"team": "ml"}, {"*metadata.labels.team": "ml"}),
     Case("image.registry", "registry.example", image("registry.example/rlhf-operator:0.1.0")),
     Case("image.repository", "mirror/operator", image("mirror/operator:0.1.0")),
     Case("image.tag", "0.1.1", image("rlhf-operator:0.1.1")),
@@ -365,6 +366,12 @@ SEEN: Final = [
         "grafana.dashboard.labels",
         {"folder": "ml"},
         {"ConfigMap rlhf-operator-dashboard metadata.labels.folder": "ml"},
+        {"grafana": {"dashboard": {"enabled": True}}},
+    ),
+    Case(
+        "grafana.dashboard.annotations",
+        {"grafana_folder": "ml"},
+        {"ConfigMap rlhf-operator-dashboard metadata.annotations*grafana_folder": "ml"},
         {"grafana": {"dashboard": {"enabled": True}}},
     ),
 ]

@@ -25,11 +25,18 @@ app.kubernetes.io/name: {{ include "rlhf-operator.name" . | trunc 58 | trimSuffi
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{- define "rlhf-operator.commonLabels" -}}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "rlhf-operator.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "rlhf-operator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- include "rlhf-operator.commonLabels" . }}
 {{- end }}
 
 {{- define "rlhf-operator.serviceAccountName" -}}
@@ -41,9 +48,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "rlhf-operator.image" -}}
+{{- with default (.Values.global).imageRegistry .Values.image.registry }}{{ . }}/{{ end }}
 {{- with .Values.image }}
-{{- with .registry }}{{ . }}/{{ end }}{{ .repository }}
+{{- .repository }}
 {{- if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Secrets to pull it with: the chart's own, else those of a chart that has this one as a part, where some write names alone. */}}
+{{- define "rlhf-operator.pullSecrets" -}}
+{{- with default (.Values.global).imagePullSecrets .Values.imagePullSecrets -}}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ if kindIs "string" . }}{{ . }}{{ else }}{{ .name }}{{ end }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
