@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from rlhf_api.base import QUANTITY_PATTERN
 from rlhf_api.schema import job_schema
 
 Schema = dict[str, Any]
+BOUNDS: Final = {
+    "exclusiveMinimum": ">",
+    "minimum": "≥",
+    "exclusiveMaximum": "<",
+    "maximum": "≤",
+}
+LARGEST: Final = (2**31 - 1, 2**63 - 1)
 HEAD: Final = """\
 # Fields
 
 What a manifest may say, below `spec`; a bold field is needed. `kubectl explain rlhfjob.spec` shows
-the same.
+the same. A quantity is one of Kubernetes, such as `500m` of a CPU or `64Gi` of memory.
 
 """
 
@@ -67,6 +75,8 @@ def _type(item: Schema) -> str:
         return f"[{name}](#{name.lower()})"
     for union in ("anyOf", "oneOf", "allOf"):
         if union in item:
+            if any(part.get("pattern") == QUANTITY_PATTERN for part in item[union]):
+                return "quantity"
             types = [_type(part) for part in item[union] if part.get("type") != "null"]
             return " or ".join(dict.fromkeys(types))
     if "enum" in item:
@@ -78,7 +88,14 @@ def _type(item: Schema) -> str:
     if item.get("type") == "object":
         inside = item.get("additionalProperties")
         return f"map of {_type(inside)}" if isinstance(inside, dict) else "map"
-    return str(item.get("type", "any"))
+    return ", ".join([str(item.get("type", "any")), *_bounds(item)])
+
+
+def _bounds(item: Schema) -> Iterator[str]:
+    """What a number may be; not the largest that its type can hold."""
+    for key, sign in BOUNDS.items():
+        if key in item and item[key] not in LARGEST:
+            yield f"{sign} {item[key]:,}"
 
 
 def _used(item: Any) -> Iterator[str]:
