@@ -23,10 +23,13 @@ class Toleration(Contract):
     )
     value: LabelValue | None = Field(default=None, description="Taint value, with Equal.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Default: every effect."
+        default=None, description="Taint effect; default: every effect."
     )
     toleration_seconds: int | None = Field(
-        default=None, ge=0, le=2**31 - 1, description="Seconds, with NoExecute."
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="With NoExecute: seconds that a pod stays; default: for as long as it runs.",
     )
 
 

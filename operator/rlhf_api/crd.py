@@ -8,6 +8,7 @@ from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
 from rlhf_api.rules import validations
 from rlhf_api.structural import Schema, structural_schema
 
+REASON: Final = '.status.conditions[?(@.type=="Ready")].reason'
 COLUMNS: Final[tuple[tuple[str, str, str, int, str], ...]] = (
     # name, type, path, priority (1: only with -o wide), description
     ("Phase", "string", ".status.phase", 0, "Pending, Running, Succeeded, Failed, Suspended."),
@@ -17,9 +18,10 @@ COLUMNS: Final[tuple[tuple[str, str, str, int, str], ...]] = (
     ("Reward", "number", ".status.reward", 0, "Newest mean reward of PPO."),
     ("KL", "number", ".status.kl", 0, "Newest KL divergence to the reference."),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the job was created."),
+    ("Reason", "string", REASON, 1, "What is waited for, or went wrong, in one word."),
     ("GPUs", "integer", ".status.gpus", 1, "GPUs that the stages under way hold."),
     ("Queue", "string", ".spec.scheduling.queue", 1, "Queue."),
-    ("Restarts", "integer", ".status.restarts", 1, "Attempts beyond the first of each stage."),
+    ("Restarts", "integer", ".status.restarts", 1, "Attempts after one that did not finish."),
     ("Checkpoint", "string", ".status.checkpoint", 1, "Newest output."),
 )
 

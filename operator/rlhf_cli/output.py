@@ -22,6 +22,8 @@ Object = dict[str, Any]
 NOTHING: Final = "<none>"
 DIRECTORY: Final = f"{GROUP}/directory"
 """Annotation of a run in a list; no file and no cluster has it."""
+PART: Final = re.compile(r'\.(\w+)(?:\[\?\(@\.type=="(\w+)"\)\])?')
+"""Of a JSONPath: `.phase`, or `.conditions[?(@.type=="Ready")]`."""
 GAP: Final = "   "
 NARROWEST: Final = 3
 """Characters of a column, without its gap; kubectl has the same."""
@@ -182,10 +184,12 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 
 def _at(item: Object, path: str) -> Any:
-    """What a simple JSONPath such as `.status.phase` leads to."""
+    """What a JSONPath of a column leads to: names, and of a list the item of a type."""
     found: Any = item
-    for part in re.findall(r"[^.]+", path):
-        found = found.get(part) if isinstance(found, dict) else None
+    for name, kind in PART.findall(path):
+        found = found.get(name) if isinstance(found, dict) else None
+        if kind:
+            found = next((each for each in found or [] if each.get("type") == kind), None)
     return found
 
 

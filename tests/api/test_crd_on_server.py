@@ -241,5 +241,5 @@ def test_kubectl_shows_what_people_look_at(
     wide = control_plane.kubectl("get", "rlhf", "-o", "wide")
     header = wide.splitlines()[0].split()
     assert header == ["NAME", "PHASE", "STAGE", "PROGRESS", "ETA", "REWARD", "KL", "AGE",
-                      "GPUS", "QUEUE", "RESTARTS", "CHECKPOINT"]  # fmt: skip
+                      "REASON", "GPUS", "QUEUE", "RESTARTS", "CHECKPOINT"]  # fmt: skip
     assert "with-status" in control_plane.kubectl("get", "ml", "-n", "default")

@@ -23,11 +23,21 @@ STATUS: Final[Object] = {
     "stages": {"sft": {"phase": "Running", "attempt": 2, "progress": 40}},
     "observedGeneration": 1,
 }
-FIGURES: Final = {
-    "first": {"reward": 2.2, "kl": 1.5e-05},
+CONDITIONS: Final = [
+    {
+        "type": kind,
+        "status": "False",
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": "2026-01-31T12:00:00Z",
+    }
+    for kind, reason in (("Scheduled", "NoPods"), ("Ready", "Unschedulable"))
+]
+OWN: Final[Object] = {
+    "first": {"reward": 2.2, "kl": 1.5e-05, "conditions": CONDITIONS},
     "second": {"reward": -12345678.9, "kl": 3},
 }
-"""In a table they are numbers, which Go prints in its own way."""
+"""In a table numbers are printed in Go's way; not every job has been looked at."""
 
 
 class Bench:
@@ -42,7 +52,7 @@ class Bench:
             plane.client.patch(
                 "rlhf.dev/v1alpha1/rlhfjobs",
                 name,
-                {"status": STATUS | FIGURES[name]},
+                {"status": STATUS | OWN[name]},
                 namespace,
                 subresource="status",
             )

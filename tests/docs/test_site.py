@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import html
 import os
 import re
 import shlex
@@ -82,6 +83,18 @@ def test_every_field_of_the_reference_is_described(site: Path) -> None:
     rows = [row.split("</td>") for row in text.split("<tr>") if "</td>" in row]
     assert len(rows) > 200
     assert [field for field, _, _, description, *_ in rows if description.strip() == "<td>"] == []
+
+
+def test_the_reference_tells_the_bounds_of_numbers(site: Path) -> None:
+    text = (site / "reference/fields/index.html").read_text("utf-8")
+    rows = {
+        row.split("</code>")[0].rpartition(">")[2]: row.split("<td>")[2].split("</td>")[0]
+        for row in text.split("<tr>")
+        if "<td>" in row
+    }
+    assert html.unescape(rows["gpusPerNode"]) == "integer, ≥ 0, ≤ 64"
+    assert html.unescape(rows["labelSmoothing"]) == "number, ≥ 0, ≤ 0.49"
+    assert rows["memory"] == "quantity"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -170,7 +183,11 @@ def helped(control_plane: ControlPlane, program: Callable[[str], Path]) -> Calla
 
 
 def test_the_search_finds_commands() -> None:
-    shown = {"kubectl get rlhfjobs -A", "make images BUILDER=buildah", ".venv/bin/rlhfctl doctor"}
+    shown = {
+        "kubectl get rlhfjobs -n NAMESPACE -o wide",
+        "make images BUILDER=buildah",
+        ".venv/bin/rlhfctl doctor",
+    }
     assert shown <= set(COMMANDS)
 
 

@@ -221,7 +221,10 @@ class PPOStage(StageCommon):
         default=None, gt=1, description="c of dual-clip PPO for negative advantages; default: off."
     )
     value_clip: float = Field(
-        default=0.2, gt=0, description="Range of a value update; see valueClip in the docs."
+        default=0.2,
+        gt=0,
+        description="A value further than this from the old one is clipped, in units of the "
+        "reward; of the losses with and without that the larger counts.",
     )
     value_coef: float = Field(
         default=0.5, gt=0, le=100, description="`critic: shared`: weight of the value loss."
