@@ -43,11 +43,14 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  (PyYAML's own protocol)
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping without duplicate keys."""
+        """A mapping of names, each of which stands once."""
         seen: dict[Any, Node] = {}
         for key, _ in node.value:
-            name = key.value if isinstance(key, ScalarNode) else None
-            if name is not None and (key.tag, name) in seen and name != "<<":
+            if not isinstance(key, ScalarNode):
+                hint = "a template such as {{ name }} has to be filled in before"
+                raise BadYaml(f"a mapping or list stands for a key; {hint}", _position(key))
+            name = key.value
+            if (key.tag, name) in seen and name != "<<":
                 first = _position(seen[key.tag, name])[0]
                 raise BadYaml(
                     f"the key {name!r} stands twice in one mapping (first on line {first})",

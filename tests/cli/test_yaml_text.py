@@ -43,6 +43,7 @@ def test_a_value_is_read_as_yaml_1_2(text: str, value: Any) -> None:
     [
         ("a: 1\nb: 2\na: 3\n", (3, 1), "the key 'a' stands twice in one mapping (first on line 1)"),
         ("a:\n  b: {c: 1, c: 2}\n", (2, 13), "the key 'c' stands twice"),
+        ("a: {{ b }}\n", (1, 5), "a template such as {{ name }} has to be filled in before"),
         ("a: 1\n---\nb: 2\n", (3, 1), "holds 2 documents"),
         ("a: [1, 2\n", (2, 1), "expected ',' or ']'"),
         ("a:\n\tb: 1\n", (2, 1), "indent with spaces, not tabs"),
