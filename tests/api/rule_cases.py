@@ -410,6 +410,12 @@ CASES: list[Case] = [
     ),
     Case(
         "addresses_have_shape",
+        {"model.source": "hf:/Qwen/Qwen2.5-0.5B"},
+        "spec.model.source",
+        {"model.source": "hf/Qwen:1"},
+    ),
+    Case(
+        "addresses_have_shape",
         {"model.source": "huggingface://Qwen/Qwen2.5-7B"},
         "spec.model.source",
         {"model.source": "hf://Qwen/Qwen2.5-7B"},

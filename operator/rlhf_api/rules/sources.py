@@ -20,6 +20,8 @@ SHAPES: Final = {
 """What stands behind scheme://."""
 
 ADDRESS: Final = "^(" + "|".join(f"{scheme}://{rest}" for scheme, rest in SHAPES.items()) + ")$"
+REMOTE: Final = "://|^(" + "|".join(SHAPES) + "):"
+"""An address of somewhere else, also where a slash of it was forgotten: hf:/OWNER/NAME."""
 CLIMBS: Final = r"://(.*[/#])?[.][.](/|$)"
 FETCHED: Final = r"^(hf|s3|gs)://"
 KNOWN: Final = (
@@ -29,7 +31,8 @@ KNOWN: Final = (
 
 
 def _has_shape(address: str | None) -> bool:
-    return address is None or "://" not in address or bool(re.fullmatch(ADDRESS, address))
+    is_local = address is None or not re.search(REMOTE, address)
+    return is_local or bool(re.fullmatch(ADDRESS, address or ""))
 
 
 def _stays_inside(address: str | None) -> bool:
@@ -44,7 +47,7 @@ def _address_rules(field: str, name: str, optional: bool = False) -> tuple[Rule,
             "addresses_have_shape",
             field,
             lambda value: _has_shape(getattr(value, name)),
-            f"{unset}!self.{field}.contains('://') || self.{field}.matches(r'{ADDRESS}')",
+            f"{unset}!self.{field}.matches('{REMOTE}') || self.{field}.matches(r'{ADDRESS}')",
             "is not an address that is known",
             KNOWN,
         ),
