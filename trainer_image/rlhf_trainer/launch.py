@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rlhf_api.cpus import usable_cpus
+
 from rlhf_trainer.errors import TrainerError, Transient, first_line
 from rlhf_trainer.quiet import configure_logging
 from rlhf_trainer.rank_lines import RankLines
@@ -91,11 +93,8 @@ def _run_agent(options: argparse.Namespace) -> int:
     from rlhf_trainer.rank_pipes import RankPipes
 
     lines = RankLines()
-    os.environ["OMP_NUM_THREADS"] = str(
-        cpu_threads(
-            {**os.environ, "LOCAL_WORLD_SIZE": str(options.nproc_per_node)}, os.cpu_count() or 1
-        )
-    )
+    sharing = {**os.environ, "LOCAL_WORLD_SIZE": str(options.nproc_per_node)}
+    os.environ["OMP_NUM_THREADS"] = str(cpu_threads(sharing, usable_cpus()))
     config = LaunchConfig(
         min_nodes=options.nnodes,
         max_nodes=options.nnodes,

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
+from rlhf_api.cpus import usable_cpus
 from rlhf_api.run import DEVICES
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
@@ -54,11 +55,11 @@ class Ranks:
         rank, world, local, here = (int(env.get(k, d)) for k, d in TORCHRUN_DEFAULTS.items())
         device = _device(env, local, here)
         cuda = device.type == "cuda"
+        torch.set_num_threads(cpu_threads(env, usable_cpus()))
         if cuda:
             torch.cuda.set_device(device)
         else:
             env.setdefault("DS_ACCELERATOR", "cpu")
-            torch.set_num_threads(cpu_threads(env, os.cpu_count() or 1))
             keep_freed_memory()
         _join(rank, world, "nccl" if cuda else "gloo")
         words = _patient_group() if world > 1 else None
@@ -230,7 +231,8 @@ TORCHRUN_DEFAULTS: Final[Mapping[str, str]] = {
 
 
 def cpu_threads(env: Mapping[str, str], cores: int) -> int:
-    """Threads of this process: OMP_NUM_THREADS where the user set it, else an equal share of cores.
+    """Threads of this process: OMP_NUM_THREADS where the user set it, else an equal share of the
+    pod's CPUs: one more than there are makes a step several times slower.
 
     torchrun sets OMP_NUM_THREADS to 1 where it is unset; our launcher sets the share itself.
     """

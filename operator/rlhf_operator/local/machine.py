@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import NamedTuple, TypeVar
 
+from rlhf_api.cpus import usable_cpus
 from rlhf_api.job import RLHFJob, Stages
 from rlhf_api.resources import ResourceOverrides, Resources
 
@@ -21,9 +22,8 @@ class Machine(NamedTuple):
 
 
 def this_machine() -> Machine:
-    """The cores this process may run on, and the GPUs that are visible to it."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cpus, _visible_gpus())
+    """The CPUs that this process may use, and the GPUs that are visible to it."""
+    return Machine(usable_cpus(), _visible_gpus())
 
 
 def _visible_gpus() -> tuple[str, ...]:
