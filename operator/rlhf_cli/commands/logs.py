@@ -11,7 +11,7 @@ from typing import Final
 
 from rlhf_api.job import RLHFJob
 
-from rlhf_cli.failures import DONE, Failure
+from rlhf_cli.failures import DENIED, DONE, Failure
 from rlhf_cli.progress.summary import console_for
 from rlhf_cli.selection import Wish, check, first_rank, selected
 from rlhf_cli.targets.resolve import target_of
@@ -59,6 +59,7 @@ class Following:
         self._target, self._name, self._wish = target, name, wish
         self._options, self._coloured = options, coloured
         self._begun: set[tuple[str, int]] = set()  # pods of one name may be made again
+        self._pods: list[PodView] | None = []  # None: they have to be listed
 
     async def run(self) -> None:
         """Returns when nothing more will come. Raises Failure, and what printing raises."""
@@ -69,17 +70,33 @@ class Following:
             raise group.exceptions[0] from None
 
     async def _follow_all(self, tasks: asyncio.TaskGroup) -> None:
+        job = parsed(await self._target.job(self._name))
+        watching = tasks.create_task(self._watch_pods(job))
         while True:
-            job = parsed(await self._target.job(self._name))
             is_over = await self._is_over(job)
-            for pod in await self._new_pods(job):
+            for pod in await self._new_pods(job, is_over):
                 tasks.create_task(self._follow(pod, first_rank(job, pod)))
             if is_over:
+                watching.cancel()
                 return
             await asyncio.sleep(LOOK_EVERY)
+            job = parsed(await self._target.job(self._name))
 
-    async def _new_pods(self, job: RLHFJob) -> list[PodView]:
-        found = selected(job, await self._target.pods(job), self._wish)
+    async def _watch_pods(self, job: RLHFJob) -> None:
+        """Instead of lists: those of 512 pods are several MB, each second."""
+        try:
+            async for pods in self._target.follow_pods(job):
+                self._pods = pods
+        except Failure as failure:
+            if failure.exit_code != DENIED:
+                raise
+            self._pods = None  # who may list pods, and not watch them
+
+    async def _new_pods(self, job: RLHFJob, is_over: bool) -> list[PodView]:
+        """At the end as they are then: the last ones may not have been told of yet."""
+        is_listed = is_over or self._pods is None
+        pods = await self._target.pods(job) if is_listed else self._pods or []
+        found = selected(job, pods, self._wish)
         ready = [pod for pod in found if pod.phase not in ("Pending", "Waiting")]
         fresh = [pod for pod in ready if (pod.name, pod.attempt) not in self._begun]
         self._begun |= {(pod.name, pod.attempt) for pod in fresh}
