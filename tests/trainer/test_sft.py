@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rlhf_api.stages import SFTStage
 from rlhf_trainer.data.encode import Encoded
+from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.stages import sft
 from rlhf_trainer.vouched import verify
@@ -28,6 +31,30 @@ def settings(pod: Pod, **changes: Any) -> dict[str, Any]:
 def losses(pod: Pod, run: Any) -> list[float]:
     found = {m["step"]: m["metrics"].get("train/loss") for m in pod.metrics(run)[::-1]}
     return [value for _, value in sorted(found.items()) if value is not None]
+
+
+class Looked(list[Encoded]):
+    """Rows that count how many of them were looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return (self[index] for index in range(len(self)))
+
+
+def test_a_step_looks_at_its_own_rows_alone_however_many_there_are() -> None:
+    config = SFTStage(data={"source": "a"}, global_batch_size=4, micro_batch_size=2)
+    tokenizer, run = SimpleNamespace(eos_token_id=0), SimpleNamespace(seed=7)
+    session = SimpleNamespace(ranks=Ranks(), run=run, tokenizer=tokenizer)
+    rows = Looked([Encoded(f"a:{n}", [1, 2, 3], [0, 1, 1]) for n in range(1000)])
+    task = sft._Task(session, config, rows, [], 9, True)
+    rows.looks = 0
+    assert len(task.batch(3).row_ids) == 4
+    assert rows.looks <= 3 * 4
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -172,7 +199,7 @@ def test_accuracy_and_loss_are_those_of_the_held_out_rows(in_pod: Pod, open_sess
     total, right, count = 0.0, 0, 0
     for row in rows:
         ids = torch.tensor([row.tokens])
-        labels = ids.where(torch.tensor([row.loss_mask]), -100)
+        labels = ids.where(torch.tensor([list(row.loss_mask)]).bool(), -100)
         with torch.no_grad():
             out = model(ids, labels=labels)
         wanted = labels[0, 1:] != -100

@@ -88,11 +88,12 @@ class _Task:
         self.session, self.config = session, config
         self.train, self.heldout = train, heldout
         self.total_steps, self.is_packable = total_steps, is_packable
+        self._lengths = {"train": lengths_of(train), "heldout": lengths_of(heldout)}
 
     def batch(self, step: int) -> StepBatch[_MicroBatch]:
         config, seed = self.config, self.session.run.seed
         chosen = global_batch(len(self.train), config.global_batch_size, seed, step)
-        mine = list(self._micro_batches(self.train, chosen))
+        mine = list(self._micro_batches(self.train, self._lengths["train"], chosen))
         lengths = [m.tokens.packed.lengths for m in mine]
         tokens = sum(map(sum, lengths))
         cells = tokens if self.is_packable else sum(map(padded_cells, lengths))
@@ -109,16 +110,16 @@ class _Task:
         if not self.heldout:
             return {}
         engine.module.eval()
-        mine = self._micro_batches(self.heldout, range(len(self.heldout)))
+        everything = range(len(self.heldout))
+        mine = self._micro_batches(self.heldout, self._lengths["heldout"], everything)
         parts = (self.contribution(engine, micro_batch) for micro_batch in mine)
         named = ({"eval/loss": p.loss, "eval/accuracy": p.figures["train/accuracy"]} for p in parts)
         return mean_over_ranks(self.session, named, ("eval/loss", "eval/accuracy"))
 
     def _micro_batches(
-        self, rows: Sequence[Encoded], chosen: Sequence[int]
+        self, rows: Sequence[Encoded], lengths: Sequence[int], chosen: Sequence[int]
     ) -> Iterator[_MicroBatch]:
         """This rank's micro-batches of the chosen rows, each laid out as it is asked for."""
-        lengths = [len(row.tokens) for row in rows]
         parts = shares(chosen, lengths, self.config, self.is_packable, self.session.ranks)
         tokens_in_all = sum(sum(rows[i].loss_mask[1:]) for i in chosen)
         return (self._packed([rows[i] for i in part], tokens_in_all) for part in parts)
@@ -133,6 +134,11 @@ class _Task:
         at_M = torch.tensor(counted, dtype=torch.long, device=device)
         tokens = TokenBatch(packed, at_M - 1, packed.input_ids[0, at_M])
         return _MicroBatch(tokens, tokens_in_all)
+
+
+def lengths_of(rows: Sequence[Encoded]) -> list[int]:
+    """Tokens of each row: counted once, as a step must not take longer where there are more."""
+    return [len(row.tokens) for row in rows]
 
 
 def _logprobs_and_hits(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, ...]:
