@@ -11,6 +11,7 @@ import pytest
 import torch
 from preference_stages import losses
 from resuming import assert_killed_run_ends_with_the_same_weights
+from rlhf_trainer import kto
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.stage_rows import labelled_rows, preference_rows
 from rlhf_trainer.kto import KtoTask
@@ -154,6 +155,9 @@ def test_kto_mismatches_each_prompt_with_another_ones_answer(
         assert example.rows[0] == (row.prompt, row.answer)
         assert example.rows[1].prompt == row.prompt
         assert owners[tuple(example.rows[1].answer.tokens)] - {tuple(row.prompt)}
+    answers = {id(row.answer) for row in rows}  # a rank holds those of all rows, and once
+    again = kto._mismatched(rows, session.config.max_length)
+    assert {id(example.rows[1].answer) for example in again} <= answers
 
 
 @pytest.mark.parametrize("family", TINY)

@@ -179,7 +179,9 @@ def _mismatched(
         else:
             other = apart[index % len(apart)] if apart else rows[(index + 1) % len(rows)]
         room = max(1, max_length - len(row.prompt))
-        answer = Answer(other.answer.tokens[:room], other.answer.mask[:room])
+        answer = other.answer  # itself where it fits: a rank holds those of all rows
+        if len(answer.tokens) > room:
+            answer = Answer(answer.tokens[:room], answer.mask[:room])
         both = (AnswerRow(row.prompt, row.answer), AnswerRow(row.prompt, answer))
         judged.append(Judged(row.id, both, row.good))
     return judged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -30,6 +31,16 @@ def test_a_batch_reaches_into_the_next_pass() -> None:
     assert len(global_batch(7, 5, 1, 1)) == 5
     assert len(set(global_batch(7, 7, 1, 3))) == 7
     assert Counter(global_batch(3, 6, 1, 0)) == {0: 2, 1: 2, 2: 2}
+
+
+def test_the_order_of_a_pass_takes_eight_bytes_a_row() -> None:
+    global_batch(3, 5, 7, 0)  # which loads what numpy loads late
+    tracemalloc.start()
+    try:
+        global_batch(100_003, 5, 7, 0)
+        assert tracemalloc.get_traced_memory()[0] < 9 * 100_003
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

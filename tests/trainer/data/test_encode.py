@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from itertools import groupby
 from typing import Any
@@ -18,7 +19,7 @@ from rlhf_trainer.data.encode import (
     encode_text,
 )
 from rlhf_trainer.data.examples import Dialogue, Labelled, Message, PlainText, Preference, Prompt
-from rlhf_trainer.data.load import load_dialogues
+from rlhf_trainer.data.load import Loaded, load_dialogues
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import BadData
@@ -266,6 +267,33 @@ def test_over_long_dialogues_lose_their_end(tokenizer: Any) -> None:
     assert (cut.tokens, cut.loss_mask) == (whole.tokens[:50], whole.loss_mask[:50])
     with pytest.raises(RowProblem, match="no answer is left"):
         encode_dialogue(tokenizer, LONG, 20, overlong="truncate")
+
+
+def test_of_all_rows_a_token_takes_four_bytes_and_its_mask_one(tokenizer: Any) -> None:
+    """In lists they take 16, on each of a node's ranks."""
+    source = DataSource(source="a")
+    said = ((Message("assistant", "a" * 2000),), (Message("assistant", "b" * 2000),))
+    asked = (Message("user", "q" * 2000),)
+    dialogue, preference = Dialogue("a:1", asked + said[0]), Preference("a:2", asked, said, (0, 1))
+    labelled = Labelled("a:3", asked, said[0], True)
+    (row,) = encode_all(
+        Loaded([dialogue], [], []), lambda it: encode_dialogue(tokenizer, it, 9999), source
+    ).train
+    (pair,) = encode_all(
+        Loaded([preference], [], []), lambda it: encode_preference(tokenizer, it, 9999), source
+    ).train
+    (judged,) = encode_all(
+        Loaded([labelled], [], []), lambda it: encode_labelled(tokenizer, it, 9999), source
+    ).train
+    answers = (*pair.answers, judged.answer)
+    tokens = [row.tokens, pair.prompt, judged.prompt, *(answer.tokens for answer in answers)]
+    masks = [row.loss_mask, *(answer.mask for answer in answers)]
+    for parts, size in ((tokens, 4), (masks, 1)):
+        assert all(sys.getsizeof(part) <= size * len(part) + 100 for part in parts)
+    whole = encode_dialogue(tokenizer, dialogue, 9999)
+    assert (list(row.tokens), list(row.loss_mask)) == (whole.tokens, whole.loss_mask)
+    both = encode_preference(tokenizer, preference, 9999)
+    assert [(list(a.tokens), list(a.mask)) for a in pair.answers] == both.answers
 
 
 def test_over_long_prompts_lose_their_start_but_bos(tokenizer: Any) -> None:

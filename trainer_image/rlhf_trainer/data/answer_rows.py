@@ -19,7 +19,7 @@ from rlhf_trainer.sequences import Packed, pack_rows
 class AnswerRow(NamedTuple):
     """A prompt and one answer to it."""
 
-    prompt: list[int]
+    prompt: Sequence[int]
     answer: Answer
 
     @property
@@ -41,7 +41,7 @@ class AnswerRows(NamedTuple):
 def pack_answers(rows: Sequence[AnswerRow], device: torch.device) -> AnswerRows:
     """Lay rows end to end, longest first, so that attention's groups have few pads."""
     order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
-    packed = pack_rows([rows[i].prompt + rows[i].answer.tokens for i in order], device)
+    packed = pack_rows([[*rows[i].prompt, *rows[i].answer.tokens] for i in order], device)
     starts = dict(zip(order, packed.starts, strict=True))
     counted, last, counts = [], [], []
     for i, (prompt, answer) in enumerate(rows):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,13 @@ def global_batch(num_rows: int, global_batch_size: int, seed: int, step: int) ->
     """
     start = step * global_batch_size
     stop = start + global_batch_size
-    return [_shuffled(num_rows, seed, i // num_rows)[i % num_rows] for i in range(start, stop)]
+    places = (divmod(i, num_rows) for i in range(start, stop))
+    return [int(_shuffled(num_rows, seed, epoch)[place]) for epoch, place in places]
 
 
 @lru_cache(maxsize=4)
-def _shuffled(num_rows: int, seed: int, epoch: int) -> list[int]:
-    order: list[int] = np.random.default_rng([seed, epoch]).permutation(num_rows).tolist()
-    return order
+def _shuffled(num_rows: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
 def micro_batches(

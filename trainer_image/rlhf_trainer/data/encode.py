@@ -7,6 +7,7 @@ of the length; a prompt loses its start. A first BOS token always stays.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -36,25 +37,25 @@ class Encoded(NamedTuple):
     """A row for language modelling; ``loss_mask[t]`` says whether token t counts in the loss."""
 
     id: str
-    tokens: list[int]
-    loss_mask: list[bool]
+    tokens: Sequence[int]
+    loss_mask: Sequence[int]  # 1 counts
 
 
 class Answer(NamedTuple):
     """Tokens that follow a prompt, end-of-turn token included.
 
-    ``mask`` is True for the assistant's own: all, but where a dialogue goes on for several turns.
+    ``mask`` is 1 for the assistant's own: all, but where a dialogue goes on for several turns.
     """
 
-    tokens: list[int]
-    mask: list[bool]
+    tokens: Sequence[int]
+    mask: Sequence[int]
 
 
 class EncodedPreference(NamedTuple):
     """A prompt and its answers, best first; equal ranks are ties."""
 
     id: str
-    prompt: list[int]
+    prompt: Sequence[int]
     answers: list[Answer]
     ranks: tuple[int, ...]
     margin: float
@@ -78,7 +79,7 @@ class EncodedLabelled(NamedTuple):
     """A prompt and an answer that was called good or bad."""
 
     id: str
-    prompt: list[int]
+    prompt: Sequence[int]
     answer: Answer
     good: bool
 
@@ -202,11 +203,28 @@ def _encoded(examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow])
     encoded: list[E] = []
     for example in examples:
         try:
-            encoded.append(encode(example))
+            encoded.append(_compact(encode(example)))
         except RowProblem as problem:
             file, _, line = example.id.rpartition(":")
             bad.append(BadRow(file, int(line), str(problem), problem.hint))
     return encoded
+
+
+def _compact(row: E) -> E:
+    """The same row in a third of the memory, as each rank holds all rows: a token takes 4 bytes,
+    and whether it counts 1, where each has 8 in a list. Nor does the garbage collector look at it.
+    """
+    match row:
+        case Encoded():
+            return row._replace(tokens=array("i", row.tokens), loss_mask=bytes(row.loss_mask))
+        case EncodedPreference():
+            answers = [_compact(answer) for answer in row.answers]
+            return row._replace(prompt=array("i", row.prompt), answers=answers)
+        case EncodedLabelled():
+            return row._replace(prompt=array("i", row.prompt), answer=_compact(row.answer))
+        case Answer():
+            return row._replace(tokens=array("i", row.tokens), mask=bytes(row.mask))
+    return row
 
 
 def _answered(
