@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -17,11 +18,13 @@ import numpy as np
 import pytest
 import torch
 from engine_curve import curve, make_engine, weights
+from rlhf_trainer import vouched
 from rlhf_trainer.checkpoint import Checkpointer
-from rlhf_trainer.disk import open_disk
+from rlhf_trainer.disk import Sharing, open_disk
 from rlhf_trainer.errors import CheckpointUnusable, Transient
+from rlhf_trainer.models import input_of
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.vouched import verify
+from rlhf_trainer.vouched import verify, verify_inputs
 from trainer_pod import Pod
 
 SFT = {"data": {"source": "unused"}}
@@ -343,6 +346,62 @@ def test_output_has_a_digest_that_others_can_verify(in_pod: Pod, ranks: Ranks) -
     (directory / "config.json").write_text("[]")
     with pytest.raises(CheckpointUnusable, match="SHA-256"):
         verify(directory, ref.digest)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read whole."""
+    found: list[str] = []
+
+    def sha256_of(path: Path) -> str:
+        found.append(path.name)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(vouched, "sha256_of", sha256_of)
+    return found
+
+
+def test_an_input_that_is_loaded_again_is_read_again_only_if_it_has_changed(
+    in_pod: Pod, ranks: Ranks, read: list[str]
+) -> None:
+    ref = checkpointer(in_pod, ranks).commit_output(write_output)
+    directory = Path("checkpoints") / ref.uri
+    inputs = {"policy": {"path": str(directory), "digest": ref.digest}}
+    run = in_pod.stage_run("reward", SFT, inputs=inputs)
+    read.clear()
+    input_of(run, "policy")
+    assert "config.json" in read
+    read.clear()
+    input_of(run, "policy")
+    assert read == []
+    (directory / "config.json").write_text("[]")
+    with pytest.raises(CheckpointUnusable, match=r"config\.json"):
+        input_of(run, "policy")
+
+
+def test_ranks_share_the_files_of_an_input_and_read_none_of_them_twice(
+    in_pod: Pod, ranks: Ranks, read: list[str]
+) -> None:
+    shards = [f"{number}.safetensors" for number in range(5)]
+
+    def write(directory: Path) -> None:
+        for shard in shards:
+            (directory / shard).write_text(shard)
+
+    ref = checkpointer(in_pod, ranks).commit_output(write)
+    directory = Path("checkpoints") / ref.uri
+    inputs = {role: {"path": str(directory), "digest": ref.digest} for role in ("policy", "base")}
+    run = in_pod.stage_run("reward", SFT, inputs=inputs)
+    read.clear()
+    for number in range(2):
+        verify_inputs(run, ranks, Sharing(number, 2))
+    assert sorted(name for name in read if name != "manifest.json") == shards
+    read.clear()
+    input_of(run, "policy")
+    assert read == []
+    (directory / shards[4]).write_text("of the same size"[: len(shards[4])])
+    with pytest.raises(CheckpointUnusable, match=shards[4]):
+        verify_inputs(run, ranks, Sharing(0, 2))
 
 
 def test_equal_outputs_have_equal_digests(in_pod: Pod, ranks: Ranks) -> None:

@@ -21,7 +21,7 @@ from rlhf_trainer.lora import (
     plain_model,
     save_adapter,
 )
-from rlhf_trainer.vouched import verify
+from rlhf_trainer.vouched import verify_once
 from rlhf_trainer.whole_weights import merged_state_dict
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def input_of(run: StageRun, role: str) -> Input:
     if not Path(source.path).is_dir():
         raise ConfigurationError(f"the {role} model is not there: {source.path} is no directory")
     if source.digest is not None:
-        verify(Path(source.path), source.digest)
+        verify_once(Path(source.path), source.digest)
     return source
 
 

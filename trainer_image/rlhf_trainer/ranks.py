@@ -148,10 +148,13 @@ class Ranks:
         done: T = result
         return done
 
+    def on_each(self, action: Callable[[], object]) -> None:
+        """Let every rank act; if one fails, all ranks raise its exception."""
+        _raise_first(self.gather_objects(_failure_of(action)))
+
     def on_each_node(self, action: Callable[[], object]) -> None:
         """Let the first rank of each node act; if one fails, all ranks raise its exception."""
-        failed = _failure_of(action) if self.local_rank == 0 else None
-        _raise_first(self.gather_objects(failed))
+        self.on_each(action if self.local_rank == 0 else lambda: None)
 
     def group_of_nodes(self) -> NodeGroup:
         """The first ranks of all nodes, as a group of their own. A collective of all ranks."""

@@ -20,6 +20,7 @@ from rlhf_trainer.disk import open_disk
 from rlhf_trainer.guards import Guard
 from rlhf_trainer.ranks import Ranks, left_open
 from rlhf_trainer.telemetry import Telemetry
+from rlhf_trainer.vouched import verify_inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +65,7 @@ class Session:
         guard = Guard(ranks)
         disk = open_disk(run, ranks)
         disk.bring_inputs(run)
+        verify_inputs(run, ranks, disk.sharing)
         ranks.on_main(lambda: refuse_changed_sources(run))
         ranks.on_main(lambda: refuse_beyond_context(run))
         os.makedirs(run.output, exist_ok=True)

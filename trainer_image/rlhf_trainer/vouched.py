@@ -7,13 +7,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from rlhf_api.run import MANIFEST
+from rlhf_api.run import MANIFEST, StageRun
 
 from rlhf_trainer.disk import Sharing
 from rlhf_trainer.errors import CheckpointUnusable
+from rlhf_trainer.ranks import Ranks
 
 FORMAT_VERSION: Final = 1
 SEAL: Final = "seal"
@@ -21,8 +23,51 @@ SEAL: Final = "seal"
 of an output has its digest in the status, and what starts from it is held to that."""
 
 
-def verify(directory: Path, digest: str | None = None) -> dict[str, Any]:
-    """The manifest of a committed directory, every file checked against it. Not a collective.
+ALONE: Final = Sharing(0, 1)
+"""A process that shares no work."""
+
+
+def verify_inputs(run: StageRun, ranks: Ranks, sharing: Sharing) -> None:
+    """Check what earlier stages of the job made. A collective: of a large model it takes minutes,
+    so ranks that see the same disk share its files. Raises CheckpointUnusable, on every rank.
+    """
+    made = {item.path: item.digest for item in run.inputs.values() if item.digest is not None}
+    for path, digest in made.items():
+        directory = Path(path)
+        if directory.is_dir():  # else whoever reads it says so
+            ranks.on_each(partial(verify, directory, digest, sharing))
+            _verified.add(_as_it_is(directory, digest))
+
+
+def verify_once(directory: Path, digest: str) -> None:
+    """`verify`, but for a directory that is as it was when this process last did: a stage loads a
+    model several times. Not a collective."""
+    seen = _as_it_is(directory, digest)
+    if seen not in _verified:
+        verify(directory, digest)
+        _verified.add(seen)
+
+
+_verified: Final[set[tuple[Path, str, tuple[object, ...]]]] = set()
+
+
+def _as_it_is(directory: Path, digest: str) -> tuple[Path, str, tuple[object, ...]]:
+    """Changes with any file in it, told as `make` tells it."""
+    about = tuple((path, _inode(path)) for path in sorted(directory.rglob("*")))
+    return directory.absolute(), digest, about
+
+
+def _inode(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # a file server's own, that comes and goes
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def verify(directory: Path, digest: str | None = None, sharing: Sharing = ALONE) -> dict[str, Any]:
+    """The manifest of a committed directory, every file checked against it, or this rank's share of
+    them. Not a collective.
 
     `digest` is what another stage says the manifest's own SHA-256 is. Raises CheckpointUnusable
     with the reason: no manifest, a file missing, of another size or content, another digest.
@@ -32,7 +77,7 @@ def verify(directory: Path, digest: str | None = None) -> dict[str, Any]:
         found = f"sha256:{sha256_of(manifest_file)}"
         if found != digest:
             raise CheckpointUnusable(f"{manifest_file} has digest {found}, expected {digest}")
-    return checked_manifest(directory, Sharing(0, 1))
+    return checked_manifest(directory, sharing)
 
 
 def checked_manifest(directory: Path, sharing: Sharing) -> dict[str, Any]:
