@@ -21,6 +21,8 @@ from rlhf_cli.targets.target import Happening, Object, PodView, Target, all_stag
 LABEL: Final = 14
 MOST_EVENTS: Final = 15
 MOST_METRICS: Final = 12
+MOST_PODS: Final = 24
+"""That have a line each."""
 GOOD: Final = frozenset({("Ready", "True"), ("Scheduled", "True")})
 BAD: Final = frozenset({("Stalled", "True"), ("Scheduled", "False"), ("ApprovalNeeded", "True")})
 
@@ -152,7 +154,16 @@ def _results(job: RLHFJob) -> list[Text]:
 
 
 def _pods(pods: Sequence[PodView]) -> list[Text]:
-    cells = [[pod.name, pod.phase, pod.node, pod.reason] for pod in pods]
+    """A line a pod; where there are many, one for all of a gang that are alike: what is wrong with
+    a few would be lost among hundreds that run."""
+    alike: dict[tuple[object, ...], list[PodView]] = {}
+    for pod in pods:
+        own = () if len(pods) > MOST_PODS else (pod.name,)
+        alike.setdefault((pod.stage, pod.attempt, pod.phase, pod.reason, *own), []).append(pod)
+    cells = []
+    for first, *others in alike.values():
+        name = f"{first.name} and {len(others)} more" if others else first.name
+        cells.append([name, first.phase, "" if others else first.node, first.reason])
     return [Text(line) for line in _table(["NAME", "PHASE", "NODE", "REASON"], cells)]
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, GPUSeconds, JobStatus, StageStatus
 from rlhf_api.validation import parse_job
+from rlhf_cli.description import _pods
 from rlhf_cli.figures import duration, figure_text, key_figures
 from rlhf_cli.progress.history import from_log, sparkline
 from rlhf_cli.progress.lines import LineProgress
@@ -17,6 +18,7 @@ from rlhf_cli.progress.logs import LogFollower
 from rlhf_cli.progress.rows import stage_rows
 from rlhf_cli.progress.summary import print_summary
 from rlhf_cli.progress.terminal import TerminalProgress, stage_table
+from rlhf_cli.targets.target import PodView
 from synthetic_run import FINAL, MANIFEST
 
 NOW = datetime(2026, 1, 5, 10, 1, 0, tzinfo=UTC)
@@ -244,3 +246,12 @@ def test_a_figure_in_a_log_that_is_not_finite_has_no_bar() -> None:
     found = from_log(lines)["train/loss"]
     assert found == {1.0: 4.0, 4.0: 1.0}
     assert sparkline(list(found.values()), 8) == "█▁"
+
+
+def test_of_hundreds_of_pods_those_that_are_alike_share_a_line() -> None:
+    pods = [PodView(f"ppo-1-{n}", "ppo", 1, n, "Running", f"node-{n}") for n in range(512)]
+    pods[70] = pods[70]._replace(phase="Pending", node="", reason="ImagePullBackOff")
+    lines = [" ".join(line.plain.split()) for line in _pods(pods)[1:]]
+    assert lines == ["ppo-1-0 and 510 more Running", "ppo-1-70 Pending ImagePullBackOff"]
+    few = [" ".join(line.plain.split()) for line in _pods(pods[:2])[1:]]
+    assert few == ["ppo-1-0 Running node-0", "ppo-1-1 Running node-1"]
