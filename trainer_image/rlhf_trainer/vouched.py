@@ -34,9 +34,14 @@ def verify_inputs(run: StageRun, ranks: Ranks, sharing: Sharing) -> None:
     made = {item.path: item.digest for item in run.inputs.values() if item.digest is not None}
     for path, digest in made.items():
         directory = Path(path)
-        if directory.is_dir():  # else whoever reads it says so
-            ranks.on_each(partial(verify, directory, digest, sharing))
-            _verified.add(_as_it_is(directory, digest))
+        seen = _as_it_is(directory, digest)
+        ranks.on_each(partial(_verify_share, directory, digest, sharing))
+        _verified.add(seen)
+
+
+def _verify_share(directory: Path, digest: str, sharing: Sharing) -> None:
+    if directory.is_dir():  # else whoever loads it says so
+        verify(directory, digest, sharing)
 
 
 def verify_once(directory: Path, digest: str) -> None:
