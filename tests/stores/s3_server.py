@@ -5,6 +5,7 @@ server does that is overloaded."""
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import threading
 from collections import defaultdict
@@ -35,6 +36,7 @@ class Bucket(ThreadingHTTPServer):
         self.broken: Callable[[str], bool] = lambda key: False
         self.shut: Callable[[str], bool] = lambda key: False
         self.parts: dict[str, dict[int, bytes]] = defaultdict(dict)
+        self.uploads = itertools.count()  # several at once
 
     @property
     def url(self) -> str:
@@ -98,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         key, query = asked
         if "uploads" in query:
-            upload = f"upload-{len(self.server.parts)}"
+            upload = f"upload-{next(self.server.uploads)}"
             self.server.parts[upload] = {}
             self._send(200, _xml("InitiateMultipartUploadResult", UploadId=upload, Key=key), True)
         elif "uploadId" in query:
