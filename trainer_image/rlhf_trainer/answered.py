@@ -21,7 +21,7 @@ class Question(NamedTuple):
     messages: tuple[Message, ...]
     tools: tuple[Any, ...]
     row: dict[str, Any]  # the whole row of the data set
-    tokens: list[int]  # in the policy's tokens
+    tokens: Sequence[int]  # in the policy's tokens
 
 
 class Answered(NamedTuple):

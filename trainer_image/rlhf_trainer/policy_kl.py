@@ -57,7 +57,7 @@ def _measured(session: Session, heldout: Sequence[AnswerRow]) -> tuple[float, in
     longest = max(len(row.answer.tokens) for row in heldout)
     rows = _with_room(heldout, longest, context_length(policy.config))
     mine = range(ranks.rank, len(rows), ranks.world_size)
-    prompts = [list(rows[i].prompt) for i in mine]
+    prompts = [rows[i].prompt for i in mine]
     responses = generate(
         policy,
         prompts,

@@ -17,7 +17,7 @@ from rlhf_api.data import DataSource
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
-from rlhf_trainer.data.rendering import Piece, pieces_of, rendered, shared, tokenised
+from rlhf_trainer.data.rendering import Piece, pieces_of, rendered, tokenised
 from rlhf_trainer.data.turns import Turns
 from rlhf_trainer.errors import BadData
 
@@ -66,7 +66,7 @@ class EncodedPrompt(NamedTuple):
     reward functions."""
 
     asked: Prompt
-    tokens: list[int]
+    tokens: Sequence[int]
     text: str
 
     @property
@@ -156,7 +156,7 @@ def encode_text(
     overlong: Overlong = "refuse",
 ) -> Encoded:
     """Plain text with BOS where the tokenizer has the habit, and EOS; all of it counts."""
-    tokens = shared(tokenizer(plain.text)["input_ids"])
+    tokens: list[int] = tokenizer(plain.text)["input_ids"]
     if tokens[-1:] != [tokenizer.eos_token_id]:
         tokens = [*tokens, int(tokenizer.eos_token_id)]
     if len(tokens) > max_length:
@@ -211,8 +211,9 @@ def _encoded(examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow])
 
 
 def _compact(row: E) -> E:
-    """The same row in a third of the memory, as each rank holds all rows: a token takes 4 bytes,
-    and whether it counts 1, where each has 8 in a list. Nor does the garbage collector look at it.
+    """The same row in a tenth of the memory, as each rank holds all rows: a token takes 4 bytes and
+    its mask 1. A tokenizer makes an object of each, which with its place in a list takes 40; and
+    the garbage collector looks at all of them.
     """
     match row:
         case Encoded():
@@ -220,6 +221,8 @@ def _compact(row: E) -> E:
         case EncodedPreference():
             answers = [_compact(answer) for answer in row.answers]
             return row._replace(prompt=array("i", row.prompt), answers=answers)
+        case EncodedPrompt():
+            return row._replace(tokens=array("i", row.tokens))
         case EncodedLabelled():
             return row._replace(prompt=array("i", row.prompt), answer=_compact(row.answer))
         case Answer():

@@ -31,10 +31,6 @@ LINE: Final = "\n"
 """What a text is put behind that must not get SentencePiece's dummy space before its first word."""
 
 
-_IDS: Final[dict[int, int]] = {}
-"""Token ids that were seen, at most a vocabulary."""
-
-
 class Piece(NamedTuple):
     """A part of the rendered text. ``turn`` is the index of the assistant's turn, -1 elsewhere."""
 
@@ -108,16 +104,8 @@ def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> P
 def tokenised(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[list[int]]:
     """Token ids of each piece. No special tokens are added: the template wrote them."""
     if _adds_space(tokenizer) and tokenizer.is_fast:
-        found = _tokenised_whole(tokenizer, pieces)
-    else:
-        found = [tokenizer(piece.text, add_special_tokens=False)["input_ids"] for piece in pieces]
-    return [shared(ids) for ids in found]
-
-
-def shared(ids: Sequence[int]) -> list[int]:
-    """The same ids as objects that all rows share: a tokenizer makes a new one for each token,
-    which with its place in the list takes 40 bytes, and a rank holds the tokens of all rows."""
-    return [_IDS.setdefault(number, number) for number in ids]
+        return _tokenised_whole(tokenizer, pieces)
+    return [tokenizer(piece.text, add_special_tokens=False)["input_ids"] for piece in pieces]
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
