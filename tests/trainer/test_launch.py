@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,16 @@ def test_ranks_that_are_about_to_start_are_told_to_end() -> None:
         [sys.executable, "-c", BEFORE_RANKS], capture_output=True, text=True, timeout=60
     )
     assert done.stdout == f"{-signal.SIGTERM}\n"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [((), ""), ((7,), "7"), ((0, 2, 3, 4), "0, 2-4"), (range(1, 512), "1-511")],
+)
+def test_of_hundreds_of_pods_that_are_missing_spans_are_told(
+    numbers: Sequence[int], told: str
+) -> None:
+    assert gathering.in_spans(numbers) == told
 
 
 @pytest.mark.parametrize(("index", "missing"), [(0, "1"), (1, "0")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
@@ -74,9 +74,18 @@ def _missing(store: TCPStore, index: int, count: int) -> str:
     """Numbers of the pods that have not come; pod 0 looks, the others read what it saw."""
     if index > 0:
         return store.get(MISSING).decode()
-    numbers = [str(i) for i in range(count) if not store.check([_key(i)])]
-    store.set(MISSING, ", ".join(numbers))
-    return ", ".join(numbers)
+    missing = in_spans(i for i in range(count) if not store.check([_key(i)]))
+    store.set(MISSING, missing)
+    return missing
+
+
+def in_spans(numbers: Iterable[int]) -> str:
+    """`0, 2-4` of 0, 2, 3 and 4: of a gang of hundreds nearly all may be missing."""
+    spans: list[tuple[int, int]] = []
+    for number in numbers:
+        first = spans.pop()[0] if spans and spans[-1][1] == number - 1 else number
+        spans.append((first, number))
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def _leave_together(store: TCPStore, index: int, count: int) -> None:
