@@ -17,6 +17,7 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
+from rlhf_operator.credentials import Credentials, Login
 from rlhf_operator.names import FIELD_MANAGER
 from rlhf_operator.times import doubled
 
@@ -86,12 +87,15 @@ class Api:
         on_request: Callable[[str, str, int], None] = lambda verb, path, code: None,
         *,
         agent: str = FIELD_MANAGER,
+        login: Login | None = None,
     ) -> None:
         """`on_request` is told verb, plural and HTTP status of each request.
 
-        `agent`: what audit logs call this program.
+        `agent`: what audit logs call this program. `login`: loads the credentials anew, once the
+        server takes those of the client no longer.
         """
         self._client = client
+        self._credentials = Credentials(client.configuration, login)
         self._agent = agent
         self._may_write = may_write
         self._on_request = on_request
@@ -104,10 +108,8 @@ class Api:
     ) -> Api:
         """By KUBECONFIG or ~/.kube/config, else as the pod that this process runs in."""
         settings = client_settings()
-        with warnings.catch_warnings():  # in a pod it says that this might not work
-            warnings.filterwarnings("ignore", "kube_config_path not provided")
-            await config.load_config(client_configuration=settings)
-        return cls(ApiClient(settings), may_write, on_request)
+        await _load(settings)
+        return cls(ApiClient(settings), may_write, on_request, login=_load)
 
     @property
     def authority(self) -> Path | None:
@@ -258,7 +260,19 @@ class Api:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiError(0, "Unreadable", str(error) or type(error).__name__) from None
 
-    async def _send(
+    async def _send(self, method: str, *what: Any) -> aiohttp.ClientResponse:
+        """Once more with credentials that were loaded anew, where those in use are refused. A
+        change is not sent again: the lease may be lost by then."""
+        used = self._credentials.number
+        try:
+            return await self._send_once(method, *what)
+        except ApiError as error:
+            is_new = error.code == 401 and await self._credentials.renewed(used)
+            if not is_new or method not in READING:
+                raise
+        return await self._send_once(method, *what)
+
+    async def _send_once(
         self,
         method: str,
         path: str,
@@ -295,6 +309,12 @@ def client_settings() -> Configuration:
     that is followed holds one for ever, and at the most of them every request would wait in vain.
     """
     return Configuration(connection_pool_maxsize=0)
+
+
+async def _load(settings: Configuration) -> None:
+    with warnings.catch_warnings():  # in a pod it says that this might not work
+        warnings.filterwarnings("ignore", "kube_config_path not provided")
+        await config.load_config(client_configuration=settings)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 from aiohttp import web
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException
+from kubernetes.aio.config import ConfigException, kube_config
 from rlhf_cli.targets.connection import Access, connected
 from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.watches import PODS
@@ -48,6 +49,60 @@ def test_a_token_that_cannot_be_read_anew_is_an_error_of_one_request(error: Exce
         await api.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("who", ["operator", "rlhfctl"])
+def test_a_token_that_the_server_takes_no_longer_is_read_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: str
+) -> None:
+    """As `exec` plug-ins of clouds issue them for 15 minutes, and kubelets write them to a file.
+    The client reads one of a kubeconfig once; that of a pod goes by the wall clock."""
+    token, kubeconfig = tmp_path / "token", tmp_path / "config"
+    token.write_text("first")
+
+    async def main() -> None:
+        async with a_server(lambda: f"Bearer {token.read_text()}") as url:
+            kubeconfig.write_text(json.dumps(leading_to(url, {"tokenFile": str(token)})))
+            monkeypatch.setattr(config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+            monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+            async with AsyncExitStack() as stack:
+                if who == "operator":
+                    api = await Api.connect()
+                    stack.push_async_callback(api.close)
+                else:
+                    api = (await stack.enter_async_context(connected(Access()))).api
+                await api.get(PODS, "team", "p")
+                token.write_text("second")
+                answers = [api.get(PODS, "team", "p"), api.get(PODS, "team", "p")]
+                assert await asyncio.gather(*answers) == [{"kind": "Pod"}] * 2
+
+    asyncio.run(main())
+
+
+def test_a_server_that_takes_no_token_is_asked_once_more_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plug-in takes seconds: a server that has lost its keys must not have it run for ever."""
+    asked: list[str] = []
+    kubeconfig = tmp_path / "config"
+
+    def another() -> str:
+        asked.append("")
+        return "Bearer another"
+
+    async def main() -> None:
+        async with a_server(another) as url:
+            kubeconfig.write_text(json.dumps(leading_to(url, {"token": "any"})))
+            monkeypatch.setattr(config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+            monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+            api = await Api.connect()
+            for _ in range(3):
+                with pytest.raises(ApiError, match="401"):
+                    await api.get(PODS, "team", "p")
+            await api.close()
+
+    asyncio.run(main())
+    assert len(asked) == 4
 
 
 async def host() -> str:
@@ -90,10 +145,10 @@ def test_rlhfctl_sees_the_job_beside_the_logs_of_a_large_gang(tmp_path: Path) ->
     asyncio.run(rlhfctl())
 
 
-def leading_to(url: str) -> dict[str, object]:
+def leading_to(url: str, user: dict[str, str] | None = None) -> dict[str, object]:
     return {
         "clusters": [{"name": "here", "cluster": {"server": url}}],
-        "users": [{"name": "me", "user": {}}],
+        "users": [{"name": "me", "user": user or {}}],
         "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
         "current-context": "here",
     }
@@ -109,8 +164,9 @@ async def answers_beside_many_streams(api: Api) -> None:
 
 
 @asynccontextmanager
-async def a_server() -> AsyncIterator[str]:
-    """An API server whose logs are never at their end."""
+async def a_server(taken: Callable[[], str] = str) -> AsyncIterator[str]:
+    """An API server whose logs are never at their end. `taken`: whose requests for a pod it takes,
+    by their Authorization; empty: anybody's."""
 
     async def log(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -120,6 +176,8 @@ async def a_server() -> AsyncIterator[str]:
         return response
 
     async def pod(request: web.Request) -> web.Response:
+        if (wanted := taken()) and request.headers.get("Authorization") != wanted:
+            return web.json_response({"reason": "Unauthorized"}, status=401)
         return web.json_response({"kind": "Pod"})
 
     application = web.Application()

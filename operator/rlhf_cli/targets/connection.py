@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from rlhf_api.fields import suggestion
@@ -53,11 +54,11 @@ class Access(NamedTuple):
 async def connected(access: Access) -> AsyncIterator[ClusterTarget]:
     """The jobs of one namespace. Raises Failure."""
     settings = client_settings()
+    login: Callable[[Any], Awaitable[str]] = partial(_of_the_kubeconfig, access)
     if not access.kubeconfig and not _has_kubeconfig() and os.path.exists(OF_THE_POD):
-        namespace = _of_the_pod(settings)
-    else:
-        namespace = await _of_the_kubeconfig(access, settings)
-    api = Api(ApiClient(settings), agent=f"rlhfctl/{release()}")
+        login = _of_the_pod
+    namespace = await login(settings)
+    api = Api(ApiClient(settings), agent=f"rlhfctl/{release()}", login=login)
     try:
         yield ClusterTarget(api, access.namespace or namespace, access.flags)
     finally:
@@ -79,7 +80,7 @@ def _has_kubeconfig() -> bool:
     return any(os.path.exists(os.path.expanduser(path)) for path in paths)
 
 
-def _of_the_pod(settings: Any) -> str:
+async def _of_the_pod(settings: Any) -> str:
     config.load_incluster_config(client_configuration=settings)
     with open(OF_THE_POD, encoding="utf-8") as file:
         return file.read().strip()
