@@ -56,6 +56,7 @@ class Leader:
         self._margin = margin
         self._clock = clock
         self._until = float("-inf")  # when our lease ends
+        self._ours: Object | None = None  # the Lease as we have written it
         self._seen: tuple[str, float] = ("", clock())  # the Lease's version, and since when
         self._won = asyncio.Event()
         self._is_served = False  # somebody acts on our lease, and has not been told of its loss
@@ -84,26 +85,31 @@ class Leader:
         """Takes the lease, renews it, waits for it; for ever. Releases it when cancelled."""
         try:
             while True:
+                began = self._clock()
                 try:
                     await self._try()
                 except ApiError as error:
                     if error.code != 409:  # somebody else was faster
                         log.warning("Lease %s/%s: %s", self._namespace, self._name, error)
-                await asyncio.sleep(self._retry)
+                await asyncio.sleep(self._pause(began))
         finally:
             await asyncio.shield(self._release())
+
+    def _pause(self, began: float) -> float:
+        """Seconds until the next try: none where this one took as long."""
+        return max(0.0, began + self._retry - self._clock())
 
     async def _try(self) -> None:
         if self._is_served and not self.leads():
             return  # it has lapsed, and what was begun under it must not see another term
-        asked = self._clock()
+        if self.leads() and await self._renew():
+            return
         try:
             lease = await self._send("GET", self._path())
         except ApiError as error:
             if error.code != 404:
                 raise
-            await self._send("POST", LEASES.path(self._namespace), self._written(None))
-            self._hold(asked)
+            await self._write("POST", LEASES.path(self._namespace), None)
             return
         known, self.holder = self.holder, lease["spec"].get("holderIdentity") or None
         if self.holder not in (None, self.identity) and not self._has_expired(lease):
@@ -112,11 +118,28 @@ class Leader:
                 log.info("%s leads; this replica waits for the lease %s.", self.holder, where)
             self._until = float("-inf")
             return
-        await self._send("PUT", self._path(), self._written(lease))
+        await self._write("PUT", self._path(), lease)
+
+    async def _renew(self) -> bool:
+        """Whether the Lease still was as we had written it: then one request is enough."""
+        known, self._ours = self._ours, None
+        if known is None:
+            return False
+        try:
+            await self._write("PUT", self._path(), known)
+        except ApiError as error:
+            if error.code not in (404, 409):
+                raise
+            return False
+        return True
+
+    async def _write(self, method: str, path: str, known: Object | None) -> None:
+        """The lease counts from before the request, so for others it never ends earlier."""
+        asked = self._clock()
+        self._ours = await self._send(method, path, self._written(known))
         self._hold(asked)
 
     def _hold(self, asked: float) -> None:
-        """The lease counts from before the request, so for others it never ends earlier."""
         if self._is_served and not self.leads():
             return
         if self.holder != self.identity:
@@ -169,6 +192,8 @@ class Leader:
         return LEASES.path(self._namespace, self._name)
 
     async def _send(self, method: str, path: str, body: Object | None = None) -> Object:
+        # One that is lost leaves time for another before the lease ends.
+        seconds = (self._duration - self._margin) / 2
         return await self._api.request(
-            method, path, body=body, label=LEASES.plural, fenced=False, timeout=self._retry * 2
+            method, path, body=body, label=LEASES.plural, fenced=False, timeout=seconds
         )
