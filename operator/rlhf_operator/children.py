@@ -122,7 +122,12 @@ class Children:
             meta = {k: wanted["metadata"][k] for k in GIVEN_BACK}
             meta["uid"] = found["metadata"]["uid"]
             body = {k: wanted[k] for k in ("apiVersion", "kind")} | {"metadata": meta}
-            self._cache.put(await self._api.apply(resource, body))
+            try:
+                self._cache.put(await self._api.apply(resource, body))
+            except ApiError as error:
+                if error.code in (404, 409):  # it has gone, or another has come in its place
+                    raise OutOfDate(str(error)) from error
+                raise refusal(error, wanted, "Taking back") from error
             return
         if not may_serve(found, wanted, job.metadata.uid):
             said = (
@@ -180,7 +185,7 @@ class Children:
             if error.code == 409:  # another object of that name, or one that is being written
                 raise OutOfDate(str(error)) from error
             if error.code != 404:
-                raise
+                raise refusal(error, item, "Deleting") from error
             self._cache.remove(item)
             return
         if "deletionTimestamp" in answer.get("metadata", {}):

@@ -134,18 +134,18 @@ async def say_broken_off(cluster: Cluster, key: JobKey, error: Exception, now: d
 async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> Refused | None:
     """Deletions first, so that what they free is there for what starts.
 
-    Gives the first refusal of what was to be made; other stages go on beside it.
+    Gives the first refusal; other stages go on beside it. What could not be deleted is tried again
+    for as long as it lives, and keeps back whatever must not live beside it.
     """
     first: Refused | None = None
-    for action in actions:
-        if isinstance(action, DeleteChildren):
-            await cluster.delete(job, action.stage, action.attempt)
-    for action in actions:
-        if isinstance(action, CreateChildren):
-            try:
+    for action in sorted(actions, key=lambda action: not isinstance(action, DeleteChildren)):
+        try:
+            if isinstance(action, DeleteChildren):
+                await cluster.delete(job, action.stage, action.attempt)
+            elif isinstance(action, CreateChildren):
                 await _create(cluster, job, action)
-            except Refused as refused:
-                first = first or refused
+        except Refused as refused:
+            first = first or refused
     return first
 
 

@@ -62,12 +62,13 @@ def owner_text(item: Object) -> str:
     return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nobody that we know"
 
 
-def refusal(error: ApiError, item: Object) -> Exception:
-    """What the API server says of an object that it does not take; passing errors stay errors.
+def refusal(error: ApiError, item: Object, doing: str = "") -> Exception:
+    """What the API server says of a change that it does not take; passing errors stay errors.
 
     But for a webhook of somebody else that does not answer: that lasts until somebody mends it.
+    `doing`: what was to be done to the object, where it was not to be made.
     """
-    said = f"{item['kind']} {item['metadata']['name']}: {error}"
+    said = f"{doing} {item['kind']} {item['metadata']['name']}: {error}".strip()
     if error.code >= 500 and "failed calling webhook" in str(error):
         return Refused("Reconciling", "WebhookFailed", said)
     if error.is_passing:

@@ -165,6 +165,22 @@ def test_a_stage_that_is_refused_holds_up_no_other() -> None:
     assert cluster.said == []
 
 
+def test_a_deletion_that_is_refused_is_told_and_holds_up_no_other_stage() -> None:
+    """Policies of clusters deny deletions, and a webhook that is away fails them."""
+    cluster = Recorder()
+    cluster.reconcile()
+    cluster.observed = Observed((Attempt("sft", 7, "sha256:x", "sha256:y"),))
+    cluster.refuses["delete sft-7"] = Refused("Stalled", "Forbidden", "no")
+    done = cluster.reconcile()
+    assert cluster.said[0] == "apply tiny-prepare-1"
+    assert cluster.condition("Stalled") == ("True", "Forbidden", "no")
+    assert done.retry_at == NOON + timedelta(minutes=1)
+    del cluster.refuses["delete sft-7"]
+    cluster.reconcile(minutes=1)
+    assert cluster.said[0] == "delete sft-7"
+    assert cluster.condition("Stalled")[0] == "False"
+
+
 def _stage(cluster: Recorder, name: str) -> dict[str, Any]:
     assert cluster.manifest is not None
     status = cluster.manifest["status"]

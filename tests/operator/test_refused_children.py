@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
 import pytest
-from rlhf_operator.api import ApiError
+from builders import a_job
+from rlhf_operator.api import Api, ApiError
+from rlhf_operator.cache import Cache
+from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import Refused
+from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
 from rlhf_operator.ownership import refusal
+from rlhf_operator.render import Platform
 
 JOB = {"kind": "Job", "metadata": {"name": "tiny-sft-1"}}
 FORBIDDEN = 'jobs.batch "tiny-sft-1" is forbidden: '
@@ -51,3 +59,50 @@ def test_a_refusal_that_lasts_becomes_a_condition(
 def test_what_passes_is_tried_again_at_once_and_told_to_nobody(code: int) -> None:
     error = ApiError(code, "ServerTimeout", "not now")
     assert refusal(error, JOB) is error
+
+
+class Refuses:
+    """An API server that lets nobody delete anything."""
+
+    def __init__(self, error: ApiError) -> None:
+        self.error = error
+
+    async def delete(self, *_: Any) -> None:
+        raise self.error
+
+
+def delete(error: ApiError) -> None:
+    """The first attempt of SFT, of which a Job is there."""
+    job, cache = a_job().build(), Cache()
+    labels = {"rlhf.dev/job": "tiny", "rlhf.dev/stage": "sft", "rlhf.dev/attempt": "1"}
+    marks = {ANNOTATION_JOB_UID: job.metadata.uid, ANNOTATION_SETTINGS: "sha256:s"}
+    owner = {"controller": True, "kind": "RLHFJob", "name": "tiny", "uid": job.metadata.uid}
+    meta = {"name": "tiny-sft-1", "namespace": "default", "uid": "u", "resourceVersion": "7"}
+    meta |= {"labels": labels, "annotations": marks, "ownerReferences": [owner]}
+    cache.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta})
+    cluster = KubernetesCluster(cast(Api, Refuses(error)), cache, Platform(), {})
+    asyncio.run(cluster.delete(job, "sft", 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ApiError(403, "Forbidden", "a policy denied the request"), ("Stalled", "Forbidden")),
+        (
+            ApiError(500, "InternalError", 'failed calling webhook "x": no endpoints'),
+            ("Reconciling", "WebhookFailed"),
+        ),
+    ],
+)
+def test_a_deletion_that_is_refused_becomes_a_condition(
+    error: ApiError, state: tuple[str, str]
+) -> None:
+    with pytest.raises(Refused) as refused:
+        delete(error)
+    assert refused.value.state[:2] == state
+    assert str(refused.value).startswith("Deleting Job tiny-sft-1: ")
+
+
+def test_a_deletion_that_may_be_taken_later_is_tried_again() -> None:
+    with pytest.raises(ApiError):
+        delete(ApiError(503, "ServiceUnavailable", "not now"))
