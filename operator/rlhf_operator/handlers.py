@@ -7,6 +7,7 @@ did not find there for its own, and ends it when it ends. It is started again if
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -24,6 +25,8 @@ Take = Callable[[str | None, Object], None]
 """Told of an event: its type (None for what a list names) and the RLHFJob."""
 
 RESTART_AFTER: Final = 5.0
+STOPS_WITHIN: Final = 0.25
+"""Seconds."""
 
 IDENTITY: Final[Any] = "rlhf-operator"
 """kopf shows it to its peers, of which there are none. Left alone it asks for the name of the user,
@@ -88,23 +91,44 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-def watch_jobs(take: Take, namespaces: Sequence[str], stop: threading.Event) -> None:
-    """Blocks until `stop`. No namespace means all of them."""
+def watch_jobs(
+    take: Take,
+    namespaces: Sequence[str],
+    stop: threading.Event,
+    until_served: Callable[[], object] = lambda: None,
+) -> None:
+    """Blocks until `stop`. No namespace means all of them.
+
+    `until_served` blocks until the API server serves the kind: kopf looks for it at its start
+    alone, and would wait in vain for one that is made again after that.
+    """
     while not stop.is_set():
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=registry(take),
-                    settings=settings(),
-                    identity=IDENTITY,
-                    clusterwide=not namespaces,
-                    namespaces=list(namespaces),
-                    standalone=True,
-                    stop_flag=stop,
-                )
-            )
+            until_served()
+            asyncio.run(_operate(take, namespaces, stop))
         except Exception as error:
-            log.warning(
-                "kopf has ended (%s: %s); it is started again.", type(error).__name__, error
-            )
+            if not stop.is_set():
+                said = (type(error).__name__, error)
+                log.warning("kopf has ended (%s: %s); it is started again.", *said)
         stop.wait(RESTART_AFTER)
+
+
+async def _operate(take: Take, namespaces: Sequence[str], stop: threading.Event) -> None:
+    """One life of kopf. It is cancelled, and given no flag to wait for: where something else has
+    ended it, its loop would wait for the thread that waits for a flag of threads, and nobody would
+    hear of any job for ten minutes, after which kopf kills the process."""
+    running = asyncio.create_task(
+        kopf.operator(
+            registry=registry(take),
+            settings=settings(),
+            identity=IDENTITY,
+            clusterwide=not namespaces,
+            namespaces=list(namespaces),
+            standalone=True,
+        )
+    )
+    while not (running.done() or stop.is_set()):
+        await asyncio.wait({running}, timeout=STOPS_WITHIN)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running

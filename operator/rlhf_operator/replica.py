@@ -94,7 +94,7 @@ class Replica:
         self._jobs = [Watch(api, self._cache, RLHFJOBS, n, "") for n in self._scopes]
         self._watch_served(api, cluster.children.served)
         self._answer(api, cluster)
-        for running in (self._kopf(), self._relist(), self._discover(api, cluster)):
+        for running in (self._kopf(api), self._relist(), self._discover(api, cluster)):
             self._tasks.create_task(running)
         self._tasks.create_task(self._lead(cluster))
 
@@ -247,14 +247,17 @@ class Replica:
             self._is_at_work = False
             self._queue.clear()
 
-    async def _kopf(self) -> None:
+    async def _kopf(self, api: Api) -> None:
         loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def until_served() -> None:
+            asyncio.run_coroutine_threadsafe(self._served(api), loop).result()
 
         def take(kind: str | None, item: Object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._heard, kind, item)
 
-        arguments = (take, self._settings.namespaces, stop)
+        arguments = (take, self._settings.namespaces, stop, until_served)
         threading.Thread(target=watch_jobs, args=arguments, name="kopf", daemon=True).start()
         try:
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""kopf's part of the operator, on a real API server."""
+"""kopf's part of the operator."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import kopf
 import pytest
 from cluster.control_plane import ControlPlane
-from cluster_jobs import Jobs, manifest
+from cluster_jobs import Jobs, condition, manifest, wait_until
+from fresh_cluster import nothing_installed
+from operator_process import OperatorProcess
+from rlhf_operator import handlers
 from rlhf_operator.api import Object
 from rlhf_operator.handlers import Take, watch_jobs
 
@@ -50,3 +54,44 @@ def test_jobs_are_seen_by_a_user_that_has_no_name(
     with watched(lambda _, job: seen.put(job), namespace):
         Jobs(installed.client, namespace).create(manifest(namespace, stages="sft"))
         assert seen.get(timeout=20)["metadata"]["name"] == "tiny"
+
+
+class KnowsNoPath(BaseHTTPRequestHandler):
+    """As an API server that has yet to load its resources."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_kopf_is_started_again_whatever_has_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives = threading.Semaphore(0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), KnowsNoPath) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = f"http://127.0.0.1:{server.server_port}"
+
+        def login(**_: object) -> kopf.ConnectionInfo:
+            lives.release()
+            return kopf.ConnectionInfo(server=where)
+
+        monkeypatch.setattr(kopf, "login_via_client", login)
+        monkeypatch.setattr(handlers, "RESTART_AFTER", 0.01)
+        with watched(lambda kind, job: None, "any"):
+            assert all(lives.acquire(timeout=20) for _ in range(2))
+        server.shutdown()
+
+
+def test_jobs_are_seen_again_after_somebody_has_replaced_the_resource(
+    installed: ControlPlane, jobs: Jobs, run_operator: Callable[..., OperatorProcess]
+) -> None:
+    """A chart that is uninstalled and installed again deletes it, as a restored backup does."""
+    operator = run_operator()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait(lambda job: condition(job, "Reconciling")[0] == "True")
+    with nothing_installed(installed.client):
+        wait_until(lambda: "does not serve RLHFJobs" in operator.log())
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait(lambda job: condition(job, "Reconciling")[0] == "True")
+    assert operator.is_running
