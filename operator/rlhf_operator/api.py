@@ -54,6 +54,12 @@ class ApiError(Exception):
         """Whether the same request may well succeed later."""
         return self.code in (0, 401, 408, 429) or self.code >= 500
 
+    @property
+    def says_gone(self) -> bool:
+        """Whether the API server says that this very object is not there. Where nobody serves the
+        path it names no reason, as does whatever else may answer in its place."""
+        return self.code == 404 and self.reason == "NotFound"
+
     def __str__(self) -> str:
         return f"{self.code or 'no answer'} {self.reason}: {super().__str__()}"
 

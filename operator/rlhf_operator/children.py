@@ -182,12 +182,12 @@ class Children:
                 resource, meta["namespace"], meta["name"], meta["uid"], propagation
             )
         except ApiError as error:
-            if error.code == 409:  # another object of that name, or one that is being written
+            if error.says_gone or (error.code == 404 and resource not in CHILDREN):
+                self._cache.remove(item)
+                return
+            if error.code in (404, 409):  # nobody was asked; or another is there, or it is written
                 raise OutOfDate(str(error)) from error
-            if error.code != 404:
-                raise refusal(error, item, "Deleting") from error
-            self._cache.remove(item)
-            return
+            raise refusal(error, item, "Deleting") from error
         if "deletionTimestamp" in answer.get("metadata", {}):
             self._cache.put(answer)
         else:

@@ -197,7 +197,7 @@ class KubernetesCluster:
         try:
             self._cache.put(await self._api.get(RLHFJOBS, key.namespace, key.name))
         except ApiError as error:
-            if error.code == 404 and known is not None:
+            if error.says_gone and known is not None:
                 self._cache.remove(known)
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:

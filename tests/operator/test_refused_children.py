@@ -10,11 +10,12 @@ from builders import a_job
 from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import Refused
+from rlhf_operator.controller import JobKey, OutOfDate, Refused
 from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
 from rlhf_operator.ownership import refusal
 from rlhf_operator.render import Platform
 
+KEY = JobKey("default", "tiny")
 JOB = {"kind": "Job", "metadata": {"name": "tiny-sft-1"}}
 FORBIDDEN = 'jobs.batch "tiny-sft-1" is forbidden: '
 
@@ -71,8 +72,8 @@ class Refuses:
         raise self.error
 
 
-def delete(error: ApiError) -> None:
-    """The first attempt of SFT, of which a Job is there."""
+def delete(error: ApiError) -> Cache:
+    """The first attempt of SFT, of which a Job is there; what is known of it then."""
     job, cache = a_job().build(), Cache()
     labels = {"rlhf.dev/job": "tiny", "rlhf.dev/stage": "sft", "rlhf.dev/attempt": "1"}
     marks = {ANNOTATION_JOB_UID: job.metadata.uid, ANNOTATION_SETTINGS: "sha256:s"}
@@ -82,6 +83,7 @@ def delete(error: ApiError) -> None:
     cache.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta})
     cluster = KubernetesCluster(cast(Api, Refuses(error)), cache, Platform(), {})
     asyncio.run(cluster.delete(job, "sft", 1))
+    return cache
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,33 @@ def test_a_deletion_that_is_refused_becomes_a_condition(
         delete(error)
     assert refused.value.state[:2] == state
     assert str(refused.value).startswith("Deleting Job tiny-sft-1: ")
+
+
+NOT_FOUND = ApiError(404, "NotFound", 'jobs.batch "tiny-sft-1" not found')
+NO_PATH = ApiError(404, "Error", "404 page not found")
+
+
+def test_a_child_is_gone_where_the_api_server_says_so() -> None:
+    assert delete(NOT_FOUND).children(KEY, "Job") == []
+
+
+def test_a_404_of_whatever_is_before_the_api_server_makes_nothing_gone() -> None:
+    """It says nothing of the Job, whose pods train on, and nobody would look for it again."""
+    with pytest.raises(OutOfDate):
+        delete(NO_PATH)
+
+
+@pytest.mark.parametrize(("error", "is_known"), [(NOT_FOUND, False), (NO_PATH, True)])
+def test_so_is_a_job(error: ApiError, is_known: bool) -> None:
+    class Away:
+        async def get(self, *_: Any) -> None:
+            raise error
+
+    cache = Cache()
+    meta = {"name": "tiny", "namespace": "default", "uid": "u", "resourceVersion": "7"}
+    cache.put({"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": meta})
+    asyncio.run(KubernetesCluster(cast(Api, Away()), cache, Platform(), {}).reload(KEY))
+    assert (cache.job(KEY) is not None) is is_known
 
 
 def test_a_deletion_that_may_be_taken_later_is_tried_again() -> None:
