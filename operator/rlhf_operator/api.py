@@ -19,6 +19,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from rlhf_operator.credentials import Credentials, Login
 from rlhf_operator.names import FIELD_MANAGER
+from rlhf_operator.server_clock import ServerClock
 from rlhf_operator.times import doubled
 
 Object = dict[str, Any]
@@ -100,6 +101,7 @@ class Api:
         `agent`: what audit logs call this program. `login`: loads the credentials anew, once the
         server takes those of the client no longer.
         """
+        self.clock = ServerClock()
         self._client = client
         self._credentials = Credentials(client.configuration, login)
         self._agent = agent
@@ -292,7 +294,7 @@ class Api:
         headers = {"Content-Type": content_type, "Accept": accept, "User-Agent": self._agent}
         client = self._client
         url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        code = 0
+        code, sent = 0, self.clock.own()
         try:
             # Now and then this reads the token anew from its file.
             await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -301,6 +303,7 @@ class Api:
             )
             response: aiohttp.ClientResponse = answer.response
             code = response.status
+            self.clock.hear(response.headers.get("Date"), sent)
             if code < 300:
                 return response
             raise _error(code, _decoded(await response.read()))

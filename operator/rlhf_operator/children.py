@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from rlhf_api.job import RLHFJob
@@ -27,6 +26,7 @@ from rlhf_operator.ownership import (
     owner_text,
     refusal,
 )
+from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 GIVEN_BACK: Final = ("name", "namespace", "ownerReferences", "labels")
@@ -39,13 +39,21 @@ Served = Mapping[tuple[str, str], Resource]
 class Children:
     """The children of every job, through one API client and one cache."""
 
-    def __init__(self, api: Api, cache: Cache, mender: Mender, served: Served) -> None:
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        mender: Mender,
+        served: Served,
+        clock: Clock = own_clock,
+    ) -> None:
         self.served = served
         self.unserved = asyncio.Event()
         """Somebody has met a kind that was served, and is not any more."""
         self._api = api
         self._cache = cache
         self._mender = mender
+        self._now = clock
 
     def own(self, job: RLHFJob, stage: str, attempt: int) -> list[Object]:
         """What is there of the attempt and belongs to this very RLHFJob."""
@@ -66,7 +74,7 @@ class Children:
         Where an attempt follows another, the API server itself is asked: the watch may not have
         told yet of a pod whose Job is known to be gone.
         """
-        key, labels, now = key_of(job), workload["metadata"]["labels"], datetime.now(UTC)
+        key, labels, now = key_of(job), workload["metadata"]["labels"], self._now()
         stage, number = labels[LABEL_STAGE], int(labels[LABEL_ATTEMPT])
         if number > 1:
             await self.ask_for_pods(key, f"{LABEL_STAGE}={stage}")
@@ -89,7 +97,7 @@ class Children:
         known = self._cache.child(key_of(job), item["kind"], item["metadata"]["name"])
         is_there = known is not None and "deletionTimestamp" not in known["metadata"]
         if known and is_there and may_serve(known, item, job.metadata.uid):
-            if self._mender.is_due(known, datetime.now(UTC)):
+            if self._mender.is_due(known, self._now()):
                 self._cache.put(await self._mender.mend(self._resource(item), known))
             return
         resource = self._resource(item)
@@ -164,7 +172,7 @@ class Children:
         if workload:
             await self._delete(JOBS, workload, "Foreground")
         else:
-            of, now = (job.metadata.name, job.metadata.uid), datetime.now(UTC)
+            of, now = (job.metadata.name, job.metadata.uid), self._now()
             for item in self._cache.children(key, "Pod"):
                 is_its_own = observe.attempt_of_pod(item, *of, now) == (stage, attempt)
                 if is_its_own and not observe.is_of_another(item, job.metadata.uid):

@@ -32,6 +32,7 @@ from rlhf_operator.refused_pods import EVENTS, LOOK_AGAIN, RefusedPods
 from rlhf_operator.render import Platform
 from rlhf_operator.render.defaults import default_image
 from rlhf_operator.render.gang import gang_choice, made_kinds
+from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.waiting import misses_pods
 
@@ -57,17 +58,19 @@ class KubernetesCluster:
         reports: Reports = lambda key: {},
         on_status: OnStatus = lambda before, after: None,
         instance: str = "rlhf-operator",
+        clock: Clock = own_clock,
     ) -> None:
         """`served`: resources by apiVersion and kind. `reports`: what trainers said.
 
         `on_status` is told of each status that was written, and of the one before it. `instance`
-        names this process in events.
+        names this process in events. `clock`: that by which what is there was dated.
         """
+        self.now = clock
         self.platform = platform
         self._api = api
-        self._mender = Mender(api)
+        self._mender = Mender(api, clock)
         self._refused = RefusedPods(api)
-        self.children = Children(api, cache, self._mender, served)
+        self.children = Children(api, cache, self._mender, served, clock)
         self._cache = cache
         self._reports = reports
         self._on_status = on_status
@@ -206,7 +209,7 @@ class KubernetesCluster:
         if manifest is None:
             return
         bodies = [
-            event_object(manifest, event, place, self._instance)
+            event_object(manifest, event, place, self._instance, self.now())
             for place, event in enumerate(happened)
         ]
         results = await asyncio.gather(

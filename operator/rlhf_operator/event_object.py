@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from rlhf_api.job import KIND
@@ -15,7 +15,9 @@ NOTE_LIMIT: Final = 1024
 """Bytes of an event's text that the API server accepts."""
 
 
-def event_object(manifest: Object, event: Event, place: int, instance: str) -> Object:
+def event_object(
+    manifest: Object, event: Event, place: int, instance: str, now: datetime
+) -> Object:
     """Named after the write that it tells of, so that a repeated one is the same event."""
     meta = manifest["metadata"]
     origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}"
@@ -24,7 +26,7 @@ def event_object(manifest: Object, event: Event, place: int, instance: str) -> O
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": name, "namespace": meta["namespace"]},
-        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": "rlhf.dev/operator",
         "reportingInstance": instance[:128],
         "action": event.stage or "Job",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.names import ANNOTATION_APPLIED
+from rlhf_operator.server_clock import Clock, own_clock
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ def _agrees(name: str, wanted: Any, found: Any) -> bool:
 class Mender:
     """Mends through the API, each object once in a while."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, api: Api, clock: Clock = own_clock) -> None:
+        self._api, self._clock = api, clock
         self._mended: dict[str, datetime] = {}  # by UID
 
     def is_due(self, item: Object, now: datetime) -> bool:
@@ -75,7 +76,7 @@ class Mender:
 
     async def mend(self, resource: Resource, item: Object) -> Object:
         """The object as it is then. Raises ApiError where the API server may take it later."""
-        meta, wrong, now = item["metadata"], drifted(item), datetime.now(UTC)
+        meta, wrong, now = item["metadata"], drifted(item), self._clock()
         old = {uid: at for uid, at in self._mended.items() if at + MEND_AGAIN > now}
         self._mended = old | {meta["uid"]: now}
         said = (resource.kind, meta["namespace"], meta["name"], ", ".join(wrong))

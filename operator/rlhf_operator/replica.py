@@ -81,6 +81,7 @@ class Replica:
                     self._reporting.board.of,
                     metrics.wrote,
                     settings.identity,
+                    api.clock.now,
                 )
                 if settings.leader_election:
                     identity = f"{settings.identity}_{uuid.uuid4().hex[:8]}_{self._address}"

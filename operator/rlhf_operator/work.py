@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from rlhf_operator.api import ApiError, NotLeading
@@ -47,7 +47,7 @@ async def _worker(queue: WorkQueue, cluster: KubernetesCluster, metrics: Metrics
 
 async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> str:
     """One word for what went wrong, empty where nothing did. Other jobs go on in any case."""
-    now = datetime.now(UTC)
+    now = cluster.now()
     try:
         done = await reconcile_once(cluster, key, now)
         if any(isinstance(action, BeginAttempt) for action in done.actions):

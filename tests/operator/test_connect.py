@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, kube_config
 from rlhf_cli.targets.connection import Access, connected
 from rlhf_operator.api import Api, ApiError, Resource
+from rlhf_operator.server_clock import ServerClock
 from rlhf_operator.watches import PODS
 
 MANY = 130
@@ -103,6 +105,18 @@ def test_a_server_that_takes_no_token_is_asked_once_more_and_no_more(
 
     asyncio.run(main())
     assert len(asked) == 4
+
+
+def test_its_clock_is_the_api_server_s() -> None:
+    async def main() -> None:
+        async with a_server() as url:
+            api = Api(ApiClient(Configuration(host=url)))
+            api.clock = ServerClock(lambda: datetime.now(UTC) + timedelta(hours=1))
+            await api.get(PODS, "team", "p")
+            assert abs(api.clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
+            await api.close()
+
+    asyncio.run(main())
 
 
 async def host() -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from builders import a_job
+from builders import NOON, a_job
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
 from rlhf_operator import queue as work_queue
@@ -35,10 +35,14 @@ class Broken:
         self.writes: list[JobKey] = []
         self.tries = 0
 
+    def now(self) -> datetime:
+        return NOON
+
     async def load(self, key: JobKey) -> dict[str, Any] | None:
         return self.jobs[key]
 
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
+        assert now == NOON  # and not what this machine's clock shows
         if job.metadata.name == BAD.name:
             self.tries += 1
             if self.error:
