@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from rlhf_api.run import GANG_INCOMPLETE, PREPARE, SAVED_STEP
@@ -74,7 +74,17 @@ def _settled_stage(look: Look, stage: str, status: StageStatus, observed: Observ
     if not attempt.has_ended:
         return status
     outcome = _pardoned(status, attempt, outcome_of(attempt))
-    return counted(look, stage, status, outcome, min(look.now, attempt.finished_at or look.now))
+    return counted(look, stage, status, outcome, _ended_at(look, status, attempt))
+
+
+def _ended_at(look: Look, status: StageStatus, attempt: Attempt) -> datetime:
+    """When its pods ended, by the clocks of their nodes; of which one that is far behind says that
+    they ended before they were seen to run."""
+    told, seen = attempt.finished_at, status.timeline
+    began = seen and (seen.running or seen.bound)
+    if told is None or (began and told < read(began)):
+        return look.now
+    return min(look.now, told)
 
 
 def _pardoned(status: StageStatus, attempt: Attempt, outcome: Outcome) -> Outcome:

@@ -82,6 +82,14 @@ def test_time_ends_with_the_pods_and_not_with_the_pass_that_sees_it() -> None:
     assert spent(world) == GPUSeconds(useful=800, waiting=80)
 
 
+def test_the_clock_of_a_node_that_is_behind_takes_no_time_off() -> None:
+    """By it the pod ended before it began."""
+    world = waits_10_s(gpu_job())
+    ended = world.now.timestamp() + 100 - 3600
+    world.after(seconds=100).becomes("sft", "Running", finished_at=ended).succeeds("sft")
+    assert spent(world) == GPUSeconds(useful=800, waiting=80)
+
+
 def test_sums_go_on_over_attempts_and_no_device_has_none() -> None:
     world = waits_10_s(gpu_job()).after(seconds=100).fails("sft", 75)
     world.after(seconds=10).settle()
