@@ -70,6 +70,8 @@ HAPPENINGS: Final = {
     "micro-batch edited": Happening("settings"),
     "edited and put back": Happening("back"),
     "dpo removed": Happening("nothing"),
+    "API server away": Happening("nothing"),
+    "API server silent": Happening("nothing"),
     "deleted": Happening("nothing", end="gone"),
     "deleted and made again": Happening("nothing"),
 }
@@ -94,7 +96,11 @@ class Counts(NamedTuple):
     disruptions: set[int]
 
 
+AWAY: Final = ("API server away", "API server silent")
+"""To the operator alone, which then loses its lease; what trains may end meanwhile."""
+
 SAMPLE: Final = (
+    Cell("running", "API server away", "up"),
     Cell("running", "pod evicted", "up"),
     Cell("running", "pod that has succeeded is cleared away", "up"),
     Cell("running", "suspended", "up"),
@@ -123,13 +129,13 @@ def is_possible(cell: Cell) -> bool:
         case "runs":
             is_there = phase.runs
         case "node":
-            is_there = phase.runs and phase.stage != "prepare"
+            is_there = phase.runs
         case _:
             is_there = True
     return is_there and not (phase.stage == "prepare" and cell.happening in NOT_OF_PREPARE)
 
 
-NOT_OF_PREPARE: Final = ("Service deleted", "PodGroup deleted")
+NOT_OF_PREPARE: Final = ("Service deleted", "PodGroup deleted", "pod preempted")
 SEEN_BY_NOBODY: Final = "ended, not counted"
 UNDISTURBED: Final = {
     "backoff": Counts({2}, {1}, {0}),

@@ -25,7 +25,8 @@ from rlhf_operator.names import short
 
 from faults.invariants import is_live, is_ready
 from faults.ledger import Entry, History, Ledger, Object
-from faults.matrix import HAPPENINGS, PHASES, SEEN_BY_NOBODY, Cell, counts
+from faults.line import Line
+from faults.matrix import AWAY, HAPPENINGS, PHASES, SEEN_BY_NOBODY, Cell, counts
 from faults.nursery import KUBECONFIG, Forked, Nursery
 
 JOB: Final = "tiny"
@@ -36,6 +37,8 @@ QUIET: Final = 2.0
 """Seconds after the end in which nothing may be written."""
 PAUSE: Final = {"backoff": 8}
 """Seconds between two attempts; 1 where it does not matter."""
+AWAY_FOR: Final = 16.0
+"""Seconds without an API server: more than a lease holds."""
 DOWN: Final = 1.5
 """Seconds for which no operator is there after it has happened."""
 _numbers = itertools.count(1)
@@ -92,6 +95,7 @@ class Story:
         self.jobs = Jobs(plane.client, self.namespace)
         self._plane, self._kubelet, self._held, self._nodes = plane, kubelet, held, nodes
         self._own: list[FakeNode] = []
+        self._open = contextlib.ExitStack()
 
     # What there is
 
@@ -150,6 +154,7 @@ class Story:
             yield from self._finish()
         finally:
             self.operator.kill()
+            self._open.close()
             for node in self._own:
                 self._nodes.remove(node)
 
@@ -166,8 +171,13 @@ class Story:
             self._own.append(node)
         directory = folder / name
         directory.mkdir()
-        (directory / KUBECONFIG).symlink_to(self._plane.kubeconfig)
-        flags = ("--namespace", name, "--no-leader-election", "--health-port", "0")
+        flags = ["--namespace", name, "--lease-namespace", name, "--health-port", "0"]
+        if self.cell.happening in AWAY:
+            self._line = self._open.enter_context(Line(self._plane.kubeconfig))
+            self._line.write_kubeconfig(directory / KUBECONFIG)
+        else:
+            (directory / KUBECONFIG).symlink_to(self._plane.kubeconfig)
+            flags.append("--no-leader-election")
         self.log = folder / f"{name}.log"
         self._order = partial(nursery.start, *flags, directory=directory, log=self.log)
         self._start()
@@ -268,6 +278,16 @@ class Story:
     def drain(self) -> None:
         FakeNode(self.client, self.struck[0]["spec"]["nodeName"]).drain()
         self._until_over(self.struck[:1])
+
+    def lose_api(self, lose: Callable[[Line], None]) -> None:
+        """Where no operator is up, the next one starts without it."""
+        lose(self._line)
+        if self.cell.operator == "down":
+            threading.Timer(AWAY_FOR, self._line.mend).start()
+            return
+        self._let_pods_go()
+        time.sleep(AWAY_FOR)
+        self._line.mend()
 
     def _edits(self) -> dict[str, list[Object]]:
         of = "sft" if self.stage == "prepare" else self.stage
@@ -383,6 +403,8 @@ class Story:
                 yield "the RLHFJob is written after the end"
             yield from self._miscounted()
             yield from self._wrong_events()
+            if not self.operator.is_running:
+                yield "the operator has ended by itself"
             self.operator.kill()
             self.client.delete(JOBS, JOB, self.namespace)
         yield from self._left_over()
@@ -483,6 +505,8 @@ FAULTS: Final[dict[str, Callable[[Story], None]]] = {
     "node drained": Story.drain,
     "pod preempted": Story.preempt,
     "node lost": Story.lose,
+    "API server away": lambda story: story.lose_api(Line.cut),
+    "API server silent": lambda story: story.lose_api(Line.die),
     "deleted": Story.delete,
     "deleted and made again": Story.make_again,
 }
