@@ -27,6 +27,8 @@ DEVICES: Final = "RLHF_DEVICES"
 train on the CPU."""
 GANG_INCOMPLETE: Final = "GangIncomplete"
 """Reason of a pod that ended because others of its gang did not come."""
+PEER_LOST: Final = "PeerLost"
+"""Reason of a pod that ended because another of its gang had: that one tells why."""
 TERMINATION_LOG: Final = "termination/message.json"
 MANIFEST: Final = "manifest.json"
 TERMINATION_LIMIT: Final = 4096

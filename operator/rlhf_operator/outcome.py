@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from rlhf_api.run import PREPARE, ExitCode, StageResult
+from rlhf_api.run import PEER_LOST, PREPARE, ExitCode, StageResult
 from rlhf_api.status import AttemptEnd
 
 from rlhf_operator.messages import LIMIT, redacted
@@ -55,10 +55,12 @@ def outcome_of(attempt: Attempt) -> Outcome:
     return _success(attempt)
 
 
-def _failure_order(pod: Pod) -> tuple[bool, float, int]:
-    """Pods that were merely told to end come last, then by time."""
+def _failure_order(pod: Pod) -> tuple[bool, bool, float, int]:
+    """Pods that were merely told to end come last, before them those that lost another; then by
+    time, which is told in whole seconds, and by the clocks of different nodes."""
     told_to_end = pod.exit_code in (137, ExitCode.TERMINATED) and pod.reason is None
-    return told_to_end, pod.finished_at or 0.0, pod.completion_index
+    lost_another = pod.result is not None and pod.result.reason == PEER_LOST
+    return told_to_end, lost_another, pod.finished_at or 0.0, pod.completion_index
 
 
 def _failure(kind: Kind, pod: Pod) -> Outcome:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from builders import NOON, JobBuilder, World, a_job, a_result, begun
-from rlhf_api.run import GANG_INCOMPLETE, StageResult
+from rlhf_api.run import GANG_INCOMPLETE, PEER_LOST, StageResult
 from rlhf_api.status import JobStatus, SavedStep
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Pod, Progress
@@ -432,6 +432,26 @@ def test_a_gang_of_which_a_pod_never_ran_costs_no_budget(all_ran: bool, kind: st
     ended = world.fails("sft", 75, result=told).stage("sft").ended
     assert ended
     assert (ended.kind, ended.reason) == (kind, GANG_INCOMPLETE)
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_rank_that_lost_another_is_not_the_cause_of_the_end(seconds: float) -> None:
+    """Ends are told in whole seconds, and by the clocks of different nodes."""
+    world = World(a_job().only("sft").with_spec("resources", {"nodes": 2}).build())
+    world.settle()
+    attempt = world.succeeds("prepare").current("sft")
+    lost = StageResult(exit_code=75, reason=PEER_LOST, message="another rank was lost")
+    diverged = StageResult(exit_code=66, reason="Diverged", message="loss is nan at step 7")
+    at = NOON.timestamp()
+    pods = (
+        Pod("tiny-sft-1-0", 0, "Failed", 75, finished_at=at, result=lost),
+        Pod("tiny-sft-1-1", 1, "Failed", 66, finished_at=at + seconds, result=diverged),
+    )
+    world.attempts["sft", 1] = attempt._replace(size=2, pods=pods, condition="Failed")
+    world.reconcile()
+    ended = world.stage("sft").ended
+    assert ended
+    assert (ended.reason, ended.exit_code, ended.pod) == ("Diverged", 66, "tiny-sft-1-1")
 
 
 def test_a_failed_branch_does_not_stop_the_other() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 from forked import ForkedRun
-from rlhf_api.run import TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
+from rlhf_api.run import PEER_LOST, TERMINATION_LIMIT, TERMINATION_LOG, ExitCode, StageResult
 from rlhf_trainer import run_stage as running
 from rlhf_trainer import session as sessions
 from rlhf_trainer.errors import BadData
@@ -170,6 +170,7 @@ def test_what_nccl_met_on_this_node_is_told_and_no_other_rank_is_blamed(
     assert run_stage("config/stage.yaml") == ExitCode.TRANSIENT
     found = StageResult.model_validate_json(Path(TERMINATION_LOG).read_bytes())
     assert found.message.startswith(told)
+    assert (found.reason == PEER_LOST) is told.startswith("another rank")
 
 
 def test_what_cannot_be_closed_holds_nothing_else_open() -> None:

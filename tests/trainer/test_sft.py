@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from rlhf_api.run import PEER_LOST
 from rlhf_api.stages import SFTStage
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.ranks import Ranks
@@ -296,7 +297,7 @@ def test_a_lost_rank_ends_the_others_as_transient(pod: Pod) -> None:
     wait_for_step(pod, run, 3)
     started.processes[1].kill()
     assert started.wait() == [75, -9], started.log
-    assert pod.result()["reason"] == "Transient"
+    assert pod.result()["reason"] == PEER_LOST
     assert "another rank was lost" in pod.result()["message"]
     assert "Traceback" not in started.log
 

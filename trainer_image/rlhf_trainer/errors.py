@@ -76,6 +76,10 @@ class GangIncomplete(Transient):
     """Other pods of the gang did not come; no fault to the operator where one never ran."""
 
 
+class PeerLost(Transient):
+    """Another rank has ended, and tells why by itself."""
+
+
 class DeviceMissing(Transient):
     """torch sees fewer devices than the pod was given; on another node it may see them."""
 

@@ -24,6 +24,7 @@ from rlhf_api.run import (
 from rlhf_trainer.errors import (
     MESSAGE_LENGTH,
     ConfigurationError,
+    PeerLost,
     Terminated,
     TrainerError,
     Transient,
@@ -138,7 +139,7 @@ def _unexpected(error: Exception) -> StageResult:
         told = [line for line in lines if line and line != NCCL_LAST]
         return failure(Transient(f"NCCL failed: {told[-1]}"))
     if _is_lost_peer(error):
-        return failure(Transient(f"another rank was lost: {str(error).splitlines()[0]}"))
+        return failure(PeerLost(f"another rank was lost: {str(error).splitlines()[0]}"))
     if isinstance(error, OSError) and error.errno in FULL:
         return failure(Transient(str(error)))
     traceback.print_exc()
