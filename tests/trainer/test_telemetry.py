@@ -24,6 +24,8 @@ class Operator:
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], Any]] = []
         self.answer = 200
+        self.answers = threading.Event()
+        self.answers.set()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,6 +33,7 @@ class Operator:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append((dict(self.headers), json.loads(body)))
                 outer._told.set()
+                outer.answers.wait(20)
                 self.send_response(outer.answer)
                 self.end_headers()
 
@@ -148,6 +151,23 @@ def test_a_server_that_fails_is_counted_and_never_raises(
     gone.offer(4, 4, 0, {})
     gone.close()
     assert gone.failures == 1
+
+
+def test_a_server_that_hangs_holds_up_no_step_and_hears_the_newest_when_it_is_back(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "POST_INTERVAL", 0.0)
+    operator.answers.clear()
+    poster = ProgressPoster.from_environment(environment(operator, tmp_path / "token"))
+    assert poster is not None
+    poster.offer(0, 100, None, {})
+    operator.wait_for_one()
+    for step in range(1, 101):  # it answers only after that
+        poster.offer(step, 100, None, {})
+    operator.answers.set()
+    poster.close()
+    told = [body["trainerStatus"]["progressPercentage"] for _, body in operator.requests]
+    assert told in ([0, 99, 100], [0, 100])
 
 
 def test_an_answer_that_is_no_http_does_not_end_the_reports(
