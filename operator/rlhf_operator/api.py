@@ -188,9 +188,16 @@ class Api:
         query = {"limit": str(PAGE)} | _selectors(selector, fields)
         accept = METADATA_ONLY.format(list="List") if metadata_only else JSON
         while True:
-            page = await self.request(
-                "GET", resource.path(namespace), query, accept=accept, label=resource.plural
-            )
+            try:
+                page = await self.request(
+                    "GET", resource.path(namespace), query, accept=accept, label=resource.plural
+                )
+            except ApiError as error:
+                if error.code != 410 or "limit" not in query:
+                    raise
+                # The server has forgotten that list: as a whole it cannot before its end.
+                items, query = [], _selectors(selector, fields)
+                continue
             items += page.get("items") or []  # a list of metadata says null
             version = int(page["metadata"]["resourceVersion"])
             if not page["metadata"].get("continue"):

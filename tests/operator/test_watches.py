@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rlhf_operator import watches
-from rlhf_operator.api import ApiError, Resource
+from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey
 from rlhf_operator.watches import PODS, Watch, refresh_all
@@ -77,6 +77,29 @@ def run(script: Script, until: Callable[[Cache], bool]) -> Cache:
         return cache
 
     return asyncio.run(main())
+
+
+class Forgetful(Api):
+    """Keeps no list for longer than its first page."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+
+    async def request(self, _: str, __: str, query: Any = None, *___: Any, **____: Any) -> Any:
+        self.asked.append(dict(query))
+        if "continue" in query:
+            raise ApiError(410, "Expired", "The provided continue parameter is too old")
+        pages = {"continue": "more"} if "limit" in query else {}
+        items = [a_pod(3)] if pages else [a_pod(3), a_pod(4, "q")]
+        return {"items": items, "metadata": {"resourceVersion": "5", **pages}}
+
+
+def test_a_list_of_which_the_server_forgets_the_rest_is_asked_for_whole() -> None:
+    """Where each page takes seconds, etcd is compacted before the last one, each time anew."""
+    api = Forgetful()
+    items, version = asyncio.run(api.list(PODS, "team"))
+    assert ([item["metadata"]["name"] for item in items], version) == (["p", "q"], 5)
+    assert len(api.asked) == 3
 
 
 def names(cache: Cache) -> set[str]:
