@@ -23,6 +23,7 @@ from faults.audit import Audit
 from faults.weather import OLDEST, Weather
 
 REASONS: Final = {
+    "401": "Unauthorized",
     "409": "Conflict",
     "429": "TooManyRequests",
     "500": "InternalError",
@@ -92,8 +93,8 @@ class Proxy:
         body = await request.read()
         if self.killed.is_set():
             return _cut(request)
-        if self._weather.is_out:
-            return refusal(503, REASONS["503"], request)
+        if code := self._weather.refuses:
+            return refusal(int(code), REASONS[code], request)
         if is_counted(request):
             async with self._turn:
                 if self.killed.is_set():

@@ -151,6 +151,9 @@ class Story:
             if self.cell.operator == "down":
                 time.sleep(DOWN)
                 self._start()
+            if self.cell.happening in AWAY:
+                time.sleep(AWAY_FOR)
+                self._line.mend()
             yield from self._finish()
         finally:
             self.operator.kill()
@@ -280,14 +283,9 @@ class Story:
         self._until_over(self.struck[:1])
 
     def lose_api(self, lose: Callable[[Line], None]) -> None:
-        """Where no operator is up, the next one starts without it."""
+        """Pods end meanwhile; where no operator is up, the next one starts without it."""
         lose(self._line)
-        if self.cell.operator == "down":
-            threading.Timer(AWAY_FOR, self._line.mend).start()
-            return
         self._let_pods_go()
-        time.sleep(AWAY_FOR)
-        self._line.mend()
 
     def _edits(self) -> dict[str, list[Object]]:
         of = "sft" if self.stage == "prepare" else self.stage

@@ -12,9 +12,11 @@ from faults.audit import KILLS, Plan, Strike, calm, killed_twice_at, once
 Kind = Literal[
     "calm",
     "503",  # nothing gets through, reads and watches included
+    "401",  # as an API server that has lost sight of its keys, or its etcd
     "cut",  # every watch ends, and goes on from the oldest version
     "silence",  # watches stay open, and tell nothing more
 ]
+REFUSALS: Final[tuple[Kind, ...]] = ("401", "503")
 TURNS_AT: Final = "POST jobs/tiny-sft-1"
 """A call that every pipeline makes, when its first pods with devices are about to run."""
 KILLED_AT: Final = "POST jobs/tiny-reward-1"
@@ -51,9 +53,9 @@ class Weather:
         return self._turn.kind == kind and time.monotonic() < self._until
 
     @property
-    def is_out(self) -> bool:
-        """Whether nothing gets through."""
-        return self._is("503")
+    def refuses(self) -> str:
+        """The status that all requests are answered with; empty where they get through."""
+        return next((code for code in REFUSALS if self._is(code)), "")
 
     @property
     def is_silent(self) -> bool:
@@ -63,7 +65,7 @@ class Weather:
     @property
     def cuts(self) -> bool:
         """Whether watches that were open when it turned end."""
-        return self._turn.kind in ("503", "cut")
+        return self._turn.kind in ("401", "503", "cut")
 
     def sends_back(self, path: str) -> bool:
         """Whether a watch is to go on from the oldest version: once for each."""
@@ -98,6 +100,7 @@ def disturbances(*, is_full: bool) -> dict[str, Disturbance]:
     }
     slow = {
         "503 to everything for a minute": Disturbance(turn=Turn("503", seconds=60)),
+        "401 to everything for 6 s": Disturbance(turn=Turn("401", seconds=6)),
         "every watch falls silent": Disturbance(turn=Turn("silence")),
     }
     return found | slow if is_full else found
