@@ -52,7 +52,8 @@ class ServerClock:
             return
         is_right = _is_between(timedelta(), least, most)
         self._ahead = timedelta() if is_right else (least + most) / 2
-        log.warning("This machine's clock %s", _described(round(self._ahead.total_seconds())))
+        # No warning: of rlhfctl, which uses the same client, that would stand among its output.
+        log.info("This machine's clock %s", _described(round(self._ahead.total_seconds())))
 
 
 def _described(seconds: int) -> str:

@@ -69,10 +69,11 @@ def test_an_answer_without_a_date_tells_nothing(date: str | None) -> None:
 
 def test_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine(-120)
-    for _ in range(3):
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            machine.ask()
+        machine.ahead = 0
         machine.ask()
-    machine.ahead = 0
-    machine.ask()
     assert caplog.messages == [
         "This machine's clock is 120 s behind the API server's, which counts.",
         "This machine's clock agrees with the API server's again.",
