@@ -37,7 +37,7 @@ QUIET: Final = 2.0
 """Seconds after the end in which nothing may be written."""
 PAUSE: Final = {"backoff": 8}
 """Seconds between two attempts; 1 where it does not matter."""
-AWAY_FOR: Final = 16.0
+AWAY_FOR: Final = 13.0
 """Seconds without an API server: more than a lease holds."""
 DOWN: Final = 1.5
 """Seconds for which no operator is there after it has happened."""
