@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from copy import deepcopy
+from datetime import datetime
 from itertools import groupby
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,6 +221,21 @@ def test_all_tokens_count_on_request_and_turns_of_weight_0_do_not(make: Any) -> 
     row = encode_dialogue(tokenizer, Dialogue("a:1", turns), 999)
     assert runs(tokenizer, row.tokens, row.loss_mask) == ["A2<|im_end|>"]
     assert all(encode_dialogue(tokenizer, Dialogue("a:1", turns), 999, "all").loss_mask)
+
+
+def test_a_template_that_writes_the_date_makes_the_same_rows_on_any_day(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make("{{ 'Today Date: ' + strftime_now('%d %b %Y') + '\n' }}" + CHATML)
+
+    def encoded(day: int) -> tuple[list[int], list[int]]:
+        clock = SimpleNamespace(now=lambda: datetime(2026, 11, day))
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
+        dialogue = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
+        return dialogue.tokens, encode_prompt(tokenizer, Prompt("a:1", TURNS[:1], {}), 999).tokens
+
+    assert encoded(9) == encoded(30)
+    assert tokenizer.decode(encoded(30)[1]).startswith("Today Date: 26 Jul 2024\n")
 
 
 def test_a_template_that_refuses_the_roles_makes_a_bad_row(make: Any) -> None:

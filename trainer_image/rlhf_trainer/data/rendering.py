@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 LINE: Final = "\n"
 """What a text is put behind that must not get SentencePiece's dummy space before its first word."""
+
+
+TODAY: Final = date(2024, 7, 26)
+"""What templates that write today's date are told, the day of Llama 3's own. By the clock a resumed
+run, or a rank on another node, would read other rows, and the stage's hash would not cover them."""
 
 
 class Piece(NamedTuple):
@@ -59,6 +65,7 @@ def rendered(
             tools=list(tools) or None,
             tokenize=False,
             add_generation_prompt=asks,
+            strftime_now=TODAY.strftime,
         )
     except Exception as error:  # templates raise whatever their authors like
         raise RowProblem(f"the chat template refuses it: {first_line(error)}") from None
