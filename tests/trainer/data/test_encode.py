@@ -42,6 +42,14 @@ MISTRAL = (
     "{{ ' [INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ ' ' + m['content'] + eos_token }}"
     "{% endif %}{% endfor %}"
 )
+MISTRAL_3 = (  # and Nemo: the last turn alone is told the system message, if it is a question
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}{{ bos_token }}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' }}"
+    "{% if loop.last and system is defined %}{{ system + '\n\n' }}{% endif %}"
+    "{{ m['content'] + '[/INST]' }}{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
 THINKING = (  # as Qwen3: an empty thought in the last answer, none in earlier ones
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if loop.last and m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
@@ -221,6 +229,19 @@ def test_all_tokens_count_on_request_and_turns_of_weight_0_do_not(make: Any) -> 
     row = encode_dialogue(tokenizer, Dialogue("a:1", turns), 999)
     assert runs(tokenizer, row.tokens, row.loss_mask) == ["A2<|im_end|>"]
     assert all(encode_dialogue(tokenizer, Dialogue("a:1", turns), 999, "all").loss_mask)
+
+
+def test_a_system_message_that_the_last_question_alone_is_told_is_trained_on(make: Any) -> None:
+    tokenizer = make(MISTRAL_3)
+    turns = (Message("system", "Be brief."), *TURNS)
+    prompt = encode_prompt(tokenizer, Prompt("a:1", turns[:-1], {}), 999).tokens
+    assert tokenizer.decode(prompt).endswith("[INST] Be brief.\n\nQ2[/INST]")
+
+    row = encode_dialogue(tokenizer, Dialogue("a:1", turns), 999)
+    assert row.tokens[: len(prompt)] == prompt
+    assert runs(tokenizer, row.tokens, row.loss_mask) == [f" 你好 👩‍🔬!{END}", f" A2{END}"]
+    labelled = encode_labelled(tokenizer, Labelled("a:1", turns[:-1], turns[-1:], True), 999)
+    assert [*labelled.prompt, *labelled.answer.tokens] == row.tokens
 
 
 def test_a_template_that_writes_the_date_makes_the_same_rows_on_any_day(

@@ -79,8 +79,8 @@ def pieces_of(
 
     The dialogue must end with an assistant's turn; the text ends with its end-of-turn token.
     """
-    text = rendered(tokenizer, turns, tools)
-    found = _spans(_Dialogue(tokenizer, turns, tools, text))
+    dialogue = _Dialogue.of(tokenizer, turns, tools)
+    text, found = dialogue.text, _spans(dialogue)
     spans = [_ended(tokenizer, text, span) for span in found]
     pieces: list[Piece] = []
     cursor = 0
@@ -122,17 +122,46 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({int(tokenizer.eos_token_id), last})
 
 
+def _end_of_question(asked: str, question: Message) -> str:
+    """The last question, and all that follows it in what asks for an answer."""
+    words = question.content.strip()
+    return asked[max(asked.rfind(words), 0) :] if words else asked
+
+
 class _Dialogue(NamedTuple):
-    """Turns, and the text that the template makes of all of them."""
+    """Turns, and the text of all of them."""
 
     tokenizer: PreTrainedTokenizerBase
     turns: Turns
     tools: Sequence[Any]
     text: str
+    asked: str | None  # what asks for the last turn; None where that stands alone
 
-    def until(self, index: int, *, asks: bool = False) -> str:
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any]
+    ) -> _Dialogue:
+        """With the last answer behind what asks for it, as in generation. Some templates write that
+        in another way once the answer is there: Mistral's without the system message."""
+        text = rendered(tokenizer, turns, tools)
+        if len(turns) == 1:  # some templates cannot render nothing
+            return cls(tokenizer, turns, tools, text, None)
+        asked = rendered(tokenizer, turns[:-1], tools, asks=True)
+        if not text.startswith(asked):
+            end = _end_of_question(asked, turns[-2])
+            at = text.rfind(end, 0, max(text.rfind(turns[-1].content.strip()), 0))
+            text = text if at < 0 else asked + text[at + len(end) :]
+        return cls(tokenizer, turns, tools, text, asked)
+
+    def until(self, index: int) -> str:
         """What the template makes of the turns before this one alone."""
-        return rendered(self.tokenizer, self.turns[:index], self.tools, asks=asks)
+        return rendered(self.tokenizer, self.turns[:index], self.tools)
+
+    def asks_for(self, index: int) -> str | None:
+        """The same, with what asks for this turn; None where nothing is before it."""
+        if index in (0, len(self.turns) - 1):
+            return self.asked if index else None
+        return rendered(self.tokenizer, self.turns[:index], self.tools, asks=True)
 
 
 def _spans(dialogue: _Dialogue) -> list[_Span]:
@@ -142,12 +171,10 @@ def _spans(dialogue: _Dialogue) -> list[_Span]:
     for index, turn in enumerate(dialogue.turns):
         if turn.role != "assistant":
             continue
-        # some templates cannot render nothing
-        asked = dialogue.until(index, asks=True) if index else None
+        asked = dialogue.asks_for(index)
         span = _by_prefix(dialogue, index, asked, cursor)
         if span is None:
-            first = _behind_the_question(dialogue, index, asked, cursor)
-            span = _by_content(dialogue, index, first)
+            span = _by_content(dialogue, index, asked, cursor)
         spans.append(span)
         cursor = span.end
     return spans
@@ -166,12 +193,16 @@ def _by_prefix(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) 
 
 def _behind_the_question(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> int:
     """Where an answer may be looked for: its words may stand in the question, too. What is rendered
-    before it tells, or else the words of the turns since the last answer, which ends at cursor."""
+    before it tells, or how it asks, or else the words of the turns since the last answer, which ends
+    at cursor."""
     turns, text = dialogue.turns, dialogue.text
     if asked is not None:
         before = asked if text.startswith(asked) else dialogue.until(index)
         if text.startswith(before):
             return max(cursor, len(before))
+        end = _end_of_question(asked, turns[index - 1])
+        if (at := text.find(end, cursor)) >= 0:
+            return at + len(end)
     first = next((i for i in range(index, 0, -1) if turns[i - 1].role == "assistant"), 0)
     for turn in turns[first:index]:
         at = text.find(turn.content.strip(), cursor)
@@ -179,13 +210,18 @@ def _behind_the_question(dialogue: _Dialogue, index: int, asked: str | None, cur
     return cursor
 
 
-def _by_content(dialogue: _Dialogue, index: int, cursor: int) -> _Span:
+def _by_content(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> _Span:
+    """From its words, or the white space between them and what asks, to what ends the turn."""
     text, content = dialogue.text, dialogue.turns[index].content
-    content = content if content in text[cursor:] else content.strip()
-    begin = text.find(content, cursor)
+    first = _behind_the_question(dialogue, index, asked, cursor)
+    content = content if content in text[first:] else content.strip()
+    begin = text.find(content, first)
     if begin < 0:
         raise RowProblem(f"the chat template does not show turn {index + 1} as it is")
     end = begin + len(content)
+    if asked is not None and text[first:begin].isspace():
+        is_asked = text[:first].endswith(_end_of_question(asked, dialogue.turns[index - 1]))
+        begin = first if is_asked else begin
     closing = _special_pattern(dialogue.tokenizer).match(text, end)
     return _Span(begin, closing.end() if closing else end, index)
 
