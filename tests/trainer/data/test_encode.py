@@ -264,6 +264,31 @@ def test_a_template_that_refuses_the_roles_makes_a_bad_row(make: Any) -> None:
         encode_dialogue(make(MISTRAL), Dialogue("a:1", (TURNS[0], *TURNS)), 999)
 
 
+def test_an_answer_that_the_template_shows_in_part_is_refused_with_what_to_do(make: Any) -> None:
+    tokenizer = make(CHATML.replace("m['content']", "m['content'].split('</think>')[-1]"))
+    turns = (TURNS[0], Message("assistant", "<think>so</think>A1"))
+    other = (Message("assistant", "A2"),)
+    for encode, example in (
+        (encode_dialogue, Dialogue("a:1", turns)),
+        (encode_preference, Preference("a:1", turns[:1], (turns[1:], other), (0, 1))),
+    ):
+        with pytest.raises(RowProblem, match="does not show turn 2 as it is") as refused:
+            encode(tokenizer, example, 999)
+        assert "spec.model.chatTemplate" in refused.value.hint
+
+
+def test_a_template_may_set_white_space_and_begin_thoughts_in_what_asks(make: Any) -> None:
+    spaced = CHATML.replace("m['content']", "m['content'].replace('<think>', '<think>\n')")
+    turns = (TURNS[0], Message("assistant", "<think>so</think>A1"))
+    for template, said in (
+        (spaced, "<think>\nso</think>A1<|im_end|>"),
+        (spaced.replace("assistant\n'", "assistant\n<think>\n'"), "so</think>A1<|im_end|>"),
+    ):
+        tokenizer = make(template)
+        row = encode_dialogue(tokenizer, Dialogue("a:1", turns), 999)
+        assert runs(tokenizer, row.tokens, row.loss_mask) == [said]
+
+
 def test_preferences_are_prompt_and_answers_with_their_end(make: Any) -> None:
     tokenizer = make(LLAMA3)
     answers = ((Message("assistant", "yes"),), (Message("assistant", "no, 不"),))

@@ -17,7 +17,13 @@ from rlhf_api.data import DataSource
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
-from rlhf_trainer.data.rendering import Piece, pieces_of, rendered, tokenised
+from rlhf_trainer.data.rendering import (
+    Piece,
+    pieces_of,
+    refuse_unless_shown,
+    rendered,
+    tokenised,
+)
 from rlhf_trainer.data.turns import Turns
 from rlhf_trainer.errors import BadData
 
@@ -93,6 +99,7 @@ def encode_dialogue(
 ) -> Encoded:
     """A dialogue with the loss on the assistant's turns, or on all. Raises RowProblem."""
     pieces = pieces_of(tokenizer, dialogue.messages, dialogue.tools)
+    refuse_unless_shown(pieces, dialogue.messages)
     tokens: list[int] = []
     mask: list[bool] = []
     for piece, ids in zip(pieces, tokenised(tokenizer, pieces), strict=True):
@@ -255,6 +262,7 @@ def _answer(
 ) -> Answer:
     """What follows the prompt. The prompt's own assistant turns count as shown."""
     pieces = pieces_of(tokenizer, asked + said, tools)
+    refuse_unless_shown(pieces, asked + said, len(asked))
     first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
     shown = Piece("".join(piece.text for piece in pieces[:first]), -1)
     ids = tokenised(tokenizer, [shown, *pieces[first:]])

@@ -36,6 +36,11 @@ TODAY: Final = date(2024, 7, 26)
 """What templates that write today's date are told, the day of Llama 3's own. By the clock a resumed
 run, or a rank on another node, would read other rows, and the stage's hash would not cover them."""
 
+SHOWN_IN_PART: Final = (
+    "the template leaves out or rewrites what the assistant says, such as its thoughts: change the "
+    "rows, or set spec.model.chatTemplate to a template that shows it"
+)
+
 
 class Piece(NamedTuple):
     """A part of the rendered text. ``turn`` is the index of the assistant's turn, -1 elsewhere."""
@@ -96,6 +101,18 @@ def pieces_of(
             said = said.removesuffix("\n")  # it parts turns, and none follows
         pieces[-1] = Piece(said + str(tokenizer.eos_token), pieces[-1].turn)
     return [piece for piece in pieces if piece.text]
+
+
+def refuse_unless_shown(pieces: Sequence[Piece], turns: Turns, first: int = 0) -> None:
+    """RowProblem where what is to be learnt of a turn, from `first` on, is not all there. Templates
+    may set white space as they like, and may begin a thought in what asks, but not leave it out."""
+    before = ""
+    for piece in pieces:
+        learnt = turns[piece.turn].content if piece.turn >= first else ""
+        is_shown = _closed_up(learnt) in _closed_up(before + piece.text)
+        if not is_shown and turns[piece.turn].trained:
+            raise _not_shown(piece.turn)
+        before = piece.text
 
 
 def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> Piece:
@@ -193,8 +210,8 @@ def _by_prefix(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) 
 
 def _behind_the_question(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> int:
     """Where an answer may be looked for: its words may stand in the question, too. What is rendered
-    before it tells, or how it asks, or else the words of the turns since the last answer, which ends
-    at cursor."""
+    before it tells, or how it asks, or else the words of the turns since the last answer, which
+    ends at cursor."""
     turns, text = dialogue.turns, dialogue.text
     if asked is not None:
         before = asked if text.startswith(asked) else dialogue.until(index)
@@ -217,13 +234,22 @@ def _by_content(dialogue: _Dialogue, index: int, asked: str | None, cursor: int)
     content = content if content in text[first:] else content.strip()
     begin = text.find(content, first)
     if begin < 0:
-        raise RowProblem(f"the chat template does not show turn {index + 1} as it is")
+        raise _not_shown(index)
     end = begin + len(content)
     if asked is not None and text[first:begin].isspace():
         is_asked = text[:first].endswith(_end_of_question(asked, dialogue.turns[index - 1]))
         begin = first if is_asked else begin
     closing = _special_pattern(dialogue.tokenizer).match(text, end)
     return _Span(begin, closing.end() if closing else end, index)
+
+
+def _not_shown(turn: int) -> RowProblem:
+    said = f"the chat template does not show turn {turn + 1} as it is"
+    return RowProblem(said, hint=SHOWN_IN_PART)
+
+
+def _closed_up(text: str) -> str:
+    return "".join(text.split())
 
 
 def _ended(tokenizer: PreTrainedTokenizerBase, text: str, span: _Span) -> _Span:
