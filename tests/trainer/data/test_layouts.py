@@ -136,17 +136,28 @@ def test_function_calls_and_observations_are_turns_with_their_tools(tmp_path: Pa
         "tools": json.dumps(tools),
     }
     found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [row])).train[0]
-    assert texts(found.messages) == [*ASKED, ("assistant", call), ("tool", "2"), ("assistant", A)]
+    assert texts(found.messages) == [*ASKED, ("assistant", CALL), ("tool", "2"), ("assistant", A)]
     assert found.tools == tuple(tools)
 
 
-def test_openai_tool_calls_become_text(tmp_path: Path) -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "sum", "arguments": "{}"}}
-    turns = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
-    turns += [{"role": "tool", "tool_call_id": "c1", "content": "2"}, TURNS[1]]
+CALL = '<tool_call>\n{"name": "sum", "arguments": {}}\n</tool_call>'
+OPENAI_CALL = {"id": "c1", "type": "function", "function": {"name": "sum", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [OPENAI_CALL]}, CALL),
+        ({"role": "assistant", "content": B, "tool_calls": [OPENAI_CALL] * 2}, [B, CALL, CALL]),
+        ({"from": "function_call", "value": '[{"name": "sum", "arguments": {}}]'}, CALL),
+        ({"from": "function_call", "value": "Action: sum"}, "Action: sum"),
+    ],
+)
+def test_calls_of_functions_become_text(turn: Any, said: Any, tmp_path: Path) -> None:
+    turns = [TURNS[0], turn, {"role": "tool", "tool_call_id": "c1", "content": "2"}, TURNS[1]]
     found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
-    said = '<tool_call>\n{"name": "sum", "arguments": {}}\n</tool_call>'
-    assert texts(found.messages) == [*ASKED, ("assistant", said), ("tool", "2"), ("assistant", A)]
+    text = said if isinstance(said, str) else "\n".join(said)
+    assert texts(found.messages) == [*ASKED, ("assistant", text), ("tool", "2"), ("assistant", A)]
 
 
 def test_a_turn_of_weight_0_is_not_trained_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rlhf_trainer.data.problems import RowProblem
 
 Turns = tuple[Message, ...]
 
+FUNCTION_CALL: Final = "function_call"
 ROLES: Final[dict[str, str]] = {
     "user": "user",
     "human": "user",
@@ -26,7 +27,7 @@ ROLES: Final[dict[str, str]] = {
     "bing": "assistant",
     "bard": "assistant",
     "ai": "assistant",
-    "function_call": "assistant",
+    FUNCTION_CALL: "assistant",
     "system": "system",
     "developer": "system",
     "tool": "tool",
@@ -107,7 +108,10 @@ def _turn(item: Any, where: str) -> Turns:
     if role is None:
         raise RowProblem(f"`{where}` has the unknown {role_key} {name!r}")
     trained = item.get("weight", 1) not in (0, False)
-    return (Message(role, _content(item, where, role), trained),)
+    content = _content(item, where, role)
+    if name.lower() == FUNCTION_CALL:
+        content = _calls_in(content)
+    return (Message(role, content, trained),)
 
 
 def _pair(item: dict[str, Any], where: str) -> Turns:
@@ -131,7 +135,7 @@ def _content(item: dict[str, Any], where: str, role: str) -> str:
     if isinstance(content, list):
         content = "".join(_part(part, where) for part in content)
     if calls:
-        content = (content or "") + "".join(map(_call, calls))
+        content = "\n".join([*([content] if content else []), *map(_call, calls)])
     if content is None:
         raise RowProblem(f"`{where}` has no content (one of {', '.join(CONTENT_KEYS)})")
     if isinstance(content, str) and not content.strip() and role in ("system", "tool"):
@@ -158,6 +162,18 @@ def _call(call: Any) -> str:
         with suppress(ValueError):
             function = {**function, "arguments": json.loads(function["arguments"])}
     return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
+
+
+def _calls_in(text: str) -> str:
+    """What LLaMA-Factory has in a turn of its own, the JSON of one call or several, as other calls;
+    text that is none as it is."""
+    try:
+        calls = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    calls = calls if isinstance(calls, list) else [calls]
+    are_calls = all(isinstance(call, dict) and "name" in call for call in calls)
+    return "\n".join(map(_call, calls)) if calls and are_calls else text
 
 
 def history_of(value: Any, column: str) -> Turns:
