@@ -25,6 +25,13 @@ REFUSES_SYSTEM = (
     "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
 )
 
+FORGETS_THOUGHTS = (  # of earlier turns, as Qwen3's
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if loop.last %}{{ message['content'] }}"
+    "{% else %}{{ message['content'].split('</think>')[-1] }}{% endif %}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
 
 @pytest.fixture
 def reward_model(models: Any, tokenizer: Any, tmp_path: Path) -> Path:
@@ -58,10 +65,12 @@ def source_of(pod: Pod, reward_model: Path, policy: Any, **settings: Any) -> Any
     return reward_source(run, run.config, policy, Ranks())
 
 
-def with_a_template_of_its_own(reward_model: Path, tokenizer: Any) -> Any:
+def with_a_template_of_its_own(
+    reward_model: Path, tokenizer: Any, template: str = REFUSES_SYSTEM
+) -> Any:
     """The tokenizer that the reward model then has."""
     own = deepcopy(tokenizer)
-    own.chat_template = REFUSES_SYSTEM
+    own.chat_template = template
     own.save_pretrained(reward_model)
     return own
 
@@ -117,3 +126,16 @@ def test_a_question_that_the_reward_models_template_refuses_is_named(
     said = r"a\.jsonl:0, as the reward model reads it: the chat template refuses it: System role"
     with pytest.raises(ConfigurationError, match=said):
         source_of(in_pod, reward_model, tokenizer).score(asked)
+
+
+def test_a_reward_model_whose_template_forgets_earlier_thoughts_scores_what_follows(
+    in_pod: Pod, reward_model: Path, tokenizer: Any
+) -> None:
+    own = with_a_template_of_its_own(reward_model, tokenizer, FORGETS_THOUGHTS)
+    before = Message("user", "hi"), Message("assistant", "<think>so</think>yes")
+    scores = source_of(in_pod, reward_model, tokenizer).score(answered(tokenizer, *before))
+    shown = "<|user|>hi<|eos|><|assistant|>yes<|eos|>"
+    pairs = zip(ASKED, SAID, strict=True)
+    texts = [f"{shown}<|user|>{asked}<|eos|><|assistant|>{said}<|eos|>" for asked, said in pairs]
+    expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
+    assert torch.allclose(scores.raw, 3.0 * expected)

@@ -20,6 +20,7 @@ from rlhf_trainer.context import context_length
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import pieces_of, tokenised, unended
+from rlhf_trainer.data.turns import marked
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.http_reward import HttpScore
@@ -116,7 +117,7 @@ def _retokenised(
 ) -> list[int]:
     """The dialogue in the reward model's own template and tokens, up to the end of the answer. One
     that was cut for length has no end of turn, as it has none in the policy's tokens."""
-    turns = (*question.messages, Message("assistant", answer))
+    turns = (*marked(question.messages, trained=False), Message("assistant", answer))
     try:
         pieces = pieces_of(tokenizer, turns, question.tools)
     except RowProblem as problem:

@@ -277,6 +277,21 @@ def test_an_answer_that_the_template_shows_in_part_is_refused_with_what_to_do(ma
         assert "spec.model.chatTemplate" in refused.value.hint
 
 
+def test_thoughts_that_a_template_forgets_may_stand_in_turns_that_are_not_learnt(make: Any) -> None:
+    remembered = "(m['content'] if loop.last else m['content'].split('</think>')[-1])"
+    tokenizer = make(CHATML.replace("m['content']", remembered))
+    thought = Message("assistant", "<think>so</think>A1", trained=False)
+    turns = (TURNS[0], thought, TURNS[2], Message("assistant", "<think>then</think>A2"))
+    said = "<think>then</think>A2<|im_end|>"
+    row = encode_dialogue(tokenizer, Dialogue("a:1", turns), 999)
+    assert runs(tokenizer, row.tokens, row.loss_mask) == [said]
+    asked = (turns[0], thought._replace(trained=True), turns[2])
+    labelled = encode_labelled(tokenizer, Labelled("a:1", asked, turns[3:], True), 999)
+    assert tokenizer.decode(labelled.answer.tokens) == said
+    with pytest.raises(RowProblem, match="does not show turn 2 as it is"):
+        encode_dialogue(tokenizer, Dialogue("a:1", (*asked, turns[3])), 999)
+
+
 def test_a_template_may_set_white_space_and_begin_thoughts_in_what_asks(make: Any) -> None:
     spaced = CHATML.replace("m['content']", "m['content'].replace('<think>', '<think>\n')")
     turns = (TURNS[0], Message("assistant", "<think>so</think>A1"))

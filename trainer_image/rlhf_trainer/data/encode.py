@@ -24,7 +24,7 @@ from rlhf_trainer.data.rendering import (
     rendered,
     tokenised,
 )
-from rlhf_trainer.data.turns import Turns
+from rlhf_trainer.data.turns import Turns, marked
 from rlhf_trainer.errors import BadData
 
 if TYPE_CHECKING:
@@ -261,8 +261,9 @@ def _answer(
     tokenizer: PreTrainedTokenizerBase, asked: Turns, said: Turns, tools: Sequence[Any]
 ) -> Answer:
     """What follows the prompt. The prompt's own assistant turns count as shown."""
-    pieces = pieces_of(tokenizer, asked + said, tools)
-    refuse_unless_shown(pieces, asked + said, len(asked))
+    turns = (*marked(asked, trained=False), *marked(said, trained=True))
+    pieces = pieces_of(tokenizer, turns, tools)
+    refuse_unless_shown(pieces, turns)
     first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
     shown = Piece("".join(piece.text for piece in pieces[:first]), -1)
     ids = tokenised(tokenizer, [shown, *pieces[first:]])

@@ -103,12 +103,12 @@ def pieces_of(
     return [piece for piece in pieces if piece.text]
 
 
-def refuse_unless_shown(pieces: Sequence[Piece], turns: Turns, first: int = 0) -> None:
-    """RowProblem where what is to be learnt of a turn, from `first` on, is not all there. Templates
-    may set white space as they like, and may begin a thought in what asks, but not leave it out."""
+def refuse_unless_shown(pieces: Sequence[Piece], turns: Turns) -> None:
+    """RowProblem where what is to be learnt of a turn is not all there. Templates may set white
+    space as they like, and may begin a thought in what asks, but not leave it out."""
     before = ""
     for piece in pieces:
-        learnt = turns[piece.turn].content if piece.turn >= first else ""
+        learnt = turns[piece.turn].content if piece.turn >= 0 else ""
         is_shown = _closed_up(learnt) in _closed_up(before + piece.text)
         if not is_shown and turns[piece.turn].trained:
             raise _not_shown(piece.turn)
@@ -192,6 +192,10 @@ def _spans(dialogue: _Dialogue) -> list[_Span]:
         span = _by_prefix(dialogue, index, asked, cursor)
         if span is None:
             span = _by_content(dialogue, index, asked, cursor)
+        if span is None and (turn.trained or index == len(dialogue.turns) - 1):
+            raise _not_shown(index)
+        if span is None:
+            continue  # it is shown in part, as in generation
         spans.append(span)
         cursor = span.end
     return spans
@@ -227,14 +231,14 @@ def _behind_the_question(dialogue: _Dialogue, index: int, asked: str | None, cur
     return cursor
 
 
-def _by_content(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> _Span:
+def _by_content(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> _Span | None:
     """From its words, or the white space between them and what asks, to what ends the turn."""
     text, content = dialogue.text, dialogue.turns[index].content
     first = _behind_the_question(dialogue, index, asked, cursor)
     content = content if content in text[first:] else content.strip()
     begin = text.find(content, first)
     if begin < 0:
-        raise _not_shown(index)
+        return None
     end = begin + len(content)
     if asked is not None and text[first:begin].isspace():
         is_asked = text[:first].endswith(_end_of_question(asked, dialogue.turns[index - 1]))

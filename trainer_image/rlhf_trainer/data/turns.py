@@ -74,6 +74,11 @@ def with_turns(cell: Any) -> Any:
     return value if is_dialogue else cell
 
 
+def marked(turns: Turns, *, trained: bool) -> Turns:
+    """The same turns, all of them to be learnt or none."""
+    return tuple(turn._replace(trained=trained) for turn in turns)
+
+
 def is_turns(value: Any) -> bool:
     """Whether a cell looks like a list of turns."""
     return isinstance(value, list) and bool(value) and all(map(is_turn, value))
