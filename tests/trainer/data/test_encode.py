@@ -161,6 +161,11 @@ def test_tokens_spell_the_template_with_one_bos_at_most(case: str, make: Any) ->
     row = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
     shown = [{"role": turn.role, "content": turn.content} for turn in TURNS]
     whole = tokenizer.apply_chat_template(shown, tokenize=False)
+    if case == "other header":  # the last answer stands behind what asks for it
+        asked = tokenizer.apply_chat_template(
+            shown[:-1], tokenize=False, add_generation_prompt=True
+        )
+        whole = asked + f"A2{END}"
     assert tokenizer.decode(row.tokens).removesuffix(END) == whole.rstrip("\n").removesuffix(END)
     assert row.tokens.count(tokenizer.bos_token_id) <= 1
 
@@ -172,11 +177,15 @@ def test_a_prompt_has_the_same_tokens_in_training_and_in_generation(case: str, m
     prompt = encode_prompt(tokenizer, Prompt("a:1", TURNS[:3], {}), 999)
     if opening is not None:
         assert tokenizer.decode(prompt.tokens).endswith(opening)
-    if case == "other header":
-        return
     row = encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
     assert row.tokens[: len(prompt.tokens)] == prompt.tokens
     assert row.loss_mask[len(prompt.tokens) - 1 : len(prompt.tokens) + 1] == [False, True]
+
+
+def test_an_answer_keeps_its_first_newline_behind_another_header(make: Any) -> None:
+    tokenizer = make(OTHER_HEADER)
+    row = encode_dialogue(tokenizer, Dialogue("a:1", (TURNS[0], Message("assistant", "\nA1"))), 999)
+    assert runs(tokenizer, row.tokens, row.loss_mask) == [f"\nA1{END}"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -159,15 +159,19 @@ class _Dialogue(NamedTuple):
         cls, tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any]
     ) -> _Dialogue:
         """With the last answer behind what asks for it, as in generation. Some templates write that
-        in another way once the answer is there: Mistral's without the system message."""
+        in another way once the answer is there: Mistral's without the system message, R1's without
+        the start of a thought."""
         text = rendered(tokenizer, turns, tools)
         if len(turns) == 1:  # some templates cannot render nothing
             return cls(tokenizer, turns, tools, text, None)
         asked = rendered(tokenizer, turns[:-1], tools, asks=True)
         if not text.startswith(asked):
             end = _end_of_question(asked, turns[-2])
-            at = text.rfind(end, 0, max(text.rfind(turns[-1].content.strip()), 0))
-            text = text if at < 0 else asked + text[at + len(end) :]
+            said = turns[-1].content
+            words = text.rfind(said if said in text else said.strip())
+            at = text.rfind(end, 0, max(words, 0))
+            begin = words if at < 0 else at + len(end)
+            text = text if begin < 0 else asked + text[begin:]
         return cls(tokenizer, turns, tools, text, asked)
 
     def until(self, index: int) -> str:
