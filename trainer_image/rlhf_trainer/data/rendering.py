@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 LINE: Final = "\n"
 """What a text is put behind that must not get SentencePiece's dummy space before its first word."""
 
-
 TODAY: Final = date(2024, 7, 26)
 """What templates that write today's date are told, the day of Llama 3's own. By the clock a resumed
 run, or a rank on another node, would read other rows, and the stage's hash would not cover them."""
