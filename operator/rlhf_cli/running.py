@@ -45,9 +45,14 @@ def run_here(job: RLHFJob, folder: RunFolder, again: str, is_verbose: bool) -> i
             f"once that is mended, go on where it stopped: {again}",
             exit_code=IO_ERROR,
         ) from None
+    if job.status is not None and job.status.phase == "Succeeded":
+        cause, code = list[str](), DONE
+    else:
+        cause, told = explain(job, folder)
+        code = told or FAILED
     with suppress(BrokenPipeError):
-        _tell(job, folder)
-    return DONE if _has_succeeded(job) else explain(job, folder)[1] or FAILED
+        _tell(job, folder, cause)
+    return code
 
 
 class _Lines(LineProgress):
@@ -97,11 +102,7 @@ def _interrupt(progress: Progress) -> Callable[[int, FrameType | None], NoReturn
     return handler
 
 
-def _has_succeeded(job: RLHFJob) -> bool:
-    return job.status is not None and job.status.phase == "Succeeded"
-
-
-def _tell(job: RLHFJob, folder: RunFolder) -> None:
+def _tell(job: RLHFJob, folder: RunFolder, cause: list[str]) -> None:
     """Table, report, and on a failure its cause."""
     console = console_for(sys.stdout)
     print_summary(console, job, datetime.now(UTC))
@@ -110,12 +111,12 @@ def _tell(job: RLHFJob, folder: RunFolder) -> None:
         console.print(f"Report: {write_report(folder)}", soft_wrap=True, markup=False)
     except Failure as failure:  # a finished training is not failed by its report
         print(f"{program()}: {failure}", file=sys.stderr)
-    if _has_succeeded(job):
+    if cause:
+        sys.stdout.flush()
+        print("\n".join(cause), file=sys.stderr)
+    else:
         console.print(
             f"Talk to the model: {command('chat', '--dir', str(folder.path))}",
             soft_wrap=True,
             markup=False,
         )
-    else:
-        sys.stdout.flush()
-        print("\n".join(explain(job, folder)[0]), file=sys.stderr)

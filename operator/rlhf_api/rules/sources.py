@@ -31,8 +31,9 @@ KNOWN: Final = (
 
 
 def _has_shape(address: str | None) -> bool:
-    is_local = address is None or not re.search(REMOTE, address)
-    return is_local or bool(re.fullmatch(ADDRESS, address or ""))
+    if address is None or not re.search(REMOTE, address):
+        return True
+    return bool(re.fullmatch(ADDRESS, address))
 
 
 def _stays_inside(address: str | None) -> bool:
