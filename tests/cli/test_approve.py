@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from builders import World, a_job
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
@@ -100,7 +101,7 @@ class Gated:
     def approve(self, *words: str, kubeconfig: Path | None = None) -> tuple[int, str]:
         """Exit code, and all that was said."""
         place = ["--kubeconfig", str(kubeconfig or self.plane.kubeconfig), "-n", self.namespace]
-        command = [sys.executable, "-m", "rlhf_cli", "approve", *words, *place]
+        command = warm.command("rlhf_cli", "approve", *words, *place)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         said = done.stdout + done.stderr
         assert "Traceback" not in said

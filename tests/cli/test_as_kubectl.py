@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import warm
 import yaml
 from cluster.control_plane import ControlPlane
 from cluster_jobs import manifest
@@ -67,7 +68,7 @@ class Bench:
         self.kubeconfig.write_text(yaml.safe_dump(config))
 
     def rlhfctl(self, words: str, **environ: str) -> str:
-        return self._said([sys.executable, "-m", "rlhf_cli"], words, environ)
+        return self._said(warm.command("rlhf_cli"), words, environ)
 
     def kubectl(self, words: str, **environ: str) -> str:
         return self._said([str(self.plane.binaries / "kubectl")], words, environ)

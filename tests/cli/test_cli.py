@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import warm
 import yaml
 from rich.cells import cell_len
 from rlhf_cli.arguments.parser import build_parser
@@ -27,7 +28,7 @@ Result = subprocess.CompletedProcess[str]
 
 def rlhfctl(*arguments: str, text: str | None = None) -> Result:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "rlhf_cli", *arguments]
+    command = warm.command("rlhf_cli", *arguments)
     result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in result.stdout + result.stderr
     return result

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
@@ -62,7 +63,7 @@ class Story:
 
     def start(self, *words: str, login: str = "", **options: Any) -> subprocess.Popen[str]:
         place = ["--kubeconfig", login or str(self.plane.kubeconfig), "-n", self.namespace]
-        command = [sys.executable, "-m", "rlhf_cli", *words, *place]
+        command = warm.command("rlhf_cli", *words, *place)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         options.setdefault("preexec_fn", heeds_ctrl_c)
         return subprocess.Popen(command, text=True, cwd=self.folder, **pipes, **options)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 from a_run_here import RunHere
 from s3_server import Bucket, bucket, keys
@@ -38,7 +39,9 @@ class Here(RunHere):
     """A run in the store, and one beside it in a directory."""
 
     def __init__(self, folder: Path, server: Bucket) -> None:
-        super().__init__(folder, {**os.environ, **keys(server), "OMP_NUM_THREADS": "1"})
+        super().__init__(
+            folder, {**os.environ, **warm.trainers(), **keys(server), "OMP_NUM_THREADS": "1"}
+        )
         self.server = server
         for name in ("base-model", "data"):
             shutil.copytree(EXAMPLES / name, folder / name)

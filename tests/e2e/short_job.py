@@ -6,10 +6,10 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import warm
 import yaml
 
 Object = dict[str, Any]
@@ -83,8 +83,8 @@ class OneMachine:
         gang = [f"--set=spec.stages.ppo.resources.{setting}" for setting in TWO_PROCESSES]
         command = ["run", str(self._manifest), "--dir", str(self._run), *gang, *more]
         done = subprocess.run(
-            [sys.executable, "-m", "rlhf_cli", *command],
-            env={**os.environ, **ON_THE_CPU},
+            warm.command("rlhf_cli", *command),
+            env={**os.environ, **ON_THE_CPU, **warm.trainers()},
             capture_output=True,
             text=True,
             timeout=900,

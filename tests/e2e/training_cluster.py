@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import short_job
+import warm
 import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Processes
@@ -155,7 +156,7 @@ def a_training_cluster(
     )
     log = directory / "operator.log"
     operator = OperatorProcess(kubeconfig, [namespace], log, *flags)
-    pods = Processes(directory / "pods", short_job.ON_THE_CPU)
+    pods = Processes(directory / "pods", short_job.ON_THE_CPU | warm.trainers())
     operator.start()
     try:
         with Kubelet(installed.kubeconfig, pods, nodes) as kubelet:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import warm
 import yaml
 
 Object = dict[str, Any]
@@ -32,8 +33,13 @@ class RunHere:
         self, *words: str, stdin: int | None = None, stdout: int = subprocess.PIPE
     ) -> subprocess.Popen[str]:
         """A command that goes on in another terminal."""
+        return self._start([sys.executable, "-m", "rlhf_cli", *words], stdin, stdout)
+
+    def _start(
+        self, command: list[str], stdin: int | None = None, stdout: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "rlhf_cli", *words],
+            command,
             cwd=self.folder,
             env=self._environ,
             text=True,
@@ -52,7 +58,7 @@ class RunHere:
 
     def rlhfctl(self, *words: str, code: int = 0) -> str:
         """The same for a command that ends by itself."""
-        return self.finish(self.start(*words), code)
+        return self.finish(self._start(warm.command("rlhf_cli", *words)), code)
 
     def here(self, verb: str, *words: str, code: int = 0) -> str:
         """A verb on the run."""

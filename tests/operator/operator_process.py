@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import warm
 from cluster.programs import free_ports
 
 
@@ -25,8 +24,7 @@ class OperatorProcess:
     ) -> None:
         (self.health_port,) = free_ports(1)
         self.log_file = log
-        self._command = [
-            *(sys.executable, "-m", "rlhf_operator"),
+        self._flags = [
             *(word for name in namespaces for word in ("--namespace", name)),
             *([] if namespaces else ["--all-namespaces"]),
             *("--health-port", str(self.health_port), "--log-level", "INFO", *flags),
@@ -36,8 +34,8 @@ class OperatorProcess:
     def start(self) -> None:
         """Starts it, or starts it again."""
         with self.log_file.open("a") as log:
-            self._process = subprocess.Popen(
-                self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            self._process = warm.Forked(
+                "rlhf_operator", self._flags, self._environment, log.fileno()
             )
 
     def end(self) -> None:
