@@ -2,7 +2,7 @@
 
 A trainer takes six seconds of a core to import torch, transformers and DeepSpeed, rlhfctl and the
 operator one. What a fork hides (imports, `python -m`) is tested where nothing is forked:
-tests/e2e/test_demo.py, tests/trainer/test_launch.py, tests/cli/test_cli.py, tests/charts.
+e2e/test_demo.py, trainer/test_launch.py, cli/test_exit_codes.py, docs/test_readme.py, charts.
 """
 
 from __future__ import annotations
