@@ -20,6 +20,7 @@ from cluster.nodes import FakeNodes
 from cluster_jobs import Jobs, condition, manifest, stage, wait_until
 from operator_process import OperatorProcess
 from rlhf_api.crd import COLUMNS
+from rlhf_cli.commands import submit
 
 Object = dict[str, Any]
 LINES = "".join(
@@ -121,6 +122,14 @@ def test_a_manifest_is_submitted_once_and_changes_nothing_the_second_time(story:
         if item["manager"] == "rlhfctl"
     ]
     assert entry["operation"] == "Apply"
+
+
+def test_a_status_that_is_written_meanwhile_is_no_change_of_the_job() -> None:
+    meta = {"uid": "1", "generation": 2, "resourceVersion": "5", "labels": {"team": "a"}}
+    later = {"metadata": meta | {"resourceVersion": "6"}, "status": {"phase": "Running"}}
+    other = {"metadata": meta | {"resourceVersion": "6", "labels": {"team": "b"}}}
+    assert submit._done(later, {"metadata": meta}, False) == "unchanged"
+    assert submit._done(other, {"metadata": meta}, False) == "configured"
 
 
 def test_what_the_api_server_refuses_is_not_applied_in_part(story: Story) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
 from typing import Any, Final
 
 from rlhf_operator.api import ApiError
@@ -54,14 +53,14 @@ async def _submit(args: argparse.Namespace, manifests: list[Manifest]) -> int:
             await _apply(target, manifest, dry_run=True, force=force)
         for manifest in manifests:
             name = manifest.obj["metadata"]["name"]
-            before = None if args.dry_run else await _version(target, name)
+            before = None if args.dry_run else await _there(target, name)
             item = await _apply(target, manifest, dry_run=args.dry_run, force=force)
             if args.output in DOCUMENTS:
                 print_document(item, args.output, is_first=manifest is manifests[0])
             elif args.output == "name":
                 print(name_of(item))
             else:
-                print(f"{name_of(item)} {_done(item['metadata'], before, args.dry_run)}")
+                print(f"{name_of(item)} {_done(item, before, args.dry_run)}")
             sys.stdout.flush()
         if args.dry_run or not args.wait:
             return DONE
@@ -80,17 +79,16 @@ def _same_namespace(manifest: Manifest, asked: str | None, target: ClusterTarget
         target.namespace = own
 
 
-async def _version(target: ClusterTarget, name: str) -> str | None:
-    """The version of what is there; None where nothing is."""
+async def _there(target: ClusterTarget, name: str) -> Object | None:
+    """The job as it is; None where there is none."""
     from rlhf_operator.cluster import RLHFJOBS
 
     try:
-        found = await target.api.get(RLHFJOBS, target.namespace, name)
+        return await target.api.get(RLHFJOBS, target.namespace, name)
     except ApiError as error:
         if error.code == 404:
             return None
         raise refusal(error, "get", f"rlhfjobs/{name}", target.namespace) from None
-    return str(found["metadata"]["resourceVersion"])
 
 
 async def _apply(
@@ -116,9 +114,15 @@ def _refused(manifest: Manifest, error: ApiError, target: ClusterTarget) -> Fail
     return refusal(error, "patch", f"rlhfjobs/{name}", target.namespace)
 
 
-def _done(meta: Mapping[str, Any], before: str | None, dry_run: bool) -> str:
+def _done(item: Object, before: Object | None, dry_run: bool) -> str:
     if dry_run:
         return "is accepted (dry run)"
     if before is None:
         return "created"
-    return "unchanged" if meta["resourceVersion"] == before else "configured"
+    return "unchanged" if _given(item) == _given(before) else "configured"
+
+
+def _given(job: Object) -> tuple[Any, ...]:
+    """What a manifest can change: the operator writes a status at any time in between."""
+    meta = job["metadata"]
+    return meta["uid"], meta["generation"], meta.get("labels"), meta.get("annotations")
