@@ -1,10 +1,15 @@
 # Two commands do everything: `make demo` and `make test`. Each sets itself up.
 PYTHON ?= python3
 VENV ?= .venv
-# Test files that run at once: two for each of two cores, as tests also wait.
-WORKERS ?= 4
+# Test files that run at once: one more than two cores, as tests also wait.
+WORKERS ?= 3
 BIN := $(VENV)/bin
-PIP := pip install --quiet -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+# uv does in half a minute what takes pip more than two. It doesn't read pip's settings: where those name
+# a place that packages come from, and where uv fails, pip does it.
+INSTALL = install() { \
+    ! $(BIN)/python -m pip config list | grep -qE '(index-url|no-index|proxy)=' && \
+    $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python -c constraints.txt "$$@" || $(PIP) "$$@"; }; install
 READY := $(VENV)/.ready
 # The environment of the tests with vLLM: the one above, and what vLLM needs.
 VLLM_VENV := $(VENV)-vllm
@@ -30,12 +35,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 …" >&2; exit 64; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m $(PIP) --upgrade pip setuptools wheel
+	$(PIP) --upgrade pip setuptools wheel
+	-$(PIP) --only-binary uv uv
 	@echo "Installing torch, transformers, DeepSpeed … (about 5 GB, once)"
-	$(BIN)/python -m $(PIP) torch numpy ninja py-cpuinfo psutil hatchling editables
+	@$(INSTALL) torch numpy ninja py-cpuinfo psutil hatchling editables
 	# DeepSpeed's build looks at the torch that is there, so it cannot be built in isolation from it.
-	$(BIN)/python -m $(PIP) --no-build-isolation deepspeed
-	$(BIN)/python -m $(PIP) --no-build-isolation -e '.[operator,report,trainer,trackers,dev]'
+	@$(INSTALL) --no-build-isolation deepspeed
+	@$(INSTALL) --no-build-isolation -e '.[operator,report,trainer,trackers,dev]'
 	@touch $@
 
 demo: $(READY)  ## Train the quickstart job on this machine: SFT, reward model, PPO, DPO
