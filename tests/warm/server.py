@@ -73,7 +73,9 @@ class Server:
     def _fork(self, selector: selectors.BaseSelector) -> Order | None:
         """Forks; None in this process."""
         connection, _ = self._listener.accept()
-        order = _received(connection)
+        if (order := _received(connection)) is None:
+            connection.close()
+            return None
         pid = os.fork()
         if pid == 0:
             self._let_go(connection)
@@ -106,10 +108,13 @@ class Server:
             one.close()
 
 
-def _received(connection: socket.socket) -> Order:
+def _received(connection: socket.socket) -> Order | None:
+    """None from one that went before it had asked."""
     text, files = b"", array.array("i")
     while not text.endswith(b"\n"):
         part, rights, _, _ = connection.recvmsg(LONGEST_ORDER, socket.CMSG_SPACE(3 * 4))
+        if not part:
+            return None
         text += part
         for _, _, data in rights:
             files.frombytes(data)

@@ -61,6 +61,14 @@ def test_it_gets_the_signals_and_dies_with_whoever_passes_for_it(number: signal.
     wait_until(lambda: not is_served(port))
 
 
+def test_one_that_goes_before_it_has_asked_is_no_harm() -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(warm.server(warm.COMMANDS)))
+        client.sendall(b"{")
+    done = subprocess.run(warm.command("json.tool"), input="{}", text=True, timeout=20, check=True)
+    assert done.returncode == 0
+
+
 def test_one_that_is_known_by_its_number_can_be_stopped(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as log:
         process = warm.Forked("http.server", ["0"], os.environ, log.fileno())
