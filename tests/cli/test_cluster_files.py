@@ -90,12 +90,13 @@ class Kept:
         )
 
     def start(self, *words: str, kubeconfig: Path | None = None) -> subprocess.Popen[str]:
-        place = ["--kubeconfig", str(kubeconfig or self.plane.kubeconfig), "-n", self.namespace]
-        return RunHere(self.folder, os.environ).start(*words, *place)
+        return RunHere(self.folder, os.environ).start(*words, *self._place(kubeconfig))
 
     def run(self, *words: str, code: int = 0, kubeconfig: Path | None = None) -> str:
-        process = self.start(*words, kubeconfig=kubeconfig)
-        return RunHere(self.folder, os.environ).finish(process, code)
+        return RunHere(self.folder, os.environ).rlhfctl(*words, *self._place(kubeconfig), code=code)
+
+    def _place(self, kubeconfig: Path | None) -> list[str]:
+        return ["--kubeconfig", str(kubeconfig or self.plane.kubeconfig), "-n", self.namespace]
 
 
 def _is_counted(quota: Object | None) -> bool:
