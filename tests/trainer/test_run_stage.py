@@ -14,7 +14,8 @@ from rlhf_api.run import PEER_LOST, TERMINATION_LIMIT, TERMINATION_LOG, ExitCode
 from rlhf_trainer import run_stage as running
 from rlhf_trainer import session as sessions
 from rlhf_trainer.errors import BadData
-from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
+from rlhf_trainer.run_stage import run_stage
+from rlhf_trainer.termination import failure, write_termination_message
 from trainer_pod import Pod, free_port, small_sft
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from torch.distributed import DistError
 
 from rlhf_trainer.errors import RankSilent
-from rlhf_trainer.run_stage import failure, write_termination_message
+from rlhf_trainer.termination import failure, write_termination_message
 
 BEAT: Final = 10.0
 """Seconds between two beats, and between two looks."""

@@ -21,7 +21,8 @@ from rlhf_trainer.errors import TrainerError, Transient, first_line
 from rlhf_trainer.quiet import configure_logging
 from rlhf_trainer.rank_lines import RankLines
 from rlhf_trainer.ranks import cpu_threads
-from rlhf_trainer.run_stage import failure, run_stage, write_termination_message
+from rlhf_trainer.run_stage import run_stage
+from rlhf_trainer.termination import failure, write_termination_message
 
 MEET_WITHIN: Final = 900
 """Seconds that torchrun's agents wait for each other, once all pods are there."""

@@ -1,4 +1,4 @@
-"""One rank's run of a stage, from the stage file to the termination message."""
+"""One rank's run of a stage, from the stage file to its exit code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from typing import Final
 
 import yaml
 from pydantic import ValidationError
-from rlhf_api.run import (
-    PREPARE,
-    TERMINATION_LIMIT,
-    TERMINATION_LOG,
-    StageResult,
-    StageRun,
-)
+from rlhf_api.run import PREPARE, ExitCode, StageResult, StageRun
 
 from rlhf_trainer.errors import (
-    MESSAGE_LENGTH,
     ConfigurationError,
     PeerLost,
     Terminated,
@@ -31,6 +24,7 @@ from rlhf_trainer.errors import (
     first_line,
     shortened,
 )
+from rlhf_trainer.termination import failure, write_termination_message
 
 LOST_PEER_SIGNS: Final = (
     "Connection closed by peer",
@@ -46,6 +40,8 @@ LESS_MEMORY: Final = (
     "Take a smaller microBatchSize, gradientCheckpointing: true, a higher zero.stage, "
     "zero.offload: cpu, lora, or more GPUs; docs/guides/memory.md has the arithmetic"
 )
+QUIET: Final = (ExitCode.DONE, ExitCode.TERMINATED)
+"""Ends that every rank comes to: rank 0 alone tells of them."""
 log = logging.getLogger("rlhf_trainer")
 
 
@@ -60,9 +56,9 @@ def run_stage(stage_file: str) -> int:
         result, said = failure(error), str(error)
     except Exception as error:
         result = _unexpected(error)
-    if os.environ.get("RANK", "0") == "0" or result.exit_code not in (0, 143):
+    if os.environ.get("RANK", "0") == "0" or result.exit_code not in QUIET:
         write_termination_message(result, gate_metric)
-    if result.exit_code != 0:
+    if result.exit_code != ExitCode.DONE:
         log.error("%s: %s", result.reason, said or result.message)  # a log has room for all of it
     return result.exit_code
 
@@ -121,16 +117,6 @@ def _train(run: StageRun) -> StageResult:
         session.close(together)
 
 
-def failure(error: TrainerError) -> StageResult:
-    """The result of a run that ended as people can understand."""
-    return StageResult(
-        exit_code=int(error.exit_code),
-        reason=error.reason,
-        message=shortened(str(error)),
-        step=error.step,
-    )
-
-
 def _unexpected(error: Exception) -> StageResult:
     """Ours to explain: the log gets the whole traceback. A lost peer or a full disk is no bug."""
     if _is_of_nccl_here(error):
@@ -169,52 +155,3 @@ def _is_lost_peer(error: Exception) -> bool:
 
     text = str(error)
     return isinstance(error, DistError) or any(sign in text for sign in LOST_PEER_SIGNS)
-
-
-def write_termination_message(result: StageResult, gate_metric: str | None = None) -> None:
-    """Where the kubelet reads it. `gate_metric`: the metric that is not to be missing."""
-    text = _fitting(result, gate_metric)
-    path = Path(TERMINATION_LOG)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _fitting(result: StageResult, gate_metric: str | None) -> str:
-    """JSON that a kubelet does not cut, which would make it unreadable.
-
-    The end of the message gives way first, then metrics from the least important on; last the
-    digests that stages are held to.
-    """
-    short = result
-    for left_out in ((), ("sources",)):
-        shown = result.model_copy(update={name: {} for name in left_out})
-        for length in (MESSAGE_LENGTH, MESSAGE_LENGTH // 2, MESSAGE_LENGTH // 4):
-            short = shown.model_copy(update={"message": shortened(shown.message, length)})
-            if _fits(short):
-                return _json(short)
-        bare = short.model_copy(update={"metrics": {}})
-        if _fits(bare):
-            ranked = sorted(result.metrics, key=lambda name: _importance(name, gate_metric))
-            return _json(_with_metrics(bare, {name: result.metrics[name] for name in ranked}))
-    return _json(short.model_copy(update={"metrics": {}}))
-
-
-def _importance(name: str, gate_metric: str | None) -> tuple[bool, bool, str]:
-    """The gate's own first, as nothing goes on without it; then what the result is judged by."""
-    return name != gate_metric, not name.startswith("eval/"), name
-
-
-def _with_metrics(bare: StageResult, metrics: dict[str, float]) -> StageResult:
-    """With each of the metrics that there is still room for."""
-    for name, value in metrics.items():
-        more = bare.model_copy(update={"metrics": {**bare.metrics, name: value}})
-        bare = more if _fits(more) else bare
-    return bare
-
-
-def _fits(result: StageResult) -> bool:
-    return len(_json(result).encode()) <= TERMINATION_LIMIT
-
-
-def _json(result: StageResult) -> str:
-    return result.model_dump_json(by_alias=True, exclude_none=True)
