@@ -12,15 +12,13 @@ from rlhf_trainer.supervised import _after_evaluation, _Progress
 NAN, INF = float("nan"), float("inf")
 
 
-def best_after(*losses: float, higher_is_better: bool = False) -> tuple[Any, list[int]]:
+def best_after(*losses: float) -> tuple[Any, list[int]]:
     """Progress after evaluations at steps 1, 2, … of 9, and the steps whose weights were kept."""
     kept: list[int] = []
     session: Any = SimpleNamespace(
         checkpointer=SimpleNamespace(keep_weights=lambda step, write: kept.append(step))
     )
-    task: Any = SimpleNamespace(
-        better="eval/loss", higher_is_better=higher_is_better, total_steps=9
-    )
+    task: Any = SimpleNamespace(total_steps=9)
     config: Any = SimpleNamespace(keep_best=True)
     progress = _Progress(None, None, {})
     for step, loss in enumerate(losses, start=1):
@@ -34,13 +32,11 @@ def best_after(*losses: float, higher_is_better: bool = False) -> tuple[Any, lis
 def test_the_lowest_loss_is_the_best_and_the_first_of_equals() -> None:
     progress, kept = best_after(3.0, 2.0, 2.0, 2.5)
     assert (progress.best_step, progress.best, kept) == (2, 2.0, [1, 2])
-    assert best_after(1.0, 2.0, higher_is_better=True)[1] == [1, 2]
 
 
 @pytest.mark.parametrize("broken", [NAN, INF, -INF])
-@pytest.mark.parametrize("higher_is_better", [False, True])
-def test_what_is_not_finite_is_never_the_best(broken: float, higher_is_better: bool) -> None:
-    progress, kept = best_after(broken, higher_is_better=higher_is_better)
+def test_what_is_not_finite_is_never_the_best(broken: float) -> None:
+    progress, kept = best_after(broken)
     assert (progress.best_step, kept) == (None, [])
-    progress, kept = best_after(broken, 2.0, broken, higher_is_better=higher_is_better)
+    progress, kept = best_after(broken, 2.0, broken)
     assert (progress.best_step, progress.metrics, kept) == (2, {"eval/loss": 2.0}, [2])

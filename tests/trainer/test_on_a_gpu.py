@@ -26,7 +26,7 @@ from rlhf_trainer.scored_lm import ScoredLM, token_batch
 from rlhf_trainer.sequences import pack
 from rlhf_trainer.stages.dpo import Compared, PairTask
 from rlhf_trainer.stages.reward import Query, RewardTask
-from rlhf_trainer.stages.sft import _Task
+from rlhf_trainer.stages.sft import SFTTask
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -66,9 +66,9 @@ def to_cuda(module: nn.Module) -> None:
 
 
 def sft(models: Mapping[str, nn.Module], session: Any) -> Tensor:
-    task = _Task(session, SFTStage.model_validate(DATA), [], [], 1, True)
+    task = SFTTask(session, SFTStage.model_validate(DATA), [], [], 1, True)
     rows = [Encoded("a:1", PROMPT + a, [False] * 4 + [True] * len(a)) for a in (LONG, SHORT)]
-    return task.contribution(models["lm"], task._packed(rows, 11)).loss  # type: ignore[arg-type]
+    return task.contribution(models["lm"], task.laid(rows, 11)).loss  # type: ignore[arg-type]
 
 
 def dpo(models: Mapping[str, nn.Module], session: Any) -> Tensor:
@@ -76,7 +76,7 @@ def dpo(models: Mapping[str, nn.Module], session: Any) -> Tensor:
     reference = Reference(None, nullcontext, CUDA)
     config = DPOStage.model_validate(DATA)
     task = PairTask(session, config, [example], [], 1, True, reference)
-    return task.contribution(models["lm"], task.laid([example], [example])).loss  # type: ignore[arg-type]
+    return task.contribution(models["lm"], task.laid([example], 1)).loss  # type: ignore[arg-type]
 
 
 def kto(models: Mapping[str, nn.Module], session: Any) -> Tensor:
@@ -92,7 +92,7 @@ def reward(models: Mapping[str, nn.Module], session: Any) -> Tensor:
     query = Query("a:1", ROWS, (1, 2), 0.0)
     config = RewardStage.model_validate(DATA | {"centerCoef": 0.1})
     task = RewardTask(session, config, [query], [], 1, True)
-    return task.contribution(models["reward"], task.laid([query], [query])).loss  # type: ignore[arg-type]
+    return task.contribution(models["reward"], task.laid([query], 1)).loss  # type: ignore[arg-type]
 
 
 def ppo(models: Mapping[str, nn.Module], session: Any) -> Tensor:

@@ -52,7 +52,7 @@ def test_a_step_looks_at_its_own_rows_alone_however_many_there_are() -> None:
     tokenizer, run = SimpleNamespace(eos_token_id=0), SimpleNamespace(seed=7)
     session = SimpleNamespace(ranks=Ranks(), run=run, tokenizer=tokenizer)
     rows = Looked([Encoded(f"a:{n}", [1, 2, 3], [0, 1, 1]) for n in range(1000)])
-    task = sft._Task(session, config, rows, [], 9, True)
+    task = sft.SFTTask(session, config, rows, [], 9, True)
     rows.looks = 0
     assert len(task.batch(3).row_ids) == 4
     assert rows.looks <= 3 * 4
@@ -181,7 +181,7 @@ def test_held_out_rows_are_laid_out_one_micro_batch_at_a_time(
     session = open_session(in_pod.stage_run("sft", settings(in_pod)))
     rows = [Encoded(f"a:{i}", [1, 2, 3] * 20, [True] * 60) for i in range(12)]
     monkeypatch.setattr(sft, "pack_rows", laying)
-    task = sft._Task(session, session.config, rows, rows, 1, is_packable=True)
+    task = sft.SFTTask(session, session.config, rows, rows, 1, is_packable=True)
     task.evaluate(Untrained())
     assert seen == list(range(1, len(seen) + 1))
     assert len(seen) > 3

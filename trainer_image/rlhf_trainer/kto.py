@@ -12,7 +12,7 @@ Shapes: B answers of a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +20,14 @@ import torch
 from rlhf_api.stages import DPOStage
 from torch import Tensor
 
-from rlhf_trainer.answer_task import AnswerTask, Split, answer_logprobs, answer_rows
+from rlhf_trainer.answer_task import AnswerTask, answer_logprobs, answer_rows
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, sums_of_rows
 from rlhf_trainer.data.encode import Answer, EncodedLabelled
 from rlhf_trainer.data.stage_rows import labelled_rows, write_left_out
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.losses import kto_kl_baseline, kto_loss
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import Contribution
+from rlhf_trainer.task import Contribution
 
 FIGURES = ("train/accuracy", "dpo/chosen_reward", "dpo/rejected_reward", "dpo/kl_baseline")
 """Share of answers whose reward lies on the right side of z₀; mean implicit reward of the good and
@@ -43,26 +43,25 @@ class Judged(NamedTuple):
     reference: tuple[float, ...] = ()  # log π_ref of both, where it is stored
 
 
-class Baseline:
-    """z₀ of one global batch, computed when its first micro-batch asks for it."""
+class Whole:
+    """What is to be known of one global batch."""
 
-    def __init__(self, parts: Sequence[Sequence[Judged]]) -> None:
+    def __init__(self, examples: Sequence[Judged], parts: Sequence[Sequence[Judged]]) -> None:
+        self.answers, self.good = len(examples), sum(example.good for example in examples)
         self.parts = parts  # examples of this rank's micro-batches
-        self.value: Tensor | None = None
+        self.z0: Tensor | None = None  # computed when the first micro-batch asks for it
 
 
 class MicroBatch(NamedTuple):
     """Answers with their labels."""
 
-    rows: AnswerRows
+    rows: AnswerRows  # without the mismatched answers
     good_B: Tensor
     examples: tuple[Judged, ...]
-    answers_in_all: int  # of the global batch
-    good_in_all: int
-    baseline: Baseline
+    whole: Whole
 
 
-class KtoTask(AnswerTask[Judged, MicroBatch]):
+class KtoTask(AnswerTask[Judged, MicroBatch, Whole]):
     """What KTO tells the loop of supervised stages."""
 
     def __init__(self, *common: Any) -> None:
@@ -79,33 +78,24 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         heldout = _mismatched(rows.heldout, longest, rows.train)
         return _mismatched(rows.train, longest), heldout
 
-    def micro_batches(self, split: Split, chosen: Sequence[int]) -> Iterator[MicroBatch]:
-        """As ever; all of a step share one z₀, and the count of good answers."""
-        in_all, parts = self.chosen(split, chosen), self.parts(split, chosen)
-        good, baseline = sum(example.good for example in in_all), Baseline(parts)
-        laid = (self.laid(part, in_all) for part in parts)
-        return (part._replace(good_in_all=good, baseline=baseline) for part in laid)
+    def of_whole(self, whole: Sequence[Judged], parts: Sequence[Sequence[Judged]]) -> Whole:
+        """All micro-batches of a step share one z₀."""
+        return Whole(whole, parts)
 
-    def laid(self, examples: Sequence[Judged], in_all: Sequence[Judged]) -> MicroBatch:
-        """The answers laid end to end, without the mismatched ones."""
-        device = self.session.ranks.device
-        return MicroBatch(
-            rows=answer_rows(self.session, _only(examples, 0)),
-            good_B=torch.tensor([example.good for example in examples], device=device),
-            examples=tuple(examples),
-            answers_in_all=len(in_all),
-            good_in_all=0,
-            baseline=Baseline([]),
-        )
+    def laid(self, examples: Sequence[Judged], of_whole: Whole) -> MicroBatch:
+        """The answers end to end."""
+        good = [example.good for example in examples]
+        good_B = torch.tensor(good, device=self.session.ranks.device)
+        rows = answer_rows(self.session, _only(examples, 0))
+        return MicroBatch(rows, good_B, tuple(examples), of_whole)
 
     def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
         """Σ over answers of the loss, over all answers of the global batch."""
-        config = self.settings
+        config, whole = self.settings, micro_batch.whole
         assert isinstance(config, DPOStage)
-        z0 = self._baseline(engine, micro_batch.baseline)
+        z0 = self._baseline(engine, whole)
         logprobs_M = answer_logprobs(engine, micro_batch.rows)
         reference_B = self._of_reference(micro_batch.rows, micro_batch.examples, 0)  # on all ranks
-        share = len(micro_batch.examples) / micro_batch.answers_in_all
         if not micro_batch.examples:
             zero = logprobs_M.sum()
             return Contribution(zero, dict.fromkeys(FIGURES, zero))
@@ -114,25 +104,25 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
         good_B = micro_batch.good_B
         found = kto_loss(sums_B, reference_B, good_B, z0, config.beta, *weights)
         right_B = (found.rewards > config.beta * z0) == good_B
-        good, bad = micro_batch.good_in_all, micro_batch.answers_in_all - micro_batch.good_in_all
+        good, bad = max(whole.good, 1), max(whole.answers - whole.good, 1)
         values = (
-            right_B.sum() / micro_batch.answers_in_all,
-            found.rewards.where(good_B, 0.0).sum() / max(good, 1),
-            found.rewards.where(~good_B, 0.0).sum() / max(bad, 1),
-            z0 * share,
+            right_B.sum() / whole.answers,
+            found.rewards.where(good_B, 0.0).sum() / good,
+            found.rewards.where(~good_B, 0.0).sum() / bad,
+            z0 * (len(micro_batch.examples) / whole.answers),
         )
-        loss = found.loss.sum() / micro_batch.answers_in_all
+        loss = found.loss.sum() / whole.answers
         if config.sft_coef:
             means_B = sums_B / sums_B.new_tensor(micro_batch.rows.counts)
-            loss = loss - config.sft_coef * means_B.where(good_B, 0.0).sum() / max(good, 1)
+            loss = loss - config.sft_coef * means_B.where(good_B, 0.0).sum() / good
         return Contribution(loss, dict(zip(FIGURES, values, strict=True)))
 
     @torch.no_grad()
-    def _baseline(self, engine: Engine, baseline: Baseline) -> Tensor:
+    def _baseline(self, engine: Engine, whole: Whole) -> Tensor:
         """z₀ over all ranks; a collective at the first call."""
-        if baseline.value is None:
+        if whole.z0 is None:
             policy, reference = [], []
-            for part in baseline.parts:
+            for part in whole.parts:
                 rows = answer_rows(self.session, _only(part, 1))
                 logprobs_M = answer_logprobs(engine, rows)
                 reference_B = self._of_reference(rows, part, 1)
@@ -141,8 +131,8 @@ class KtoTask(AnswerTask[Judged, MicroBatch]):
                     reference.append(reference_B)
             nothing = [torch.zeros(0, device=self.session.ranks.device)]
             sums = torch.cat(policy or nothing), torch.cat(reference or nothing)
-            baseline.value = kto_kl_baseline(*sums, self.session.ranks.sum)
-        return baseline.value
+            whole.z0 = kto_kl_baseline(*sums, self.session.ranks.sum)
+        return whole.z0
 
     def _of_reference(self, rows: AnswerRows, examples: Sequence[Judged], which: int) -> Tensor:
         stored = [example.reference[which : which + 1] for example in examples]

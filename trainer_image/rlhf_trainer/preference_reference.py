@@ -23,7 +23,7 @@ from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.models import load_policy
 from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import shares
+from rlhf_trainer.task import shares
 
 WITH_REFERENCE: Final = ("sigmoid", "ipo", "kto")
 

@@ -1,6 +1,6 @@
 """The loop that SFT, reward model and DPO share: steps, evaluation, checkpoints, best and last.
 
-A stage says what is in a step and what its loss is; the loop does the rest, the same for all.
+A stage's task says what is in a step and what its loss is; the loop does the rest.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple
 
 import torch
 from rlhf_api.run import MANIFEST, ExitCode, StageResult
@@ -19,48 +19,16 @@ from rlhf_api.stages.common import Supervised
 from rlhf_api.status import CheckpointRef
 from torch import Tensor
 
-from rlhf_trainer.data.batches import micro_batches, pack
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.errors import Terminated
 from rlhf_trainer.peak_memory import PeakMemory
-from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.session import Session
+from rlhf_trainer.task import StepBatch, Task
 
-MicroBatch = TypeVar("MicroBatch")
+BEST_BY: Final = "eval/loss"
+"""The metric that says which weights are best; the lowest is."""
+AnyTask = Task[Any, Any, Any]
 log = logging.getLogger(__name__)
-
-
-class StepBatch(NamedTuple, Generic[MicroBatch]):
-    """This rank's share of one global batch."""
-
-    micro_batches: Sequence[MicroBatch]  # equally many on every rank
-    row_ids: Sequence[str]
-    tokens: int  # that are computed and no pads, on this rank
-    padded: int  # of the same rectangles, pads included
-
-
-class Contribution(NamedTuple):
-    """What one micro-batch adds to the global batch's figures."""
-
-    loss: Tensor  # a scalar, divided by the *global* count already
-    figures: Mapping[str, Tensor]  # scalars that add up over micro-batches and ranks
-
-
-class Task(Protocol[MicroBatch]):
-    """What a stage tells the loop."""
-
-    total_steps: int
-    better: str  # the metric that says which weights are best
-    higher_is_better: bool
-
-    def batch(self, step: int) -> StepBatch[MicroBatch]:
-        """The rows of a step; a pure function of it, so that a resume sees the same rows."""
-
-    def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
-        """Forward pass and loss of one micro-batch."""
-
-    def evaluate(self, engine: Engine) -> dict[str, float]:
-        """Metrics on the held-out rows, the same on every rank; empty where there are none."""
 
 
 class Fitted(NamedTuple):
@@ -71,28 +39,6 @@ class Fitted(NamedTuple):
     kept: Path | None  # the weights that are handed on; None: the last ones
 
 
-def shares(
-    chosen: Sequence[int],
-    lengths: Sequence[int],
-    config: Supervised,
-    is_packed: bool,
-    ranks: Ranks,
-) -> list[list[int]]:
-    """This rank's micro-batches of the chosen rows; equally many on all ranks, some maybe empty.
-
-    A micro-batch computes at most microBatchSize · maxLength tokens: as so many rows, or packed, as
-    many rows as fit.
-    """
-    if not is_packed:
-        return micro_batches(chosen, lengths, config.micro_batch_size, ranks.world_size)[ranks.rank]
-    bins = pack(chosen, lengths, config.micro_batch_size * config.max_length)
-    if len(bins) < ranks.world_size:  # rather small micro-batches than ranks without work
-        ordered = sorted(chosen, key=lambda i: (-lengths[i], i))
-        bins = [ordered[k :: ranks.world_size] for k in range(ranks.world_size)]
-    bins += [[]] * (-len(bins) % ranks.world_size)
-    return bins[ranks.rank :: ranks.world_size]
-
-
 def is_due(step: int, every: int | None, total: int, parts: int) -> bool:
     """Whether something that happens each `every` steps (default: a `parts`-th of all) is due."""
     return step % (every or max(1, math.ceil(total / parts))) == 0
@@ -101,7 +47,7 @@ def is_due(step: int, every: int | None, total: int, parts: int) -> bool:
 def fit(
     session: Session,
     engine: Engine,
-    task: Task[Any],
+    task: AnyTask,
     write: Callable[[Path], None],
 ) -> Fitted:
     """Train from the newest checkpoint to the last step.
@@ -183,7 +129,7 @@ class _Progress(NamedTuple):
     metrics: dict[str, float]  # of the best weights, or of the newest evaluation
 
 
-def _train_step(session: Session, engine: Engine, task: Task[Any], step: int) -> dict[str, float]:
+def _train_step(session: Session, engine: Engine, task: AnyTask, step: int) -> dict[str, float]:
     started = time.perf_counter()
     batch = task.batch(step)
     with session.guard.batch(step, batch.row_ids):
@@ -201,7 +147,7 @@ def _train_step(session: Session, engine: Engine, task: Task[Any], step: int) ->
 
 
 def _accumulate(
-    session: Session, engine: Engine, task: Task[Any], batch: StepBatch[Any]
+    session: Session, engine: Engine, task: AnyTask, batch: StepBatch[Any]
 ) -> dict[str, float]:
     """Gradients of the whole batch; its figures summed over ranks, every one of them finite."""
     engine.module.train()
@@ -227,31 +173,20 @@ def global_figures(session: Session, parts: Sequence[Mapping[str, Tensor]]) -> d
 def _after_evaluation(
     session: Session,
     config: Supervised,
-    task: Task[Any],
+    task: AnyTask,
     before: _Progress,
     step: int,
     metrics: dict[str, float],
     write: Callable[[Path], None],
 ) -> _Progress:
     """Keep these weights if they are the best so far and not the last, which need no copy."""
-    value = metrics.get(task.better)
+    value = metrics.get(BEST_BY)
     if value is None or not config.keep_best:
         return _Progress(None, None, metrics)
-    sign = 1 if task.higher_is_better else -1
-    if not math.isfinite(value):  # else it would be the best for ever: nothing is above it
+    if not math.isfinite(value):  # else it would be the best for ever
         return before if before.best is not None else _Progress(None, None, metrics)
-    if before.best is not None and sign * value <= sign * before.best:
+    if before.best is not None and value >= before.best:
         return before
     if step < task.total_steps:
         session.checkpointer.keep_weights(step, write)
     return _Progress(step, value, metrics)
-
-
-def mean_over_ranks(
-    session: Session, parts: Iterable[Mapping[str, Tensor]], names: Sequence[str]
-) -> dict[str, float]:
-    """Figures of an evaluation, added up over this rank's batches and over ranks."""
-    total = torch.zeros(len(names), dtype=torch.float64)
-    for part in parts:
-        total += torch.stack([part[name].detach().double().cpu() for name in names])
-    return dict(zip(names, session.ranks.sum(total).tolist(), strict=True))

@@ -38,7 +38,8 @@ from rlhf_trainer.policy_kl import kl_to_reference
 from rlhf_trainer.preference_reference import Reference, with_reference
 from rlhf_trainer.scored_lm import ScoredLM
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import Contribution, commit, done, fit
+from rlhf_trainer.supervised import commit, done, fit
+from rlhf_trainer.task import Contribution
 
 
 def train(session: Session) -> StageResult:
@@ -100,7 +101,7 @@ class PairLoss(NamedTuple):
     rejected_rewards: Tensor
 
 
-class PairTask(AnswerTask[Compared, MicroBatch]):
+class PairTask(AnswerTask[Compared, MicroBatch, int]):
     """What DPO tells the loop of supervised stages."""
 
     evaluated = {"train/accuracy": "eval/accuracy", "dpo/margin": "eval/margin"}  # noqa: RUF012
@@ -117,7 +118,11 @@ class PairTask(AnswerTask[Compared, MicroBatch]):
             write_left_out(Path(session.run.output), rows)
         return [Compared.of(row) for row in rows.train], [Compared.of(row) for row in rows.heldout]
 
-    def laid(self, examples: Sequence[Compared], in_all: Sequence[Compared]) -> MicroBatch:
+    def of_whole(self, whole: Sequence[Compared], parts: Sequence[Sequence[Compared]]) -> int:
+        """Queries."""
+        return len(whole)
+
+    def laid(self, examples: Sequence[Compared], of_whole: int) -> MicroBatch:
         """Answers laid end to end, with the indices of all comparisons."""
         better: list[int] = []
         worse: list[int] = []
@@ -128,7 +133,7 @@ class PairTask(AnswerTask[Compared, MicroBatch]):
             pairs = [(i, j) for i, j in combinations(range(len(ranks)), 2) if ranks[i] < ranks[j]]
             better += [first + i for i, _ in pairs]
             worse += [first + j for _, j in pairs]
-            share += [1 / (len(pairs) * len(in_all))] * len(pairs)
+            share += [1 / (len(pairs) * of_whole)] * len(pairs)
             first += len(ranks)
         device = self.session.ranks.device
         return MicroBatch(

@@ -39,7 +39,8 @@ from rlhf_trainer.scalar_models import (
 )
 from rlhf_trainer.sequences import model_inputs, pack
 from rlhf_trainer.session import Session
-from rlhf_trainer.supervised import Contribution, commit, done, fit, shares
+from rlhf_trainer.supervised import commit, done, fit
+from rlhf_trainer.task import Contribution, shares
 
 REFERENCE_QUERIES: Final = 1024
 """Demonstrations or training queries, drawn by the seed, whose answers' scores give mean and
@@ -133,10 +134,14 @@ class MicroBatch(NamedTuple):
     queries_in_all: int  # of the global batch
 
 
-class RewardTask(AnswerTask[Query, MicroBatch]):
+class RewardTask(AnswerTask[Query, MicroBatch, int]):
     """What the reward stage tells the loop of supervised stages."""
 
-    def laid(self, examples: Sequence[Query], in_all: Sequence[Query]) -> MicroBatch:
+    def of_whole(self, whole: Sequence[Query], parts: Sequence[Sequence[Query]]) -> int:
+        """Queries."""
+        return len(whole)
+
+    def laid(self, examples: Sequence[Query], of_whole: int) -> MicroBatch:
         """Queries laid end to end, with what their answers are compared by."""
         device = self.session.ranks.device
         ranks = [torch.tensor(query.ranks, device=device) for query in examples]
@@ -146,7 +151,7 @@ class RewardTask(AnswerTask[Query, MicroBatch]):
             answers=tuple(len(query.rows) for query in examples),
             ranks_QK=torch.nn.utils.rnn.pad_sequence(ranks, batch_first=True) if ranks else empty,
             margin_Q=torch.tensor([query.margin for query in examples], device=device),
-            queries_in_all=len(in_all),
+            queries_in_all=of_whole,
         )
 
     def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
@@ -181,7 +186,7 @@ class RewardTask(AnswerTask[Query, MicroBatch]):
 
     def _all_scores(self, engine: Engine, queries: Sequence[Query]) -> Tensor:
         """Of every answer; none on a rank whose queries ran out, which computes along."""
-        scores_R = self._scores(engine, self.laid(queries, queries))
+        scores_R = self._scores(engine, self.laid(queries, len(queries)))
         return scores_R if queries else scores_R[:0]
 
     def _scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
