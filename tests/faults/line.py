@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
-from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import urlsplit
+
+from cluster.loop_thread import LoopThread, end_other_tasks
 
 BLOCK: Final = 1 << 16
 
@@ -25,16 +25,15 @@ class Line:
         self._config = json.loads(kubeconfig.read_text())
         self._cluster = self._config["clusters"][0]["cluster"]
         self._to = urlsplit(self._cluster["server"])
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="line")
+        self._loop = LoopThread("line")
         self._port = 0  # any that is free, and from then on that one
         self._is_dead = False
         self._open: set[asyncio.StreamWriter] = set()
         self._dead: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._do(self._listen())
+        self._loop.start()
+        self._loop.do(self._listen())
         return self
 
     def __exit__(
@@ -43,10 +42,7 @@ class Line:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._do(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._loop.stop(self._close())
 
     def write_kubeconfig(self, file: Path) -> None:
         """The way through here, as the user of the kubeconfig that was given."""
@@ -56,16 +52,16 @@ class Line:
 
     def cut(self) -> None:
         """Connections end, and nobody takes new ones: the API server is gone."""
-        self._do(self._end())
+        self._loop.do(self._end())
 
     def die(self) -> None:
         """Connections stay, and are taken, and nothing is answered, now or ever: the machine has
         stopped, or whatever is between has forgotten them."""
-        self._do(self._silence())
+        self._loop.do(self._silence())
 
     def mend(self) -> None:
         """New connections go through. Those that were open when it died stay silent."""
-        self._do(self._listen())
+        self._loop.do(self._listen())
 
     async def _listen(self) -> None:
         self._is_dead = False
@@ -84,10 +80,7 @@ class Line:
 
     async def _close(self) -> None:
         await self._end()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await end_other_tasks()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(self._to.hostname, self._to.port)
@@ -114,6 +107,3 @@ class Line:
                 if writer not in self._dead:
                     writer.write(block)
                     await writer.drain()
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from builders import MANIFEST
 from certificates import a_certificate
 from cluster.client import Client
 from cluster.control_plane import ControlPlane
+from cluster.loop_thread import LoopThread, end_other_tasks
 from kubernetes.client import ApiException
 from rlhf_operator.admission import Admission
 from rlhf_operator.api import ApiError, Resource
@@ -30,12 +29,16 @@ class Webhook:
 
     def __init__(self, client: Client, files: TLSFiles) -> None:
         self._client = client
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        ports: queue.Queue[int] = queue.Queue()
-        serving = Admission(self._get, Platform).serve("127.0.0.1", 0, files, ports.put)
-        self._serving = asyncio.run_coroutine_threadsafe(serving, self._loop)
-        self.port = ports.get(timeout=20)
+        self._loop = LoopThread("webhook")
+        self._loop.start()
+        self.port = self._loop.do(self._serve(files))
+
+    async def _serve(self, files: TLSFiles) -> int:
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        admission = Admission(self._get, Platform)
+        serving = admission.serve("127.0.0.1", 0, files, port.set_result)
+        self._serving = asyncio.create_task(serving)
+        return await port
 
     async def _get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any]:
         where = f"{resource.api_version}/{resource.plural}"
@@ -45,13 +48,7 @@ class Webhook:
             raise ApiError(error.status or 0, str(error.reason), "") from None
 
     def close(self) -> None:
-        self._serving.cancel()
-        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
-    async def _ended(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
+        self._loop.stop(end_other_tasks())
 
 
 def configuration(

@@ -17,12 +17,12 @@ from cluster.kubelet.logs import LogServer
 from cluster.kubelet.runtime import Container, Runtime
 from cluster.kubelet.status import EVICTED
 from cluster.kubelet.worker import Worker
+from cluster.loop_thread import LoopThread, end_other_tasks
 from cluster.nodes import FakeNode
 
 T = TypeVar("T")
 PAUSE: Final = 0.05
 """Seconds between two tries to watch."""
-STOP_WITHIN: Final = 10.0
 
 
 class Kubelet:
@@ -38,8 +38,7 @@ class Kubelet:
         self._connection = Connection.from_kubeconfig(kubeconfig)
         self._runtime = runtime
         self._nodes = None if nodes is None else {node.name: node for node in nodes}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="kubelet")
+        self._loop = LoopThread("kubelet")
         self._workers: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._contacts: dict[str, asyncio.Event] = {}
@@ -48,9 +47,9 @@ class Kubelet:
         self._known: set[str] = set()  # nodes whose kubelet the API server can ask for logs
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._loop.start()
         listed = threading.Event()
-        self._do(self._open(listed))
+        self._loop.do(self._open(listed))
         if not listed.wait(30):
             raise TimeoutError("the API server does not list pods")
         return self
@@ -61,10 +60,7 @@ class Kubelet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._do(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_WITHIN)
-        self._loop.close()
+        self._loop.stop(self._close())
         if self._errors and error is None:
             raise self._errors[0]
 
@@ -72,31 +68,31 @@ class Kubelet:
 
     def kill(self, pod: Object, rank: int | None = None) -> None:
         """SIGKILL to the pod's processes, or to one rank's alone."""
-        self._do(self._with(pod, lambda container: container.kill(rank=rank)))
+        self._loop.do(self._with(pod, lambda container: container.kill(rank=rank)))
 
     def oom(self, pod: Object) -> None:
         """SIGKILL by the kernel, as the pod has used more memory than it may."""
-        self._do(self._with(pod, lambda container: container.kill("OOMKilled")))
+        self._loop.do(self._with(pod, lambda container: container.kill("OOMKilled")))
 
     def evict(self, pod: Object) -> None:
         """As the eviction manager does when the node is low on memory; without a grace period."""
-        self._loop.call_soon_threadsafe(self._evict, pod)
+        self._loop.soon(self._evict, pod)
 
     def lose_node(self, node: str) -> None:
         """The machine is cut off: no heartbeats, nothing heard, nothing said; its pods go on."""
         if self._nodes:
             self._nodes[node].lose()
-        self._loop.call_soon_threadsafe(self._contact(node).clear)
+        self._loop.soon(self._contact(node).clear)
 
     def recover_node(self, node: str) -> None:
         """It is back: the kubelet reports what has happened, and hears what it has missed."""
         if self._nodes:
             self._nodes[node].recover()
-        self._loop.call_soon_threadsafe(self._recover, node)
+        self._loop.soon(self._recover, node)
 
     def log(self, pod: Object) -> str:
         """What the pod has written so far."""
-        return self._do(self._with(pod, lambda container: container.log()))
+        return self._loop.do(self._with(pod, lambda container: container.log()))
 
     def _evict(self, pod: Object) -> None:
         if worker := self._find(pod):
@@ -131,10 +127,7 @@ class Kubelet:
 
     async def _close(self) -> None:
         await self._logs.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_other_tasks()
         for worker in self._workers.values():
             if worker.container:
                 worker.container.close()
@@ -215,6 +208,3 @@ class Kubelet:
         if not task.cancelled() and (error := task.exception()):
             traceback.print_exception(error)
             self._errors.append(error)
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
