@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_operator.local import shim
-from rlhf_operator.local.processes import is_locked, send, tagged, with_variable
+from rlhf_operator.local.processes import is_locked, send, tagged
 
 
 class Container:
@@ -98,15 +98,6 @@ class Container:
         if process and is_news and is_locked(self.directory / "pod.lock"):
             write(self.directory / "ending", {"grace": grace})
             send(process["pid"], signal.SIGTERM)
-
-    def kill_processes(self, rank: int | None = None) -> int:
-        """SIGKILL from outside, to one rank or to all; the supervisor lives to tell. How many."""
-        supervisor = (read(self.directory / "process.json") or {}).get("pid")
-        found = tagged(self.tag) if rank is None else with_variable(self.tag, f"RANK={rank}")
-        victims = sorted(pid for pid in found if pid != supervisor)
-        for pid in victims:  # the one that was started first goes first: its end counts
-            send(pid, signal.SIGKILL)
-        return len(victims)
 
     def kill(self) -> None:
         """Ends everything at once, the supervisor, too."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from rlhf_api.run import TERMINATION_LIMIT
 
 from rlhf_operator.local.addresses import Addresses
-from rlhf_operator.local.mounts import Files, Needs, Sources, local_path
+from rlhf_operator.local.mounts import Files, Sources, local_path
 
 Object = dict[str, Any]
 
@@ -91,22 +91,6 @@ def _keys_of(config_map: Object | None, secret: Object | None, sources: Sources)
     if reference["name"] not in known and not reference.get("optional"):
         raise LookupError(f'{kind} "{reference["name"]}" not found')
     return known.get(reference["name"])
-
-
-def environment_needs(container: Object) -> Needs:
-    """What the variables refer to."""
-    values = [item.get("valueFrom", {}) for item in container.get("env", [])]
-    whole = container.get("envFrom", [])
-    return Needs(
-        config_maps=_names(values, "configMapKeyRef") | _names(whole, "configMapRef"),
-        secrets=_names(values, "secretKeyRef") | _names(whole, "secretRef"),
-        claims=frozenset(),
-        audiences=frozenset(),
-    )
-
-
-def _names(items: Sequence[Object], kind: str) -> frozenset[str]:
-    return frozenset(item[kind]["name"] for item in items if kind in item)
 
 
 def field(pod: Object, path: str) -> str:

@@ -28,13 +28,8 @@ def is_locked(path: Path) -> bool:
 
 def tagged(tag: str) -> list[int]:
     """Processes that carry a pod's tag, whoever their parent is now. Linux only; elsewhere none."""
-    return with_variable(tag, f"{TAG}={tag}")
-
-
-def with_variable(tag: str, setting: str) -> list[int]:
-    """Those of them that have been given a variable, such as ``RANK=1``."""
-    wanted = {f"{TAG}={tag}".encode(), setting.encode()}
-    return [pid for pid in _all_processes() if wanted <= set(_environment(pid))]
+    wanted = f"{TAG}={tag}".encode()
+    return [pid for pid in _all_processes() if wanted in environment_of(pid)]
 
 
 def _all_processes() -> list[int]:
@@ -43,7 +38,8 @@ def _all_processes() -> list[int]:
     return [int(name) for name in os.listdir(PROC) if name.isdigit()]
 
 
-def _environment(pid: int) -> list[bytes]:
+def environment_of(pid: int) -> list[bytes]:
+    """A process's variables, as ``NAME=value``."""
     try:
         return PROC.joinpath(str(pid), "environ").read_bytes().split(b"\0")
     except OSError:

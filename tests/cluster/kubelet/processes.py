@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rlhf_operator.local import LocalRunError
 from rlhf_operator.local.addresses import Addresses
-from rlhf_operator.local.container import Container, write
+from rlhf_operator.local.container import Container, read, write
 from rlhf_operator.local.kubelet import (
     command,
     environment,
-    environment_needs,
     no_proxy,
     termination_message,
 )
 from rlhf_operator.local.mounts import Needs, Sources, mount, termination_file, volume_needs
-from rlhf_operator.local.processes import TAG
+from rlhf_operator.local.processes import TAG, environment_of, send, tagged
 
 from cluster.kubelet.api import Object
 from cluster.kubelet.runtime import Host, NotReady
@@ -52,7 +52,7 @@ class Processes:
         if len(spec["containers"]) > 1 or spec.get("initContainers"):
             raise NotReady("CreateContainerError", "only pods of one container are run here")
         container = spec["containers"][0]
-        for_volumes, for_variables = volume_needs(spec), environment_needs(container)
+        for_volumes, for_variables = volume_needs(spec), _environment_needs(container)
         sources = await fetcher.fetch(_both(for_volumes, for_variables))
         require(for_volumes, sources)
         addresses = self._addresses(await fetcher.service())
@@ -113,9 +113,19 @@ class ProcessContainer:
     def kill(self, reason: str = "", rank: int | None = None) -> None:
         """SIGKILL by somebody else. Raises LookupError where there is no such process."""
         self._reason = reason
-        if not self._container.kill_processes(rank):
+        victims = sorted(self._victims(rank))
+        for pid in victims:  # the one that was started first goes first: its end counts
+            send(pid, signal.SIGKILL)
+        if not victims:
             who = "" if rank is None else f" of rank {rank}"
             raise LookupError(f"{self.directory.name} has no process{who}")
+
+    def _victims(self, rank: int | None) -> list[int]:
+        """Those of the rank, or all but the supervisor, which lives to tell."""
+        supervisor = (read(self.directory / "process.json") or {}).get("pid")
+        found = [pid for pid in tagged(self._container.tag) if pid != supervisor]
+        setting = f"RANK={rank}".encode()
+        return [pid for pid in found if rank is None or setting in environment_of(pid)]
 
     def close(self) -> None:
         """Leaves nothing behind."""
@@ -146,3 +156,19 @@ class ProcessContainer:
 
 def _both(one: Needs, other: Needs) -> Needs:
     return Needs(*(a | b for a, b in zip(one, other, strict=True)))
+
+
+def _environment_needs(container: Object) -> Needs:
+    """What the variables refer to."""
+    values = [item.get("valueFrom", {}) for item in container.get("env", [])]
+    whole = container.get("envFrom", [])
+    return Needs(
+        config_maps=_names(values, "configMapKeyRef") | _names(whole, "configMapRef"),
+        secrets=_names(values, "secretKeyRef") | _names(whole, "secretRef"),
+        claims=frozenset(),
+        audiences=frozenset(),
+    )
+
+
+def _names(items: Sequence[Object], kind: str) -> frozenset[str]:
+    return frozenset(item[kind]["name"] for item in items if kind in item)
