@@ -8,7 +8,7 @@ import torch
 from rlhf_trainer import logprobs as lp
 from torch import Tensor
 
-B, T, V = 2, 5, 7
+N, V = 8, 7
 
 
 def by_hand(logits_V: Sequence[float], temperature: float) -> list[float]:
@@ -19,33 +19,30 @@ def by_hand(logits_V: Sequence[float], temperature: float) -> list[float]:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """logits (B, T, V), tokens (B, T)."""
+    """logits (N, V), targets (N,)."""
     g = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(B, T, V, generator=g, dtype=torch.float64)
-    return logits, torch.randint(V, (B, T), generator=g)
+    logits = 2 * torch.randn(N, V, generator=g, dtype=torch.float64)
+    return logits, torch.randint(V, (N,), generator=g)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
-def test_logits_at_t_minus_1_score_token_t_at_the_sampling_temperature(temperature: float) -> None:
-    logits, tokens = batch()
-    got = lp.token_logprobs(logits, tokens, temperature)
-    assert got.shape == (B, T - 1)
-    for b in range(B):
-        for t in range(1, T):
-            want = by_hand(logits[b, t - 1].tolist(), temperature)[int(tokens[b, t])]
-            assert got[b, t - 1].item() == pytest.approx(want, abs=1e-12)
+def test_targets_are_scored_at_the_sampling_temperature(temperature: float) -> None:
+    logits, targets = batch()
+    got = lp.packed_logprobs(logits, targets, temperature)
+    assert got.shape == (N,)
+    for n in range(N):
+        want = by_hand(logits[n].tolist(), temperature)[int(targets[n])]
+        assert got[n].item() == pytest.approx(want, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_entropy_is_that_of_the_tempered_distribution(temperature: float) -> None:
-    logits, tokens = batch()
-    got = lp.token_logprobs_and_entropy(logits, tokens, temperature)
-    torch.testing.assert_close(got.logprobs, lp.token_logprobs(logits, tokens, temperature))
-    for b in range(B):
-        for t in range(1, T):
-            logp = by_hand(logits[b, t - 1].tolist(), temperature)
-            want = -sum(math.exp(x) * x for x in logp)
-            assert got.entropy[b, t - 1].item() == pytest.approx(want, abs=1e-12)
+    logits, targets = batch()
+    got = lp.packed_logprobs_and_entropy(logits, targets, temperature)
+    torch.testing.assert_close(got.logprobs, lp.packed_logprobs(logits, targets, temperature))
+    for n in range(N):
+        want = -sum(math.exp(x) * x for x in by_hand(logits[n].tolist(), temperature))
+        assert got.entropy[n].item() == pytest.approx(want, abs=1e-12)
 
 
 def test_uniform_logits_have_log_v_nats_of_entropy() -> None:
@@ -64,23 +61,16 @@ def test_a_forbidden_token_leaves_entropy_and_gradient_finite() -> None:
 
 
 def test_temperature_leaves_the_callers_logits_alone() -> None:
-    logits, tokens = batch()
+    logits, targets = batch()
     before = logits.clone()
-    lp.token_logprobs(logits, tokens, 0.5)
+    lp.packed_logprobs(logits, targets, 0.5)
     torch.testing.assert_close(logits, before, rtol=0, atol=0)
 
 
 def test_bf16_logits_are_scored_in_fp32() -> None:
-    logits, tokens = batch()
+    logits, targets = batch()
     half = logits.bfloat16()
-    got = lp.token_logprobs(half, tokens, 0.7)
+    got = lp.packed_logprobs(half, targets, 0.7)
     assert got.dtype == torch.float32
-    want = lp.token_logprobs(half.double(), tokens, 0.7)
+    want = lp.packed_logprobs(half.double(), targets, 0.7)
     torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
-
-
-def test_sequence_logprobs_sum_or_average_the_response_and_ignore_the_rest() -> None:
-    logprobs = torch.tensor([[-1.0, -2.0, -math.inf], [-0.5, math.nan, -0.25], [-3.0, -3.0, -3.0]])
-    mask = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 0]])
-    torch.testing.assert_close(lp.sum_logprobs(logprobs, mask), torch.tensor([-3.0, -0.75, 0.0]))
-    torch.testing.assert_close(lp.mean_logprobs(logprobs, mask), torch.tensor([-1.5, -0.375, 0.0]))

@@ -1,7 +1,7 @@
 """Advantage estimators: GAE for PPO; GRPO, RLOO and REINFORCE++ without a critic; whitening.
 
-None of them carries a gradient. Where a sum over ranks is needed, the caller passes `reduce`,
-which sums a small tensor over ranks; every rank must make the call.
+None of them carries a gradient. They see the whole global batch, which every rank holds
+(`experience`).
 
 Shapes: B batch, T time (columns aligned with log-probs), G groups (prompts), K answers a prompt.
 Masks: `response_mask_BT` is True where a token of the response counts, its EOS included.
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from rlhf_trainer.logprobs import upcast
-from rlhf_trainer.rewards import SumOverRanks, one_rank
 
 
 class Advantages(NamedTuple):
@@ -52,24 +51,17 @@ def gae(
 
 
 @torch.no_grad()
-def whiten(
-    x: Tensor,
-    mask: Tensor,
-    shift_mean: bool = True,
-    reduce: SumOverRanks = one_rank,
-    eps: float = 1e-8,
-) -> Tensor:
-    """(x − μ)/√(σ² + eps), plus μ again if not `shift_mean`; 0 where the mask is False.
+def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """(x − μ)/√(σ² + eps), 0 where the mask is False; same shape as `x`.
 
-    μ and σ² are those of the *global* batch's True tokens. σ² is the population (biased, /n)
-    variance, in two float64 passes; `reduce` is called twice. Same shape as `x`.
+    μ and σ² are those of all True tokens. σ² is the population (biased, /n) variance, in two
+    float64 passes.
     """
     mask, values = mask.bool(), upcast(x)
-    wide = values.double()
-    count, total = reduce(torch.stack([mask.sum().double(), wide.where(mask, 0.0).sum()]))
-    mean = total / count.clamp_min(1)
-    var = reduce((wide - mean).where(mask, 0.0).square().sum()) / count.clamp_min(1)
-    whitened: Tensor = (wide - mean) / (var + eps).sqrt() + (0.0 if shift_mean else mean)
+    wide, count = values.double(), mask.sum().double().clamp_min(1)
+    mean = wide.where(mask, 0.0).sum() / count
+    var = (wide - mean).where(mask, 0.0).square().sum() / count
+    whitened: Tensor = (wide - mean) / (var + eps).sqrt()
     return whitened.where(mask, 0.0).to(values.dtype)
 
 
@@ -103,10 +95,7 @@ def rloo_advantages(scores_GK: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reinforce_plus_plus_advantages(
-    rewards_BT: Tensor,
-    response_mask_BT: Tensor,
-    gamma: float = 1.0,
-    reduce: SumOverRanks = one_rank,
+    rewards_BT: Tensor, response_mask_BT: Tensor, gamma: float = 1.0
 ) -> Advantages:
     """R_t = Σ_{i≥t} γ^(i−t)·r_i over response tokens; A = R whitened over the global batch.
 
@@ -115,7 +104,7 @@ def reinforce_plus_plus_advantages(
     """
     zeros_BT = torch.zeros_like(rewards_BT)
     returns_BT = gae(rewards_BT, zeros_BT, response_mask_BT, gamma, lam=1.0).returns
-    return Advantages(whiten(returns_BT, response_mask_BT, reduce=reduce), returns_BT)
+    return Advantages(whiten(returns_BT, response_mask_BT), returns_BT)
 
 
 def spread_over_tokens(advantages_B: Tensor, response_mask_BT: Tensor) -> Tensor:

@@ -196,20 +196,14 @@ def estimate(
     GRPO takes its KL as a term of the loss; of the others it is part of the reward: of each token,
     or for RLOO of the whole response (Ahmadian et al. 2024, sec. 3).
     """
-    penalised = kl_penalty_rewards(
-        scores_B,
-        tokens.logprobs,
-        tokens.ref_logprobs,
-        mask_BT,
-        kl_coef,
-        clip=None,  # clipped before the penalties were taken
-        estimator=config.kl.estimator,
+    rewards_BT = kl_penalty_rewards(
+        scores_B, tokens.logprobs, tokens.ref_logprobs, mask_BT, kl_coef, config.kl.estimator
     )
     samples = config.rollout.samples_per_prompt
     match config.advantage:
         case "gae":
             advantages_BT, returns_BT = gae(
-                penalised.rewards, tokens.values, mask_BT, config.gamma, config.lam
+                rewards_BT, tokens.values, mask_BT, config.gamma, config.lam
             )
             if config.whiten_advantages:
                 advantages_BT = whiten(advantages_BT, mask_BT)
@@ -217,12 +211,12 @@ def estimate(
             advantages_B = grpo_advantages(scores_B.view(-1, samples), config.group_std).flatten()
             advantages_BT = returns_BT = spread_over_tokens(advantages_B, mask_BT)
         case "rloo":
-            total_B = penalised.rewards.sum(-1)
+            total_B = rewards_BT.sum(-1)
             advantages_B = rloo_advantages(total_B.view(-1, samples)).flatten()
             advantages_BT = returns_BT = spread_over_tokens(advantages_B, mask_BT)
         case "reinforce++":
             advantages_BT, returns_BT = reinforce_plus_plus_advantages(
-                penalised.rewards, mask_BT, config.gamma
+                rewards_BT, mask_BT, config.gamma
             )
     return advantages_BT, returns_BT
 

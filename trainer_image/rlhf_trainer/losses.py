@@ -14,6 +14,7 @@ Masks: `response_mask` / `mask` is True where a token counts; other positions ma
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf_trainer.logprobs import upcast
-from rlhf_trainer.rewards import LOG_RATIO_CLAMP, SumOverRanks, kl_estimate, one_rank
+from rlhf_trainer.rewards import LOG_RATIO_CLAMP, kl_estimate
 
 TokenCount = Tensor | float
+SumOverRanks = Callable[[Tensor], Tensor]
 
 
 def masked_token_mean(
@@ -49,7 +51,7 @@ def sft_loss(
 ) -> Tensor:
     """Cross entropy −log π(y_t|y_<t), token mean over the labels that count: a scalar, nats/token.
 
-    Also the PTX term of PPO. `logprobs_BT` comes from `token_logprobs`.
+    Also the PTX term of PPO.
     """
     return masked_token_mean(-logprobs_BT, label_mask_BT, global_token_count)
 
@@ -76,18 +78,21 @@ def ranked_loss(scores_K: Tensor, ranks_K: Tensor, answer_mask_K: Tensor | None 
     Source: Ouyang et al. 2022 (InstructGPT), sec. 3.5, eq. 1.
     """
     scores_K = upcast(scores_K)
+    if answer_mask_K is not None:
+        scores_K = scores_K.where(answer_mask_K.bool(), 0.0)
+    loss_KK = -F.logsigmoid(scores_K.unsqueeze(-1) - scores_K.unsqueeze(-2))
+    return mean_of_comparisons(loss_KK, ranks_K, answer_mask_K)
+
+
+def mean_of_comparisons(
+    values_KK: Tensor, ranks_K: Tensor, answer_mask_K: Tensor | None = None
+) -> Tensor:
+    """Mean of the values (i, j) with rank_i < rank_j, as in `ranked_loss`: (…, K, K) → (…)."""
     compared_KK = ranks_K.unsqueeze(-1) < ranks_K.unsqueeze(-2)
     if answer_mask_K is not None:
         present = answer_mask_K.bool()
-        scores_K = scores_K.where(present, 0.0)
         compared_KK = compared_KK & present.unsqueeze(-1) & present.unsqueeze(-2)
-    loss_KK = -F.logsigmoid(scores_K.unsqueeze(-1) - scores_K.unsqueeze(-2))
-    return loss_KK.where(compared_KK, 0.0).sum((-2, -1)) / compared_KK.sum((-2, -1)).clamp_min(1)
-
-
-def pair_is_right(chosen_scores_P: Tensor, rejected_scores_P: Tensor) -> Tensor:
-    """True where the chosen answer scores strictly higher; a tie is wrong: (P,) bool."""
-    return chosen_scores_P > rejected_scores_P
+    return values_KK.where(compared_KK, 0.0).sum((-2, -1)) / compared_KK.sum((-2, -1)).clamp_min(1)
 
 
 # --- PPO ------------------------------------------------------------------------------------------
@@ -96,15 +101,13 @@ def pair_is_right(chosen_scores_P: Tensor, rejected_scores_P: Tensor) -> Tensor:
 class PolicyLoss(NamedTuple):
     """Scalars that add up over micro-batches; only `loss` carries a gradient.
 
-    `clip_fraction`: tokens where the clipped objective is the one in force; `dual_clip_fraction`:
-    tokens held by the dual clip; `approx_kl`: k3 of KL(π_old‖π); `ratio_mean`: of ρ.
+    `clip_fraction`: tokens where the clipped objective is the one in force; `approx_kl`: k3 of
+    KL(π_old‖π).
     """
 
     loss: Tensor
     clip_fraction: Tensor
-    dual_clip_fraction: Tensor
     approx_kl: Tensor
-    ratio_mean: Tensor
 
 
 def ppo_policy_loss(
@@ -114,18 +117,15 @@ def ppo_policy_loss(
     mask: Tensor,
     clip: float = 0.2,
     dual_clip: float | None = None,
-    log_ratio_clamp: float = LOG_RATIO_CLAMP,
     *,
-    clip_high: float | None = None,
     importance_weights: Tensor | None = None,
     global_token_count: TokenCount | None = None,
 ) -> PolicyLoss:
     """−min(ρA, clip(ρ, 1−ε, 1+ε)A), token mean; ρ = exp(clamp(log π − log π_old, ±20)).
 
-    Source: Schulman et al. 2017 (PPO), eq. 7. `clip_high` widens the upper side alone (Yu et al.
-    2025, DAPO, eq. 10). `dual_clip` c > 1 bounds the loss at −cA where A < 0 (Ye et al. 2020,
-    sec. "Dual-clip PPO"). `importance_weights`, from `truncated_importance_weights`, multiply each
-    token's loss.
+    Source: Schulman et al. 2017 (PPO), eq. 7. `dual_clip` c > 1 bounds the loss at −cA where A < 0
+    (Ye et al. 2020, sec. "Dual-clip PPO"). `importance_weights`, from
+    `truncated_importance_weights`, multiply each token's loss.
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}: it must be greater than 1, or None for off")
@@ -133,26 +133,24 @@ def ppo_policy_loss(
     advantages = upcast(advantages.detach())
     # This `where` stops gradients off the mask: whatever stands there, NaN too, is harmless.
     log_ratio = (upcast(logprobs) - upcast(old_logprobs).detach()).where(mask, 0.0)
-    log_ratio = log_ratio.clamp(-log_ratio_clamp, log_ratio_clamp)
+    log_ratio = log_ratio.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     ratio = log_ratio.exp()
     unclipped = -ratio * advantages
-    clipped = -ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantages
+    clipped = -ratio.clamp(1 - clip, 1 + clip) * advantages
     loss = torch.maximum(unclipped, clipped)
-    held = torch.zeros_like(mask)
     if dual_clip is not None:
         ceiling = -dual_clip * advantages
-        held = (advantages < 0) & (loss > ceiling)
-        loss = ceiling.where(held, loss)
+        loss = ceiling.where((advantages < 0) & (loss > ceiling), loss)
     if importance_weights is not None:
         loss = loss * upcast(importance_weights.detach())
     with torch.no_grad():
-        stats = (clipped > unclipped, held, torch.expm1(log_ratio) - log_ratio, ratio)
+        stats = (clipped > unclipped, torch.expm1(log_ratio) - log_ratio)
         means = [masked_token_mean(stat, mask, global_token_count) for stat in stats]
     return PolicyLoss(masked_token_mean(loss, mask, global_token_count), *means)
 
 
 class ImportanceWeights(NamedTuple):
-    """Weights of each token (0 off the mask), and the mismatch as scalars that add up.
+    """Weights of each token (0 off the mask), and the mismatch as token means.
 
     `capped_fraction`: tokens at the cap; `mismatch_kl`: k3 of KL(π_rollout‖π_trainer), nats;
     `mismatch_abs`: mean |Δ log-prob|; `weight_mean`: about 1 if the two engines agree.
@@ -170,8 +168,7 @@ def truncated_importance_weights(
     trainer_logprobs: Tensor,
     rollout_logprobs: Tensor,
     mask: Tensor,
-    cap: float = 2.0,
-    global_token_count: TokenCount | None = None,
+    cap: float,
 ) -> ImportanceWeights:
     """w = min(π_trainer/π_rollout, cap) of each token, before the first update of a batch.
 
@@ -184,15 +181,8 @@ def truncated_importance_weights(
     weights = log_ratio.exp().clamp_max(cap).where(mask, 0.0)
     kl = torch.expm1(log_ratio) - log_ratio
     stats = (log_ratio > math.log(cap), kl, log_ratio.abs(), weights)
-    means = [masked_token_mean(stat, mask, global_token_count) for stat in stats]
+    means = [masked_token_mean(stat, mask) for stat in stats]
     return ImportanceWeights(weights, *means)
-
-
-class ValueLoss(NamedTuple):
-    """Scalars that add up over micro-batches; only `loss` carries a gradient."""
-
-    loss: Tensor
-    clip_fraction: Tensor
 
 
 def ppo_value_loss(
@@ -200,26 +190,20 @@ def ppo_value_loss(
     old_values: Tensor,
     returns: Tensor,
     mask: Tensor,
-    clip: float | None = 0.2,
+    clip: float = 0.2,
     *,
     global_token_count: TokenCount | None = None,
-) -> ValueLoss:
-    """½·max((V−R)², (V_clip−R)²), token mean; V_clip = V_old + clamp(V − V_old, ±clip).
+) -> Tensor:
+    """½·max((V−R)², (V_clip−R)²), token mean; V_clip = V_old + clamp(V − V_old, ±clip): a scalar.
 
-    Source: the reference code of Schulman et al. 2017 (openai/baselines, ppo2). `clip` None: off.
+    Source: the reference code of Schulman et al. 2017 (openai/baselines, ppo2).
     """
     mask = mask.bool()
     values, returns = upcast(values).where(mask, 0.0), upcast(returns).detach()
-    unclipped = (values - returns).square()
-    clipped = unclipped
-    if clip is not None:
-        old_values = upcast(old_values).detach()
-        clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
-    loss = 0.5 * torch.maximum(unclipped, clipped)
-    return ValueLoss(
-        masked_token_mean(loss, mask, global_token_count),
-        masked_token_mean((clipped > unclipped).detach(), mask, global_token_count),
-    )
+    old_values = upcast(old_values).detach()
+    near_old = old_values + (values - old_values).clamp(-clip, clip)
+    loss = 0.5 * torch.maximum((values - returns).square(), (near_old - returns).square())
+    return masked_token_mean(loss, mask, global_token_count)
 
 
 def kl_loss(
@@ -270,7 +254,7 @@ def dpo_loss(
 ) -> PreferenceLoss:
     """−(1−ε)·log σ(βh) − ε·log σ(−βh), h = Δ_policy − Δ_ref, Δ = log π(chosen) − log π(rejected).
 
-    Log-probs are summed over the response (`sum_logprobs`). Source: Rafailov et al. 2023, eq. 7;
+    Log-probs are summed over the response. Source: Rafailov et al. 2023, eq. 7;
     ε > 0 is cDPO (Mitchell 2023): the label is wrong with probability ε.
     """
     chosen_P = upcast(policy_chosen_P) - upcast(ref_chosen_P)
@@ -291,8 +275,8 @@ def ipo_loss(
 ) -> PreferenceLoss:
     """(h − 1/(2β))², h = Δ_policy − Δ_ref, with log-probs *summed* over the response.
 
-    Source: Azar et al. 2023, eq. 17, where β is τ. TRL feeds the per-token mean instead: for that
-    variant pass `mean_logprobs`; β then has another scale.
+    Source: Azar et al. 2023, eq. 17, where β is τ. TRL takes means per token instead: β then has
+    another scale.
     """
     chosen_P = upcast(policy_chosen_P) - upcast(ref_chosen_P)
     rejected_P = upcast(policy_rejected_P) - upcast(ref_rejected_P)
@@ -303,7 +287,7 @@ def ipo_loss(
 def simpo_loss(
     chosen_mean_P: Tensor, rejected_mean_P: Tensor, beta: float = 2.0, gamma: float = 1.0
 ) -> PreferenceLoss:
-    """−log σ(β·(l_chosen − l_rejected) − γ), l = log π(y|x)/|y| (`mean_logprobs`); no reference.
+    """−log σ(β·(l_chosen − l_rejected) − γ), l = log π(y|x)/|y|; no reference.
 
     Source: Meng et al. 2024, eq. 6. γ is the paper's target margin, not its ratio γ/β.
     """
@@ -312,26 +296,15 @@ def simpo_loss(
     return PreferenceLoss(loss_P, chosen_P.detach(), rejected_P.detach())
 
 
-class OrpoLoss(NamedTuple):
-    """One a pair, (P,) each, un-averaged: loss = nll + λ·odds_ratio; only it carries a gradient."""
-
-    loss: Tensor
-    nll: Tensor
-    odds_ratio: Tensor
-    chosen_rewards: Tensor
-    rejected_rewards: Tensor
-
-
-def orpo_loss(chosen_mean_P: Tensor, rejected_mean_P: Tensor, lam: float = 0.1) -> OrpoLoss:
+def orpo_loss(chosen_mean_P: Tensor, rejected_mean_P: Tensor, lam: float = 0.1) -> PreferenceLoss:
     """−l_chosen + λ·(−log σ(log odds(chosen) − log odds(rejected))), odds = p/(1−p), p = e^l.
 
-    l = log π(y|x)/|y| (`mean_logprobs`); no reference. Source: Hong et al. 2024, eq. 4, 6, 7.
+    l = log π(y|x)/|y|; no reference. Source: Hong et al. 2024, eq. 4, 6, 7.
     """
     chosen_P, rejected_P = upcast(chosen_mean_P), upcast(rejected_mean_P)
     odds_ratio_P = -F.logsigmoid(_log_odds(chosen_P) - _log_odds(rejected_P))
-    rewards = (lam * chosen_P.detach(), lam * rejected_P.detach())
     loss_P = -chosen_P + lam * odds_ratio_P
-    return OrpoLoss(loss_P, -chosen_P.detach(), odds_ratio_P.detach(), *rewards)
+    return PreferenceLoss(loss_P, lam * chosen_P.detach(), lam * rejected_P.detach())
 
 
 class KtoLoss(NamedTuple):
@@ -365,11 +338,12 @@ def kto_loss(
 
 @torch.no_grad()
 def kto_kl_baseline(
-    policy_mismatched_B: Tensor, ref_mismatched_B: Tensor, reduce: SumOverRanks = one_rank
+    policy_mismatched_B: Tensor, ref_mismatched_B: Tensor, reduce: SumOverRanks
 ) -> Tensor:
     """z₀ = max(0, mean of log π(y′|x) − log π_ref(y′|x)) over the global batch: a scalar, nats.
 
-    y′ is the answer of *another* prompt of the micro-batch. Source: Ethayarajh et al. 2024, sec. 4.
+    y′ is the answer to *another* prompt. Every rank makes the call: `reduce` sums a small tensor
+    over ranks. Source: Ethayarajh et al. 2024, sec. 4.
     """
     log_ratio_B = (upcast(policy_mismatched_B) - upcast(ref_mismatched_B)).double()
     count = torch.full_like(log_ratio_B.sum(), len(log_ratio_B))

@@ -20,10 +20,7 @@ from torch import Tensor
 from rlhf_trainer.actor_critic import TokenScores
 from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.engine import Engine, StepStats
-from rlhf_trainer.experience import (
-    Experience,
-    flat_rows,
-)
+from rlhf_trainer.experience import Experience, flat_rows
 from rlhf_trainer.lanes import may_share_cores, side_by_side
 from rlhf_trainer.losses import entropy_loss, kl_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_trainer.pretraining import PretrainingTexts
@@ -227,7 +224,7 @@ def _critic_gradients(
 
 
 def _value_loss(config: PPOStage, batch: MicroBatch, values_N: Tensor) -> tuple[Tensor, Figures]:
-    value = ppo_value_loss(
+    loss = ppo_value_loss(
         values_N,
         batch.old_values,
         batch.returns,
@@ -235,7 +232,7 @@ def _value_loss(config: PPOStage, batch: MicroBatch, values_N: Tensor) -> tuple[
         config.value_clip,
         global_token_count=batch.global_token_count,
     )
-    return value.loss, {"ppo/value_loss": value.loss.detach()}
+    return loss, {"ppo/value_loss": loss.detach()}
 
 
 def _means(session: Session, config: PPOStage, parts: Sequence[Figures]) -> dict[str, float]:

@@ -1,17 +1,14 @@
-"""From scores to per-token rewards: KL penalty, score shaping, β control, running statistics.
+"""From scores to per-token rewards: KL penalty, score shaping, β control.
 
 x = log π(token) − log π_ref(token), under tokens sampled from π. All log-probs in nats.
-
-Where a sum over ranks is needed, the caller passes `reduce`, which sums a small tensor over ranks;
-every rank must make the call. The default is one rank alone.
 
 Shapes: B batch, T time (columns aligned with log-probs: T−1 of the token row).
 Masks: `response_mask_BT` is True where a token of the response counts, its EOS included.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,21 +16,13 @@ from torch import Tensor
 from rlhf_trainer.logprobs import upcast
 
 KLEstimator = Literal["k1", "k2", "k3"]
-SumOverRanks = Callable[[Tensor], Tensor]
 
 KL_CLAMP = 10.0
 LOG_RATIO_CLAMP = 20.0
 
 
-def one_rank(x: Tensor) -> Tensor:
-    """The `reduce` of a single process: the sum over ranks is the value itself."""
-    return x
-
-
-def kl_estimate(
-    logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1", clamp: float = KL_CLAMP
-) -> Tensor:
-    """Per-token estimate of KL(π‖π_ref), nats, any shape, clamped to ±`clamp`.
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
+    """Per-token estimate of KL(π‖π_ref), nats, any shape, clamped to ±10.
 
     k1 = x        k2 = x²/2        k3 = e^(−x) − 1 + x
     Unbiased: k1 and k3; never negative: k2 and k3. Source: Schulman 2020, "Approximating KL".
@@ -51,7 +40,7 @@ def kl_estimate(
             kl = torch.expm1(-x) + x
         case _:
             raise ValueError(f"unknown KL estimator {estimator!r}: expected k1, k2 or k3")
-    return kl.clamp(-clamp, clamp)
+    return kl.clamp(-KL_CLAMP, KL_CLAMP)
 
 
 def last_response_token_mask(response_mask_BT: Tensor) -> Tensor:
@@ -61,28 +50,15 @@ def last_response_token_mask(response_mask_BT: Tensor) -> Tensor:
     return mask_BT & (true_from_here_BT == 1)
 
 
-class TokenRewards(NamedTuple):
-    """What `kl_penalty_rewards` returns.
-
-    `rewards` (B, T); `kl` (B, T), which sums over T to the sequence KL that a controller wants, and
-    is 0 off the mask; `scores` (B,), clipped.
-    """
-
-    rewards: Tensor
-    kl: Tensor
-    scores: Tensor
-
-
 def kl_penalty_rewards(
     scores_B: Tensor,
     logprobs_BT: Tensor,
     ref_logprobs_BT: Tensor,
     response_mask_BT: Tensor,
     kl_coef: float,
-    clip: float | None = 10.0,
     estimator: KLEstimator = "k1",
-) -> TokenRewards:
-    """r_t = −β·KL_t + [t is the last response token]·clip(score, ±clip), 0 off the mask.
+) -> Tensor:
+    """r_t = −β·KL_t + [t is the last response token]·score, 0 off the mask: (B, T).
 
     Source: Ziegler et al. 2019, sec. 2, eq. 2; Ouyang et al. 2022 (InstructGPT), sec. 3.5.
     The score lands on the last response token itself (its EOS, or the token that truncation left
@@ -91,11 +67,8 @@ def kl_penalty_rewards(
     mask_BT = response_mask_BT.bool()
     kl_BT = kl_estimate(logprobs_BT.detach(), ref_logprobs_BT.detach(), estimator)
     kl_BT = kl_BT.where(mask_BT, 0.0)
-    scores_B = upcast(scores_B.detach())
-    if clip is not None:
-        scores_B = scores_B.clamp(-clip, clip)
-    at_end_BT = scores_B.unsqueeze(-1).where(last_response_token_mask(mask_BT), 0.0)
-    return TokenRewards(at_end_BT - kl_coef * kl_BT, kl_BT, scores_B)
+    scores_B1 = upcast(scores_B.detach()).unsqueeze(-1)
+    return scores_B1.where(last_response_token_mask(mask_BT), 0.0) - kl_coef * kl_BT
 
 
 def normalise_scores(scores_B: Tensor, mean: float, std: float) -> Tensor:
@@ -111,18 +84,16 @@ def missing_eos_penalty(scores_B: Tensor, has_eos_B: Tensor, penalty: float) -> 
     return upcast(scores_B) - penalty * (~has_eos_B.bool()).to(upcast(scores_B).dtype)
 
 
-def overlong_penalty(
-    lengths_B: Tensor, max_length: int, buffer_length: int, scale: float = 1.0
-) -> Tensor:
-    """Soft overlong punishment, to be added to the score: (B,) fp32 in [−scale, 0].
+def overlong_penalty(lengths_B: Tensor, max_length: int, buffer_length: int) -> Tensor:
+    """Soft overlong punishment, to be added to the score: (B,) fp32 in [−1, 0].
 
-    0 up to L_max − L_buffer tokens, then linear down to −scale at L_max, −scale beyond.
+    0 up to L_max − L_buffer tokens, then linear down to −1 at L_max, −1 beyond.
     Source: Yu et al. 2025 (DAPO), eq. 13.
     """
     if not 0 < buffer_length <= max_length:
         raise ValueError(f"buffer_length {buffer_length} must be in 1..max_length {max_length}")
     over_B = (lengths_B.float() - (max_length - buffer_length)) / buffer_length
-    return -scale * over_B.clamp(0.0, 1.0)
+    return -over_B.clamp(0.0, 1.0)
 
 
 def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -32,7 +32,7 @@ from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.lora import add_lora
-from rlhf_trainer.losses import dpo_loss, ipo_loss, orpo_loss, simpo_loss
+from rlhf_trainer.losses import PreferenceLoss, dpo_loss, ipo_loss, orpo_loss, simpo_loss
 from rlhf_trainer.models import load_policy
 from rlhf_trainer.policy_kl import kl_to_reference
 from rlhf_trainer.preference_reference import Reference, with_reference
@@ -91,14 +91,6 @@ class MicroBatch(NamedTuple):
     worse_P: Tensor
     share_P: Tensor  # 1 / (comparisons of the query · queries of the global batch)
     stored: tuple[tuple[float, ...], ...]
-
-
-class PairLoss(NamedTuple):
-    """One a comparison, (P,) each."""
-
-    loss: Tensor
-    chosen_rewards: Tensor
-    rejected_rewards: Tensor
 
 
 class PairTask(AnswerTask[Compared, MicroBatch, int]):
@@ -162,32 +154,27 @@ class PairTask(AnswerTask[Compared, MicroBatch, int]):
 
     def _loss(
         self, sums_R: Tensor, means_R: Tensor, reference_R: Tensor, micro_batch: MicroBatch
-    ) -> PairLoss:
+    ) -> PreferenceLoss:
         config = self.settings
         assert isinstance(config, DPOStage)
         better_P, worse_P = micro_batch.better_P, micro_batch.worse_P
         means = means_R[better_P], means_R[worse_P]
         match config.loss:
             case "simpo":
-                found: Any = simpo_loss(*means, config.beta, config.simpo_gamma)
+                found = simpo_loss(*means, config.beta, config.simpo_gamma)
             case "orpo":
                 found = orpo_loss(*means, config.beta)
             case _:
-                four = (
-                    sums_R[better_P],
-                    sums_R[worse_P],
-                    reference_R[better_P],
-                    reference_R[worse_P],
-                )
-                smoothing = config.label_smoothing
-                is_ipo = config.loss == "ipo"
-                found = (
-                    ipo_loss(*four, config.beta)
-                    if is_ipo
-                    else dpo_loss(*four, config.beta, smoothing)
-                )
-        loss_P = found.loss - config.sft_coef * means[0] if config.sft_coef else found.loss
-        return PairLoss(loss_P, found.chosen_rewards, found.rejected_rewards)
+                sums = sums_R[better_P], sums_R[worse_P]
+                of_reference = reference_R[better_P], reference_R[worse_P]
+                if config.loss == "ipo":
+                    found = ipo_loss(*sums, *of_reference, config.beta)
+                else:
+                    smoothing = config.label_smoothing
+                    found = dpo_loss(*sums, *of_reference, config.beta, smoothing)
+        if not config.sft_coef:
+            return found
+        return found._replace(loss=found.loss - config.sft_coef * means[0])
 
 
 FIGURES = ("train/accuracy", "dpo/margin", "dpo/chosen_reward", "dpo/rejected_reward")

@@ -28,7 +28,7 @@ from rlhf_trainer.data.encode import Answer, Encoded, EncodedPreference
 from rlhf_trainer.data.stage_rows import demonstration_rows, preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.lora import add_lora
-from rlhf_trainer.losses import ranked_loss, reward_pair_loss
+from rlhf_trainer.losses import mean_of_comparisons, ranked_loss, reward_pair_loss
 from rlhf_trainer.models import load_policy, trunk_of
 from rlhf_trainer.scalar_models import (
     REWARD_STATISTICS,
@@ -161,11 +161,11 @@ class RewardTask(AnswerTask[Query, MicroBatch, int]):
             zero = scores_R.sum() * 0.0
             return Contribution(zero, {"train/accuracy": zero, "reward/margin": zero})
         scores_QK, there_QK = by_query(scores_R, micro_batch.answers)
+        ranks_QK = micro_batch.ranks_QK
         loss_Q = self._loss(scores_QK, there_QK, micro_batch)
         lead_QKK = (scores_QK[:, :, None] - scores_QK[:, None, :]).detach()
-        # a tie is wrong
-        right_Q = _mean_of_pairs((lead_QKK > 0).float(), there_QK, micro_batch.ranks_QK)
-        margin_Q = _mean_of_pairs(lead_QKK, there_QK, micro_batch.ranks_QK)
+        right_Q = mean_of_comparisons((lead_QKK > 0).float(), ranks_QK, there_QK)  # a tie is wrong
+        margin_Q = mean_of_comparisons(lead_QKK, ranks_QK, there_QK)
         count = micro_batch.queries_in_all
         figures = {"train/accuracy": right_Q.sum() / count, "reward/margin": margin_Q.sum() / count}
         return Contribution(loss_Q.sum() / count, figures)
@@ -204,17 +204,9 @@ class RewardTask(AnswerTask[Query, MicroBatch, int]):
         assert isinstance(self.settings, RewardStage)
         if self.settings.center_coef:
             sums_QKK = scores_QK[:, :, None] + scores_QK[:, None, :]
-            centred_Q = _mean_of_pairs(sums_QKK.square(), there_QK, micro_batch.ranks_QK)
+            centred_Q = mean_of_comparisons(sums_QKK.square(), micro_batch.ranks_QK, there_QK)
             loss_Q = loss_Q + self.settings.center_coef * centred_Q
         return loss_Q
-
-
-def _mean_of_pairs(values_QKK: Tensor, there_QK: Tensor, ranks_QK: Tensor) -> Tensor:
-    """Mean over pairs (i, j) with i ranked above j: (Q,)."""
-    compared_QKK = ranks_QK[:, :, None] < ranks_QK[:, None, :]
-    compared_QKK = compared_QKK & there_QK[:, :, None] & there_QK[:, None, :]
-    total_Q = values_QKK.where(compared_QKK, 0.0).sum((-2, -1))
-    return total_Q / compared_QKK.sum((-2, -1)).clamp_min(1)
 
 
 def _statistics_of(output: Path) -> dict[str, float]:
