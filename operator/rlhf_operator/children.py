@@ -7,7 +7,7 @@ never makes a pass do again what was done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from rlhf_api.job import RLHFJob
@@ -16,6 +16,7 @@ from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey, OutOfDate, Refused
+from rlhf_operator.discovery import Served
 from rlhf_operator.mending import Mender
 from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_name, service_name
 from rlhf_operator.ownership import (
@@ -31,9 +32,6 @@ from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
 GIVEN_BACK: Final = ("name", "namespace", "ownerReferences", "labels")
 """Metadata of a child that somebody has taken its owner or a label from."""
-
-Served = Mapping[tuple[str, str], Resource]
-"""Resources by apiVersion and kind."""
 
 
 class Children:

@@ -19,8 +19,9 @@ from rlhf_api.status import JobStatus, SchedulingStatus
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
-from rlhf_operator.children import Children, Served, key_of
+from rlhf_operator.children import Children, key_of
 from rlhf_operator.controller import JobKey, OutOfDate, status_of
+from rlhf_operator.discovery import Served
 from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.kueue import is_workload

@@ -25,6 +25,9 @@ ANNOTATION_REFRESH: Final = "rlhf.dev/refresh"
 ANNOTATION_APPROVE: Final = "rlhf.dev/approve-"
 """Followed by a stage's name; the value is the input hash of the result that is approved."""
 
+COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+"""The Job controller's own, label and annotation of each pod of an Indexed Job."""
+
 CONTAINER_NAME: Final = "trainer"
 """Of the one container that a pod is made with."""
 FIELD_MANAGER: Final = "rlhf-operator"

@@ -18,6 +18,7 @@ from rlhf_operator.names import (
     ANNOTATION_HASH,
     ANNOTATION_JOB_UID,
     ANNOTATION_SETTINGS,
+    COMPLETION_INDEX,
     CONTAINER_NAME,
     LABEL_ATTEMPT,
     LABEL_STAGE,
@@ -29,7 +30,6 @@ from rlhf_operator.times import read
 
 Object = dict[str, Any]
 
-COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 REJECTED: Final = re.compile(r"UnexpectedAdmissionError|NodeAffinity|NodeShutdown|OutOf.+")
 """What a kubelet says of a pod that it does not take, or not again after a restart of its own: a
 device plug-in is away, the node has changed. It sets no DisruptionTarget then.

@@ -20,7 +20,7 @@ ADDRESS: Final = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{
 log = logging.getLogger(__name__)
 
 
-class Leader(NamedTuple):
+class KnownLeader(NamedTuple):
     """Who leads, as far as this replica knows."""
 
     is_here: bool

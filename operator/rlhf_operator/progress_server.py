@@ -24,7 +24,7 @@ from rlhf_operator.progress_auth import (
     TokenVerifier,
     claimed,
 )
-from rlhf_operator.progress_forward import FORWARDED, Forwarder, Leader
+from rlhf_operator.progress_forward import FORWARDED, Forwarder, KnownLeader
 from rlhf_operator.tls import TLSFiles, keep_fresh, on_renewal, server_context
 
 PATH: Final = "/namespaces/{namespace}/rlhfjobs/{job}/{stage}/{attempt:[1-9][0-9]{0,8}}"
@@ -43,7 +43,7 @@ class ProgressServer:
         create_review: Callable[[dict[str, Any]], Awaitable[Object]],
         works_on: Callable[[Identity, Reporter], bool],
         take: Callable[[JobKey, str, int, Progress], None],
-        leader: Callable[[], Leader],
+        leader: Callable[[], KnownLeader],
         count: Callable[[int], None] = lambda status: None,
     ) -> None:
         """`create_review` creates a TokenReview and returns the answer. `works_on` says whether
@@ -138,7 +138,7 @@ class ProgressServer:
             log.warning("the API server reviews no token: %s", error or "time-out")
             raise web.HTTPServiceUnavailable(text="the token could not be reviewed") from None
 
-    async def _pass_on(self, request: web.Request, token: str, leader: Leader) -> web.Response:
+    async def _pass_on(self, request: web.Request, token: str, leader: KnownLeader) -> web.Response:
         """Gives the report to the leader, and its answer back."""
         if FORWARDED in request.headers or leader.address is None or self._forwarder is None:
             raise web.HTTPServiceUnavailable(text="no replica leads yet")

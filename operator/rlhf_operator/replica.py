@@ -24,8 +24,7 @@ from rlhf_operator.discovery import Served, discover, kinds
 from rlhf_operator.handlers import watch_jobs
 from rlhf_operator.leader import Leader
 from rlhf_operator.names import LABEL_JOB
-from rlhf_operator.progress_forward import Leader as Whereabouts
-from rlhf_operator.progress_forward import address_in, address_of
+from rlhf_operator.progress_forward import KnownLeader, address_in, address_of
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform
 from rlhf_operator.render.gang import GANGS, made_kinds
@@ -112,11 +111,11 @@ class Replica:
             self._queue.add(key)
         self._reporting.changed(key)
 
-    def _who_leads(self) -> Whereabouts:
+    def _who_leads(self) -> KnownLeader:
         """Where trainers' reports have to go."""
         if self._leader is None:
-            return Whereabouts(is_here=True)
-        return Whereabouts(self._leader.leads(), address_in(self._leader.holder or ""))
+            return KnownLeader(is_here=True)
+        return KnownLeader(self._leader.leads(), address_in(self._leader.holder or ""))
 
     def _may_write(self) -> bool:
         return self._leader is None or self._leader.leads()

@@ -13,7 +13,7 @@ from rlhf_operator.metrics import Metrics
 from rlhf_operator.names import child_name
 from rlhf_operator.progress_auth import Identity, Reporter, reporter_of
 from rlhf_operator.progress_board import ProgressBoard
-from rlhf_operator.progress_forward import Leader
+from rlhf_operator.progress_forward import KnownLeader
 from rlhf_operator.progress_server import ProgressServer
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.tls import TLSFiles
@@ -43,7 +43,7 @@ class Reporting:
             self.board.forget(key)
 
     async def serve(
-        self, api: Api, leader: Callable[[], Leader], port: int, tls: TLSFiles | None = None
+        self, api: Api, leader: Callable[[], KnownLeader], port: int, tls: TLSFiles | None = None
     ) -> None:
         """Takes reports until it is cancelled."""
 

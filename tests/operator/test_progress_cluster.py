@@ -13,7 +13,7 @@ from cluster.client import Client
 from cluster.control_plane import ControlPlane
 from rlhf_operator.controller import JobKey
 from rlhf_operator.progress_auth import Identity, Reporter, reporter_of
-from rlhf_operator.progress_forward import Leader
+from rlhf_operator.progress_forward import KnownLeader
 from rlhf_operator.progress_server import ProgressServer
 
 AUDIENCE = "rlhf.dev/progress"
@@ -112,7 +112,7 @@ class Replica:
     """A progress server that asks the real API server."""
 
     def __init__(self, client: Client, trainers: Trainers) -> None:
-        self.leader = Leader(is_here=True)
+        self.leader = KnownLeader(is_here=True)
         self.taken: list[tuple[JobKey, str, int, float | None]] = []
         self.reviews, self.port = 0, 0
         self._client = client
@@ -194,9 +194,12 @@ def test_two_replicas_of_which_leadership_moves_lose_no_later_report(
     first, second = Replica(reviewer, trainers), Replica(reviewer, trainers)
 
     async def test() -> None:
-        second.leader = Leader(False, f"127.0.0.1:{first.port}")
+        second.leader = KnownLeader(False, f"127.0.0.1:{first.port}")
         assert await second.post(token, trainers, "tiny/ppo/1", 10) == 200
-        first.leader, second.leader = Leader(False, f"127.0.0.1:{second.port}"), Leader(True)
+        first.leader, second.leader = (
+            KnownLeader(False, f"127.0.0.1:{second.port}"),
+            KnownLeader(True),
+        )
         assert await first.post(token, trainers, "tiny/ppo/1", 20) == 200
         await first.server.close()
         assert await second.post(token, trainers, "tiny/ppo/1", 30) == 200

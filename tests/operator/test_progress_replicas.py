@@ -17,7 +17,7 @@ from rlhf_operator import progress_forward, tls
 from rlhf_operator.controller import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
-from rlhf_operator.progress_forward import Forwarder, Leader, address_in, address_of
+from rlhf_operator.progress_forward import Forwarder, KnownLeader, address_in, address_of
 from rlhf_operator.progress_server import ProgressServer
 from rlhf_operator.replica import Replica as Operator
 from rlhf_operator.settings import parse
@@ -31,7 +31,7 @@ POD = "tiny-ppo-3-0-x7k2p"
 class Replica:
     """A progress server with an API server that answers at once and counts."""
 
-    def __init__(self, leader: Leader = Leader(is_here=True)) -> None:  # noqa: B008
+    def __init__(self, leader: KnownLeader = KnownLeader(is_here=True)) -> None:  # noqa: B008
         self.leader = leader
         self.taken: list[tuple[JobKey, str, int, Progress]] = []
         self.reviews, self.answers = 0, list[int]()
@@ -201,7 +201,7 @@ def test_a_pod_that_is_gone_reports_no_more_although_its_token_still_holds() -> 
 
 def test_a_replica_that_does_not_lead_passes_reports_and_refusals_on() -> None:
     async def test(first: Replica, second: Replica) -> None:
-        second.leader = Leader(is_here=False, address=first.address)
+        second.leader = KnownLeader(is_here=False, address=first.address)
         assert await post(second) == 200
         assert first.percents() == [40.0]
         assert await post(second, token=a_token(signature="forged")) == 401
@@ -213,12 +213,12 @@ def test_a_replica_that_does_not_lead_passes_reports_and_refusals_on() -> None:
 
 def test_reports_arrive_while_leadership_changes_hands() -> None:
     async def test(first: Replica, second: Replica) -> None:
-        second.leader = Leader(is_here=False, address=first.address)
+        second.leader = KnownLeader(is_here=False, address=first.address)
         assert await post(second, status={"progressPercentage": 1}) == 200
-        first.leader = Leader(is_here=False)  # it lost the lease, and nobody has it yet
+        first.leader = KnownLeader(is_here=False)  # it lost the lease, and nobody has it yet
         assert await post(first, status={"progressPercentage": 2}) == 503
         assert await post(second, status={"progressPercentage": 2}) == 503
-        second.leader, first.leader = Leader(True), Leader(False, second.address)
+        second.leader, first.leader = KnownLeader(True), KnownLeader(False, second.address)
         assert await post(first, status={"progressPercentage": 3}) == 200
         assert (first.percents(), second.percents()) == ([1.0], [3.0])
 
@@ -227,8 +227,8 @@ def test_reports_arrive_while_leadership_changes_hands() -> None:
 
 def test_two_replicas_that_take_each_other_for_the_leader_do_not_loop() -> None:
     async def test(first: Replica, second: Replica) -> None:
-        first.leader = Leader(False, second.address)
-        second.leader = Leader(False, first.address)
+        first.leader = KnownLeader(False, second.address)
+        second.leader = KnownLeader(False, first.address)
         begin = time.monotonic()
         assert await post(first) == 503
         assert time.monotonic() - begin < 2  # answered, not given up
@@ -245,7 +245,7 @@ def test_a_leader_that_hangs_or_is_gone_costs_a_bounded_time(
     async def test(replica: Replica) -> None:
         silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
-        replica.leader = Leader(False, f"127.0.0.1:{port}")
+        replica.leader = KnownLeader(False, f"127.0.0.1:{port}")
         begin = time.monotonic()
         assert await post(replica) == 503
         assert 0.2 < time.monotonic() - begin < 3
@@ -312,7 +312,7 @@ def test_transformers_own_callback_reports_over_http_and_over_tls(
 
     async def secure(replica: Replica, follower: Replica) -> None:
         monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_CA_CERT", str(files.authority))
-        follower.leader = Leader(False, replica.address)
+        follower.leader = KnownLeader(False, replica.address)
         await send(f"https://localhost:{replica.port}")
         await send(f"https://localhost:{follower.port}")
         assert replica.percents() == [12.0, 12.0]
@@ -339,7 +339,7 @@ def test_a_renewed_authority_is_taken_up_by_whoever_passes_reports_on(
     files = a_certificate(tmp_path)
 
     async def test(leader: Replica, follower: Replica) -> None:
-        follower.leader = Leader(False, leader.address)
+        follower.leader = KnownLeader(False, leader.address)
         connector = aiohttp.TCPConnector(ssl=False)
         async with aiohttp.ClientSession(connector=connector) as session:
             url = f"https://{follower.address}{PATH}"
@@ -358,7 +358,7 @@ def test_a_renewed_authority_is_taken_up_by_whoever_passes_reports_on(
             await asyncio.sleep(0.3)
             await leader.server.close()
             leader.port = await leader.server.start("127.0.0.1", 0, files)
-            follower.leader = Leader(False, leader.address)
+            follower.leader = KnownLeader(False, leader.address)
             assert await status() == 200
 
     serve(test, Replica(), Replica(), tls=files)
@@ -420,7 +420,7 @@ def test_a_report_that_outlives_the_term_in_which_it_came_is_not_kept(
     replica = Replica()
 
     async def lose_the_lease(body: dict[str, Any]) -> dict[str, Any]:
-        replica.leader = Leader(is_here=False)
+        replica.leader = KnownLeader(is_here=False)
         return the_review(body["spec"]["token"])
 
     monkeypatch.setattr(replica.server._verifier, "_create_review", lose_the_lease)

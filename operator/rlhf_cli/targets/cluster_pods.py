@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
-from rlhf_operator.names import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_STAGE
+from rlhf_operator.names import COMPLETION_INDEX, CONTAINER_NAME, LABEL_ATTEMPT, LABEL_STAGE
 
 from rlhf_cli.targets.target import Object, PodView
-
-INDEX: Final = "batch.kubernetes.io/job-completion-index"
 
 
 def pod_views(pods: Iterable[Object]) -> list[PodView]:
@@ -31,7 +29,7 @@ def pod_view(pod: Object) -> PodView | None:
         name=meta["name"],
         stage=labels[LABEL_STAGE],
         attempt=int(labels[LABEL_ATTEMPT]),
-        completion_index=int(labels.get(INDEX, 0)),
+        completion_index=int(labels.get(COMPLETION_INDEX, 0)),
         phase=shown,
         node=pod["spec"].get("nodeName", ""),
         reason=_reason(status),

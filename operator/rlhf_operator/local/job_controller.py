@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
+
+from rlhf_operator.names import COMPLETION_INDEX
 
 Object = dict[str, Any]
-
-INDEX: Final = "batch.kubernetes.io/job-completion-index"
 
 
 def pod_of(job: Object, index: int) -> Object:
@@ -17,8 +17,8 @@ def pod_of(job: Object, index: int) -> Object:
     metadata = {
         "name": name,
         "namespace": job["metadata"]["namespace"],
-        "labels": {**given.get("labels", {}), INDEX: str(index)},
-        "annotations": {**given.get("annotations", {}), INDEX: str(index)},
+        "labels": {**given.get("labels", {}), COMPLETION_INDEX: str(index)},
+        "annotations": {**given.get("annotations", {}), COMPLETION_INDEX: str(index)},
     }
     containers = [_with_index(item) for item in template["spec"]["containers"]]
     return {
@@ -30,6 +30,6 @@ def pod_of(job: Object, index: int) -> Object:
 
 
 def _with_index(container: Object) -> Object:
-    source = {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX}']"}}
+    source = {"fieldRef": {"fieldPath": f"metadata.labels['{COMPLETION_INDEX}']"}}
     variable = {"name": "JOB_COMPLETION_INDEX", "valueFrom": source}
     return {**container, "env": [*container.get("env", []), variable]}

@@ -9,7 +9,7 @@ from rlhf_api.pods import EnvVar
 from rlhf_api.resources import RDMA, Resources
 from rlhf_api.run import DEVICES, PREPARE, STAGE_FILE, WORKDIR
 
-from rlhf_operator.names import pod_host
+from rlhf_operator.names import COMPLETION_INDEX, pod_host
 from rlhf_operator.render.config import AUTHORITY_NAME
 from rlhf_operator.render.metadata import AttemptKey, Object
 from rlhf_operator.render.platform import Platform
@@ -18,7 +18,6 @@ from rlhf_operator.render.service import RENDEZVOUS_PORT
 from rlhf_operator.render.volumes import FETCHED, TOKEN_DIRECTORY
 
 EFA: Final = "vpc.amazonaws.com/efa"
-COMPLETION_INDEX: Final = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 Variables = dict[str, Object]
 """What follows a variable's name: its value, or where it is."""
@@ -108,7 +107,7 @@ def _rendezvous(key: AttemptKey, resources: Resources) -> Variables:
         "PET_MASTER_ADDR": pod_host(key.name, 0),
         "PET_MASTER_PORT": str(RENDEZVOUS_PORT),
     }
-    rank = {"valueFrom": {"fieldRef": {"fieldPath": COMPLETION_INDEX}}}
+    rank = {"valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}}}
     return {**_values(fixed), "PET_NODE_RANK": rank}
 
 

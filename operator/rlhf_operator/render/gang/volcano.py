@@ -11,6 +11,7 @@ from typing import Final
 
 from rlhf_api.resources import Topology
 
+from rlhf_operator.names import COMPLETION_INDEX
 from rlhf_operator.render.gang.scheduler import (
     Gang,
     PodSet,
@@ -25,7 +26,6 @@ from rlhf_operator.render.sub_groups import SubGroup, sub_groups
 
 KIND: Final = "scheduling.volcano.sh/v1beta1/PodGroup"
 WORKER: Final = "worker"
-COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 MODES: Final = {"required": "hard", "preferred": "soft"}
 
 
