@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rlhf_api.crd import COLUMNS
-from rlhf_api.job import GROUP, KIND, VERSION, RLHFJob
+from rlhf_api.job import GROUP, KIND, RLHFJob
 
 from rlhf_cli.yaml_text import write_document
 
@@ -180,7 +180,6 @@ def _yaml(item: Object) -> str:
 
 
 DOCUMENTS: Final[dict[str, Callable[[Object], str]]] = {"json": _json, "yaml": _yaml}
-API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 
 def _at(item: Object, path: str) -> Any:

@@ -24,11 +24,11 @@ from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.pods import LocalPod
 from rlhf_operator.local.processes import is_locked
+from rlhf_operator.local.progress_server import LoopbackServer
 from rlhf_operator.local.store import Store
 from rlhf_operator.names import claim_name
 from rlhf_operator.observed import Attempt
 from rlhf_operator.outcome import outcome_of
-from rlhf_operator.progress import LoopbackServer
 from rlhf_operator.render import render
 
 IMAGE = Path(__file__).parent / "fake_image"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rlhf_operator.progress import LoopbackServer, parse_report
+from rlhf_operator.local.progress_server import LoopbackServer
+from rlhf_operator.progress import parse_report
 
 PATH = "/namespaces/default/rlhfjobs/tiny/ppo/3"
 

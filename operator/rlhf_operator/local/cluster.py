@@ -22,6 +22,7 @@ from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.mounts import Object, Sources, mount, volume_needs
 from rlhf_operator.local.pods import LocalPod, PodRecord
 from rlhf_operator.local.processes import TAG
+from rlhf_operator.local.progress_server import LoopbackServer
 from rlhf_operator.local.store import Store
 from rlhf_operator.names import (
     ANNOTATION_HASH,
@@ -30,7 +31,6 @@ from rlhf_operator.names import (
     LABEL_STAGE,
 )
 from rlhf_operator.observed import Attempt, Observed
-from rlhf_operator.progress import LoopbackServer
 from rlhf_operator.render import Platform
 
 WAITING: Final = {"GOMP_SPINCOUNT": "5000"}

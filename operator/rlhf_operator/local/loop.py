@@ -21,9 +21,9 @@ from rlhf_operator.events import Event
 from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.fingerprints import fingerprints
 from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
+from rlhf_operator.local.progress_server import LoopbackServer
 from rlhf_operator.local.store import Store
 from rlhf_operator.names import ANNOTATION_RETRY_STAGE
-from rlhf_operator.progress import LoopbackServer
 from rlhf_operator.settle import every_stage
 
 INTERVAL: Final = 0.05
