@@ -68,6 +68,9 @@ def test_a_conversation_longer_than_the_model_reads_forgets_its_beginning(
 def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no model configuration"):
         Chat(tmp_path)
+    (write_model(tmp_path, "gpt2") / "tokenizer.json").unlink()
+    with pytest.raises(ConfigurationError, match="no tokenizer"):
+        Chat(tmp_path)
 
 
 def test_the_command_reads_a_pipe(models: Mapping[str, Path]) -> None:

@@ -12,8 +12,8 @@ import torch
 from rlhf_api.run import StageRun
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.models import load_policy, save_model
-from rlhf_trainer.tokenizers import load_tokenizer
-from trainer_pod import IDS, TINY, Pod, logits, write_model
+from rlhf_trainer.tokenizers import load_tokenizer, read_tokenizer
+from trainer_pod import IDS, TINY, Pod, logits, write_model, write_tokenizer
 
 SFT = {"data": {"source": "unused"}}
 
@@ -139,6 +139,26 @@ def test_what_is_missing_is_said_without_a_traceback(in_pod: Pod, tmp_path: Path
         load_policy(empty)
     with pytest.raises(ConfigurationError, match="no tokenizer"):
         load_tokenizer(without(empty, inputs={"base": empty.inputs["policy"]}))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gpt_neox", "llama"])
+def test_a_model_without_a_tokenizer_gets_none_made_up(family: str, tmp_path: Path) -> None:
+    """transformers makes one of special tokens alone for some families, for others none."""
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"no tokenizer .*: put its files beside"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_the_library_in_rust_does_not_read_is_said_in_one_line(
+    tmp_path: Path,
+) -> None:
+    write_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text().replace('"type": "BPE"', '"type": "newer"'))
+    with pytest.raises(ConfigurationError, match=r"no tokenizer .*did not match any variant"):
+        read_tokenizer(tmp_path)
 
 
 def test_an_input_that_is_not_what_its_stage_committed_is_unusable(in_pod: Pod) -> None:

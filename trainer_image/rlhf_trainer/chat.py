@@ -72,13 +72,11 @@ class Chat:
     def __init__(
         self, directory: Path, max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0
     ) -> None:
-        from transformers import AutoTokenizer
-
         from rlhf_trainer.models import load_directory
-        from rlhf_trainer.tokenizers import plain_template
+        from rlhf_trainer.tokenizers import plain_template, read_tokenizer
 
         self.model = load_directory(directory).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        self.tokenizer = read_tokenizer(directory)
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = plain_template(self.tokenizer)
         if self.tokenizer.eos_token_id is None:

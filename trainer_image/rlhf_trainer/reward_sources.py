@@ -28,7 +28,7 @@ from rlhf_trainer.models import input_of
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rewards import normalise_scores, weighted_sum
 from rlhf_trainer.scalar_models import load_scalar, load_statistics
-from rlhf_trainer.tokenizers import reads_tokens_of
+from rlhf_trainer.tokenizers import read_tokenizer, reads_tokens_of
 from rlhf_trainer.user_code import Score, call_function, load_function
 
 if TYPE_CHECKING:
@@ -207,19 +207,8 @@ def foreign_tokenizer(
     """The reward model's tokenizer where it differs from the policy's: the same token ids would
     mean other words to it. None where the two agree.
     """
-    from transformers import AutoTokenizer
-
     own = term.model.tokenizer if term.model is not None else None
-    where = Path(run.paths.get(own, own)) if own is not None else path
-    if own is None and not (where / "tokenizer_config.json").exists():
-        raise ConfigurationError(
-            f"the reward model in {path} has no tokenizer beside it: name it in model.tokenizer"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigurationError(f"no tokenizer can be read from {where}: {first}") from None
+    tokenizer = read_tokenizer(path if own is None else run.paths.get(own, own))
     if term.model is not None and term.model.chat_template is not None:
         tokenizer.chat_template = term.model.chat_template
     same_template = tokenizer.chat_template in (None, policy.chat_template)
@@ -228,5 +217,4 @@ def foreign_tokenizer(
     if not tokenizer.chat_template:
         tokenizer.chat_template = policy.chat_template
     log.info("the reward model in %s has a tokenizer of its own: answers are tokenised anew", path)
-    foreign: PreTrainedTokenizerBase = tokenizer
-    return foreign
+    return tokenizer

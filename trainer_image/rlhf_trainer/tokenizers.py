@@ -32,14 +32,8 @@ def load_tokenizer(run: StageRun) -> PreTrainedTokenizerBase:
 
     It always has an EOS, a pad token (which may be the EOS: masks are by position) and a template.
     """
-    from transformers import AutoTokenizer
-
     path = _tokenizer_path(run)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        message = f"no tokenizer can be read from {path}: {first_line(error)}"
-        raise ConfigurationError(message) from None
+    tokenizer = read_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ConfigurationError(f"the tokenizer in {path} has no end-of-sequence token")
     if tokenizer.pad_token_id is None:
@@ -48,8 +42,28 @@ def load_tokenizer(run: StageRun) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = run.model.chat_template
     elif not tokenizer.chat_template:
         tokenizer.chat_template = plain_template(tokenizer)
-    loaded: PreTrainedTokenizerBase = tokenizer
-    return loaded
+    return tokenizer
+
+
+def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a directory, as it lies there. Raises ConfigurationError where none does:
+    of Qwen, Gemma, GPT-NeoX and others transformers then makes one of special tokens alone, to
+    which every text is nothing, or `<unk>`.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
+        if set(tokenizer.get_vocab().values()) <= set(tokenizer.added_tokens_decoder):
+            raise ValueError("it has special tokens alone")
+    except Exception as error:  # of the library in Rust, this very class
+        raise ConfigurationError(
+            f"no tokenizer can be read from {path} ({first_line(error)}): put its files beside the "
+            f"model, or name it in model.tokenizer"
+        ) from None
+    return tokenizer
 
 
 def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
