@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 from rlhf_api.run import StageRun
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
-from rlhf_trainer.models import load_policy, save_model
+from rlhf_trainer.models import load_directory, load_policy, save_model
+from rlhf_trainer.scalar_models import load_scalar
 from rlhf_trainer.tokenizers import load_tokenizer, read_tokenizer
 from trainer_pod import IDS, TINY, Pod, logits, write_model, write_tokenizer
 
@@ -139,6 +140,20 @@ def test_what_is_missing_is_said_without_a_traceback(in_pod: Pod, tmp_path: Path
         load_policy(empty)
     with pytest.raises(ConfigurationError, match="no tokenizer"):
         load_tokenizer(without(empty, inputs={"base": empty.inputs["policy"]}))
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2471\n"
+
+
+@pytest.mark.parametrize("load", [load_directory, load_scalar])
+def test_a_file_that_holds_no_whole_weights_is_named(
+    load: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    weights = write_model(tmp_path) / "model.safetensors"
+    for content in (LFS_POINTER, weights.read_bytes()[:-8]):
+        weights.write_bytes(content)
+        with pytest.raises(ConfigurationError, match=r"model\.safetensors is no whole file"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gpt_neox", "llama"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from rlhf_api.run import Input, StageRun
 from rlhf_api.stages.common import LoRA
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rlhf_trainer.data.rendering import end_token_ids
@@ -170,6 +171,7 @@ def _is_valid(config: Any) -> bool:
 def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> PreTrainedModel:
     from peft import PeftModel
 
+    refuse_damaged_weights(path)
     model = _causal_lm(Path(base.path), base.init, seed, torch.float32)
     try:
         merged = PeftModel.from_pretrained(model, path).merge_and_unload()
@@ -196,6 +198,7 @@ def _causal_lm(
                 torch.manual_seed(seed)
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(dtype)
         else:
+            refuse_damaged_weights(path)
             has_adapter = (path / ADAPTER_CONFIG).exists()
             model = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -221,6 +224,19 @@ def _in_own_memory(model: PreTrainedModel) -> PreTrainedModel:
         if parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
     return model
+
+
+def refuse_damaged_weights(path: Path) -> None:
+    """Raises ConfigurationError where a file of weights has another length than its head says."""
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ConfigurationError(
+                f"{file} is no whole file of weights ({error}): a download that broke off, or a "
+                f"pointer that Git LFS left; fetch it again"
+            ) from None
 
 
 def model_config(path: Path) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlhf_trainer.errors import ConfigurationError, first_line
 from rlhf_trainer.logprobs import upcast
 from rlhf_trainer.lora import plain_model
-from rlhf_trainer.models import model_config, without_dropout
+from rlhf_trainer.models import model_config, refuse_damaged_weights, without_dropout
 from rlhf_trainer.tokenizers import with_distinct_pad
 from rlhf_trainer.whole_weights import merged_state_dict, whole
 
@@ -111,6 +111,7 @@ def load_scalar(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Scal
     from transformers import AutoModelForSequenceClassification
 
     config = model_config(Path(path))
+    refuse_damaged_weights(Path(path))
     config.num_labels = 1
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
