@@ -9,8 +9,8 @@ import torch
 from rlhf_trainer.sequences import (
     SHORT,
     causal_attention,
+    enable_packing,
     model_inputs,
-    pack,
     pack_rows,
     segments_attention,
 )
@@ -109,7 +109,7 @@ def with_sinks(strength: float) -> Any:
 def test_a_model_whose_attention_has_sinks_keeps_them(strength: float) -> None:
     model = with_sinks(strength)
     expected = logits(model)
-    inputs, real_BT = model_inputs(pack_rows(IDS.tolist()), pack(model))
+    inputs, real_BT = model_inputs(pack_rows(IDS.tolist()), enable_packing(model))
     with torch.no_grad():
         found = model(**inputs).logits
     found_NV = found[0] if real_BT is None else found[real_BT]
@@ -131,4 +131,4 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(
         for parameter in layer.self_attn.parameters():
             parameter.data.mul_(20)  # attention of a tiny random model tells little
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", colder)
-    assert not pack(model)
+    assert not enable_packing(model)

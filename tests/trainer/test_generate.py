@@ -11,7 +11,7 @@ from device_waits import Waits
 from rlhf_trainer.chat import Chat
 from rlhf_trainer.rollout import native
 from rlhf_trainer.rollout.native import generate
-from rlhf_trainer.sequences import pack
+from rlhf_trainer.sequences import enable_packing
 from trainer_pod import TINY, write_model
 
 TINY_STATE = {"hidden_size": 32, "num_hidden_layers": 2}
@@ -123,7 +123,7 @@ def test_a_token_that_ends_no_row_waits_for_a_gpu_once(zoo: dict[str, Path]) -> 
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(zoo["llama"])
-    assert pack(model)
+    assert enable_packing(model)
     found = []
     for tokens in (4, 7):
         with Waits() as waits:

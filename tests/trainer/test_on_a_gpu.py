@@ -23,7 +23,7 @@ from rlhf_trainer.ppo_update import MicroBatch, _actor_loss, _value_loss
 from rlhf_trainer.preference_reference import Reference
 from rlhf_trainer.scalar_models import scalar_from_trunk
 from rlhf_trainer.scored_lm import ScoredLM, token_batch
-from rlhf_trainer.sequences import pack
+from rlhf_trainer.sequences import enable_packing
 from rlhf_trainer.stages.dpo import Compared, PairTask
 from rlhf_trainer.stages.reward import Query, RewardTask
 from rlhf_trainer.stages.sft import SFTTask
@@ -43,7 +43,7 @@ def models_for_all(path: Path) -> dict[str, nn.Module]:
 
     lm, trunk = AutoModelForCausalLM.from_pretrained(path), AutoModel.from_pretrained(path)
     head = nn.Linear(trunk.config.hidden_size, 1, bias=False)
-    assert pack(trunk)
+    assert enable_packing(trunk)
     score = scalar_from_trunk(trunk, seed=0)
     return {
         "lm": ScoredLM(lm),

@@ -22,7 +22,7 @@ from rlhf_trainer.lora import plain_model
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.scalar_models import ScalarHeadModel, ScoreHead
 from rlhf_trainer.scored_lm import ScoredLM, TokenBatch, token_batch
-from rlhf_trainer.sequences import pack, pack_rows, packed_hidden
+from rlhf_trainer.sequences import enable_packing, pack_rows, packed_hidden
 
 
 class TokenScores(NamedTuple):
@@ -75,7 +75,7 @@ class Critic(nn.Module):
     def __init__(self, model: ScalarHeadModel, offset: float = 0.0) -> None:
         super().__init__()
         self.model, self.offset = model, offset
-        self.is_packable = pack(plain_model(model.trunk))
+        self.is_packable = enable_packing(plain_model(model.trunk))
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Scores at the batch's positions: (N,) fp32."""

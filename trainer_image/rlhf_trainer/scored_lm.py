@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.lora import plain_model
 from rlhf_trainer.models import trunk_of
-from rlhf_trainer.sequences import Packed, model_inputs, pack, pack_rows, packed_hidden
+from rlhf_trainer.sequences import Packed, enable_packing, model_inputs, pack_rows, packed_hidden
 
 LOGITS_AT_ONCE: Final = 1 << 26
 """Logits computed at a time: 256 MiB in fp32, and a few times as much in what is made of them."""
@@ -72,7 +72,7 @@ class ScoredLM(nn.Module):
     def __init__(self, lm: nn.Module, packs: bool = True) -> None:
         super().__init__()
         self.lm = lm
-        self.is_packable = packs and pack(plain_model(lm))
+        self.is_packable = packs and enable_packing(plain_model(lm))
         self.splits = _is_trunk_and_head(plain_model(lm))
 
     def forward(self, batch: TokenBatch, figures: Figures = logprobs_alone) -> tuple[Tensor, ...]:

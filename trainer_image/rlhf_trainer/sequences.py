@@ -5,9 +5,9 @@ alone. Attention takes the packed row apart into groups of rows of about equal l
 attention over right-padded rows needs no mask: a pad is to the right of all that is real. The
 groups travel to the attention function as a keyword of the model's forward pass.
 
-A model is packed only if `pack` has seen that it gives the same logits that way; others (ALiBi,
-state-space layers, soft-capped attention, models with attention code of their own) get right-padded
-rows with an attention mask.
+A model is packed only if `enable_packing` has seen that it gives the same logits that way; others
+(ALiBi, state-space layers, soft-capped attention, models with attention code of their own) get
+right-padded rows with an attention mask.
 
 Shapes: B rows, T time, N packed tokens, H query heads, K key heads, D head size.
 """
@@ -109,7 +109,7 @@ def model_inputs(packed: Packed, is_packable: bool) -> tuple[dict[str, Any], Ten
     return _padded_inputs(packed)
 
 
-def pack(model: Any) -> bool:
+def enable_packing(model: Any) -> bool:
     """Make a transformers model take packed rows; False, and the model as it was, if it cannot.
 
     The proof is by trial: three short rows give the same logits packed as one by one, and these

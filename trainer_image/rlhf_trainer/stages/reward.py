@@ -37,7 +37,7 @@ from rlhf_trainer.scalar_models import (
     scalar_from_trunk,
     scalar_state_dict,
 )
-from rlhf_trainer.sequences import model_inputs, pack
+from rlhf_trainer.sequences import enable_packing, model_inputs
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit
 from rlhf_trainer.task import Contribution, shares
@@ -58,7 +58,7 @@ def train(session: Session) -> StageResult:
     dtype = model_dtype(config, ranks)
     trunk = on_device(trunk_of(load_policy(run, dtype=dtype)), config, ranks)
     refuse_without_classifier(trunk.config)
-    is_packable = pack(trunk)
+    is_packable = enable_packing(trunk)
     model = scalar_from_trunk(trunk, seed=run.seed, dtype=dtype)
     if config.lora is not None:
         model.trunk = add_lora(trunk, config.lora)
