@@ -69,6 +69,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     add("--arrivals", type=int, default=100, help="how many arrive (100; 0: none)")
     add("--rest", type=float, default=30.0, help="seconds to look at a steady state (30)")
     add("--log", type=Path, default=Path(os.devnull), help="file for the operator's log")
+    add("--without-pods", action="store_true", help="end once the operator was started anew")
     add("--json", action="store_true")
     return options.parse_args(arguments)
 
@@ -78,9 +79,8 @@ async def measured(options: argparse.Namespace, control_plane: ControlPlane) -> 
     kubeconfig = control_plane.kubeconfig
     client = PlainClient(kubeconfig)
     report: Report = {"jobs": options.jobs, "load_average": os.getloadavg()[0]}
-    operator = OperatorProcess(
-        kubeconfig, (NAMESPACE,), options.log, "--lease-namespace", "default"
-    )
+    flags = ("--lease-namespace", "default")
+    operator = OperatorProcess(kubeconfig, (NAMESPACE,), options.log, *flags, is_forked=False)
     meter, sightings = Meter(operator, control_plane), Sightings(client)
     names = [f"job-{number:05}" for number in range(options.jobs)]
     try:
@@ -94,14 +94,23 @@ async def measured(options: argparse.Namespace, control_plane: ControlPlane) -> 
             report["burst"] = told("burst", {"ratio_to_floor": ratio, **burst_figures})
             report["rest"] = told("rest", await rest(options.rest, client, meter))
             report["restart"] = told("restart", await restart(operator, meter, options.jobs))
-            with running_kubelet(kubeconfig):
-                report["completion"] = told("completion", await completion(names, sightings, meter))
-                if options.arrivals:
-                    report["arrival"] = told("arrival", await arrival(options, sightings, meter))
+            if not options.without_pods:
+                with running_kubelet(kubeconfig):
+                    report |= await with_pods(options, names, sightings, meter)
             following.cancel()
     finally:
         operator.end()
         await client.close()
+    return report
+
+
+async def with_pods(
+    options: argparse.Namespace, names: list[str], sightings: Sightings, meter: Meter
+) -> Report:
+    """All that follows once pods run."""
+    report = {"completion": told("completion", await completion(names, sightings, meter))}
+    if options.arrivals:
+        report["arrival"] = told("arrival", await arrival(options, sightings, meter))
     return report
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import warm
 from cluster.programs import free_ports
@@ -21,7 +24,10 @@ class OperatorProcess:
         log: Path,
         *flags: str,
         environment: Mapping[str, str] | None = None,
+        is_forked: bool = True,
     ) -> None:
+        """`is_forked`: it has its imports, and the memory that they take, from another process."""
+        self._is_forked = is_forked
         (self.health_port,) = free_ports(1)
         self.log_file = log
         self._flags = [
@@ -34,9 +40,15 @@ class OperatorProcess:
     def start(self) -> None:
         """Starts it, or starts it again."""
         with self.log_file.open("a") as log:
-            self._process = warm.Forked(
-                "rlhf_operator", self._flags, self._environment, log.fileno()
-            )
+            self._process = self._started(log)
+
+    def _started(self, log: TextIO) -> subprocess.Popen[bytes] | warm.Forked:
+        if self._is_forked:
+            return warm.Forked("rlhf_operator", self._flags, self._environment, log.fileno())
+        command = [sys.executable, "-m", "rlhf_operator", *self._flags]
+        return subprocess.Popen(
+            command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+        )
 
     def end(self) -> None:
         """Kills it, stopped or not, if it is there at all."""
