@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+UNKNOWN_FIELD: Final = "is not a known field"
 
 
 class Problem(NamedTuple):
@@ -22,3 +24,8 @@ class InvalidJob(ValueError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether all that is wrong are fields that this version does not know."""
+        return all(problem.message == UNKNOWN_FIELD for problem in self.problems)

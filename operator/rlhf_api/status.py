@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rlhf_api.base import Contract
 from rlhf_api.lists import KeyedBy
@@ -31,7 +31,14 @@ Metrics = Annotated[dict[str, float], Field(max_length=MOST_METRICS)]
 """Values by name."""
 
 
-class Condition(Contract):
+class Kept(Contract):
+    """A part of a status. Fields that only a newer version of the operator knows stay as they are:
+    it may have led for a while, and comes back."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Condition(Kept):
     """As metav1.Condition."""
 
     type: str = Field(description="Ready, Reconciling, Stalled, Suspended, …", max_length=316)
@@ -51,14 +58,14 @@ class CheckpointRef(Contract):
     digest: Digest = Field(description="sha256:<hex> of the directory's manifest.json.")
 
 
-class SavedStep(Contract):
+class SavedStep(Kept):
     """The newest training state that was saved in mid-stage; a next attempt goes on from it."""
 
     step: int = Field(ge=0, description="Optimizer steps (PPO: rollouts) done.")
     time: Time = Field(description="When it was first reported; RFC 3339.")
 
 
-class FinishedRun(Contract):
+class FinishedRun(Kept):
     """A result that was reached; a later pass with the same hash takes it instead of training."""
 
     hash: Digest = Field(description="Input hash of the stage.")
@@ -70,7 +77,7 @@ class FinishedRun(Contract):
     completion_time: Time | None = Field(default=None, description="RFC 3339.")
 
 
-class AttemptEnd(Contract):
+class AttemptEnd(Kept):
     """How an attempt ended; written in the very write that counts it, so nothing counts twice."""
 
     attempt: int = Field(ge=1, description="Number of the attempt.")
@@ -93,7 +100,7 @@ class AttemptEnd(Contract):
     time: Time = Field(description="RFC 3339.")
 
 
-class Timeline(Contract):
+class Timeline(Kept):
     """When each step of the newest attempt was first seen; RFC 3339."""
 
     bound: Time | None = Field(
@@ -106,7 +113,7 @@ class Timeline(Contract):
     )
 
 
-class GPUSeconds(Contract):
+class GPUSeconds(Kept):
     """Devices times seconds of the attempts that have ended, by what became of that time."""
 
     useful: int = Field(default=0, ge=0, description="Work whose outcome counts.")
@@ -121,7 +128,7 @@ class GPUSeconds(Contract):
     )
 
 
-class StageStatus(Contract):
+class StageStatus(Kept):
     """One stage."""
 
     phase: StagePhase = Field(default="Pending", description="For display only.")
@@ -180,14 +187,14 @@ class StageStatus(Contract):
     )
 
 
-class SchedulingStatus(Contract):
+class SchedulingStatus(Kept):
     """Which gang scheduler the pods go to."""
 
     gang: Annotated[str, Field(max_length=63)] = Field(description="Name of the gang scheduler.")
     reason: Text = Field(default="", description="Why this one.")
 
 
-class JobStatus(Contract):
+class JobStatus(Kept):
     """The whole pipeline."""
 
     observed_generation: int = Field(

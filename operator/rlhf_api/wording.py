@@ -8,7 +8,7 @@ from typing import Any, Final
 from rlhf_api.allowed import default_of, describe, shown
 from rlhf_api.fields import Model, Path, aliases, contract_in, lookup, path_text, suggestion
 from rlhf_api.lists import DUPLICATE
-from rlhf_api.problems import Problem
+from rlhf_api.problems import UNKNOWN_FIELD, Problem
 
 NOT_GIVEN: Final = object()
 
@@ -76,7 +76,7 @@ def _unknown(path: Path, root: Model) -> Problem:
     names = list(aliases(model)) if model else []
     guess = suggestion(str(path[-1]), names)
     allowed = f"did you mean {guess}?" if guess else f"known here: {', '.join(names)}"
-    return Problem(path_text(path), "is not a known field", allowed)
+    return Problem(path_text(path), UNKNOWN_FIELD, allowed)
 
 
 def _complaint(error: Any, value: Any) -> str:

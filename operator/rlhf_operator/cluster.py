@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
 from rlhf_api.run import PREPARE
-from rlhf_api.status import JobStatus, SchedulingStatus
+from rlhf_api.status import Condition, JobStatus, SchedulingStatus
 
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
@@ -175,12 +175,25 @@ class KubernetesCluster:
 
     async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
         """One PUT, refused by the API server where the job is not as it was loaded."""
+        await self._put(manifest, status.to_dict())
+        self._on_status(status_of(manifest), status)
+
+    async def write_conditions(
+        self, manifest: dict[str, Any], conditions: Sequence[Condition]
+    ) -> None:
+        """The same, with all else as it was loaded."""
+        known = manifest.get("status")
+        kept = known if isinstance(known, dict) else {}
+        own = {"conditions": [condition.to_dict() for condition in conditions]}
+        await self._put(manifest, kept | own)
+
+    async def _put(self, manifest: dict[str, Any], status: Object) -> None:
         meta = manifest["metadata"]
         key = JobKey(meta["namespace"], meta["name"])
         kept = ("name", "namespace", "uid", "resourceVersion")
         body = manifest | {
             "metadata": {name: meta[name] for name in kept},
-            "status": status.to_dict(),
+            "status": status,
         }
         try:
             self._cache.put(await self._api.replace(RLHFJOBS, body, "status"))
@@ -192,7 +205,6 @@ class KubernetesCluster:
                 raise
             await self.reload(key)  # it may have been written all the same
             raise
-        self._on_status(status_of(manifest), status)
 
     async def reload(self, key: JobKey) -> None:
         """Takes in the job as it is on the API server. Where it is gone, that is the one that was

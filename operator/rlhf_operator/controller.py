@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus
+from rlhf_api.status import Condition, JobStatus
 from rlhf_api.validation import InvalidJob, parse_job
 
 from rlhf_operator.conditions import KINDS, State, with_conditions
@@ -20,6 +20,7 @@ from rlhf_operator.render import Platform, render
 from rlhf_operator.status import next_status
 from rlhf_operator.support import unsupported
 from rlhf_operator.times import written
+from rlhf_operator.unread import conditions_of, has_unread_status, is_left_alone, state_of
 
 
 class JobKey(NamedTuple):
@@ -70,6 +71,11 @@ class Cluster(Protocol):
         """Puts the whole status in place of the one in the manifest, as `load` gave it. OutOfDate
         where the job is not as it was: somebody has edited it, or made another of its name."""
 
+    async def write_conditions(
+        self, manifest: dict[str, Any], conditions: Sequence[Condition]
+    ) -> None:
+        """Puts them in place of those of a status that cannot be read; the rest of it stays."""
+
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """Tells people what happened."""
 
@@ -97,8 +103,8 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     try:
         job = parse_job(manifest)
     except InvalidJob as invalid:
-        wrong = State("Stalled", "InvalidSpec", redacted(str(invalid)))
-        return Pass(await _say(cluster, key, manifest, wrong, now), ())
+        await _say_unread(cluster, key, manifest, invalid, now)
+        return Pass(None, ())
     observed = await cluster.observe(job, now)
     assessment = assess(job, observed, now)
     actions = plan(assessment)
@@ -168,16 +174,34 @@ async def _write(
         await cluster.emit(key, events(before, status))
 
 
+async def _say_unread(
+    cluster: Cluster, key: JobKey, manifest: dict[str, Any], invalid: InvalidJob, now: datetime
+) -> None:
+    """A job that cannot be read gets a condition. A status that cannot be read stays beside it."""
+    if is_left_alone(manifest, invalid):
+        return
+    state = state_of(invalid)
+    if not has_unread_status(invalid):
+        await _say(cluster, key, manifest, state, now)
+        return
+    before = conditions_of(manifest)
+    generation = manifest["metadata"].get("generation", 1)
+    after = with_conditions(before, state, generation=generation, now=written(now))
+    if after != before:
+        await cluster.write_conditions(manifest, after)
+        told = events(JobStatus(conditions=before), JobStatus(conditions=after))
+        await cluster.emit(key, told)
+
+
 async def _say(
     cluster: Cluster, key: JobKey, manifest: dict[str, Any], state: State, now: datetime
-) -> JobStatus:
+) -> None:
     """Puts into the conditions why the job cannot go on; all else of the status stays."""
     before = status_of(manifest)
     generation = manifest.get("metadata", {}).get("generation", 1)
     seen = before.model_copy(update={"observed_generation": generation})
     status = _with_state(before, seen, state, now)
     await _write(cluster, key, manifest, before, status)
-    return status
 
 
 def _with_state(before: JobStatus, status: JobStatus, state: State, now: datetime) -> JobStatus:
@@ -195,8 +219,5 @@ def _with_state(before: JobStatus, status: JobStatus, state: State, now: datetim
 
 
 def status_of(manifest: dict[str, Any]) -> JobStatus:
-    """The status as we wrote it; one that we did not write, and cannot read, is started afresh."""
-    try:
-        return JobStatus.model_validate(manifest.get("status") or {}, by_alias=True, by_name=False)
-    except ValueError:
-        return JobStatus()
+    """The status as we wrote it. Raises ValueError where that is not what it is."""
+    return JobStatus.model_validate(manifest.get("status") or {}, by_alias=True, by_name=False)

@@ -12,7 +12,7 @@ import pytest
 from builders import MANIFEST, NOON
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import StageResult
-from rlhf_api.status import CheckpointRef, JobStatus
+from rlhf_api.status import CheckpointRef, Condition, JobStatus
 from rlhf_operator.controller import Cluster, JobKey, OutOfDate, Pass, Refused, reconcile_once
 from rlhf_operator.events import Event
 from rlhf_operator.observed import Attempt, Observed, Pod
@@ -48,6 +48,15 @@ class Recorder:
         self._note("write", status.phase)
         assert self.manifest is not None
         self.manifest["status"] = status.to_dict()
+
+    async def write_conditions(
+        self, manifest: dict[str, Any], conditions: Sequence[Condition]
+    ) -> None:
+        self._note("write", "conditions")
+        assert self.manifest is not None
+        known = self.manifest.get("status")
+        own = {"conditions": [item.to_dict() for item in conditions]}
+        self.manifest["status"] = (known if isinstance(known, dict) else {}) | own
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         for event in happened:
@@ -118,6 +127,79 @@ def test_a_manifest_that_admission_should_have_refused_is_a_condition() -> None:
     assert (done.actions, done.retry_at) == ((), None)
     cluster.reconcile(minutes=5)
     assert cluster.said == []  # no retry loop
+
+
+def under_way() -> Recorder:
+    """SFT has begun."""
+    cluster = Recorder()
+    cluster.reconcile()
+    cluster.observed = Observed((_done(cluster, "prepare"),))
+    cluster.reconcile()
+    assert _stage(cluster, "sft")["attempt"] == 1
+    return cluster
+
+
+def test_what_a_newer_operator_has_written_stays_while_an_older_one_leads() -> None:
+    """Of two replicas the new one led, and ended again while the upgrade was under way."""
+    cluster = under_way()
+    assert cluster.manifest is not None
+    status = cluster.manifest["status"]
+    status["fair"] = {"share": 0.5}
+    status["stages"]["sft"]["colour"] = "blue"
+    status["prepare"]["ended"]["place"] = "rack 7"
+    cluster.reconcile(minutes=1)
+    assert cluster.said == ["apply tiny-sft-1"]
+    cluster.observed = Observed((*cluster.observed.attempts, _done(cluster, "sft")))
+    cluster.reconcile(minutes=2)
+    status = cluster.manifest["status"]
+    assert status["stages"]["sft"]["ended"]["kind"] == "Done"
+    assert (status["fair"], status["prepare"]["ended"]["place"]) == ({"share": 0.5}, "rack 7")
+    assert status["stages"]["sft"]["colour"] == "blue"
+
+
+@pytest.mark.parametrize("true", ["Reconciling", "Ready", "Suspended"])
+def test_a_status_of_another_version_that_cannot_be_read_is_not_lost(true: str) -> None:
+    cluster = under_way()
+    assert cluster.manifest is not None
+    status = cluster.manifest["status"]
+    status["stages"]["sft"]["ended"] = {"attempt": 1, "kind": "Lent", "reason": "x", "time": "x"}
+    for condition in status["conditions"]:
+        condition["status"] = str(condition["type"] == true)
+    before = copy.deepcopy(status)
+    for minutes in (1, 2):
+        assert cluster.reconcile(minutes=minutes).actions == ()
+        assert cluster.manifest["status"] | {"conditions": 0} == before | {"conditions": 0}
+    assert cluster.said == []  # once is enough
+    if true == "Reconciling":
+        held, reason, said = cluster.condition("Stalled")
+        assert (held, reason) == ("True", "StatusUnreadable")
+        assert "status.stages.sft.ended.kind" in said
+    else:  # nothing went on: nothing is to be said
+        assert cluster.manifest["status"] == before
+
+
+@pytest.mark.parametrize("true", ["Reconciling", "Ready", "Suspended", "Stalled"])
+def test_a_newer_resource_under_an_older_operator_fails_no_job(true: str) -> None:
+    """It fills in its defaults in jobs that were made before it, and is upgraded first."""
+    cluster = under_way()
+    assert cluster.manifest is not None
+    for condition in cluster.manifest["status"]["conditions"]:
+        condition["status"] = str(condition["type"] == true)
+    before = copy.deepcopy(cluster.manifest["status"])
+    cluster.manifest["spec"]["stages"]["sft"]["rehearsal"] = {"share": 0.0}
+    for minutes in (1, 2):
+        assert cluster.reconcile(minutes=minutes).actions == ()
+    assert cluster.said == []
+    if true == "Reconciling":
+        held, reason, said = cluster.condition("Reconciling")
+        assert (held, reason) == ("True", "ResourceIsNewer")
+        assert "spec.stages.sft.rehearsal" in said
+        assert cluster.manifest["status"]["stages"] == before["stages"]
+    else:
+        assert cluster.manifest["status"] == before
+    del cluster.manifest["spec"]["stages"]["sft"]["rehearsal"]  # as to an operator that knows it
+    cluster.reconcile(minutes=3)
+    assert cluster.condition("Reconciling")[1] != "ResourceIsNewer"
 
 
 @pytest.mark.parametrize("status", [7, "x", {"stages": 7}, {"conditions": [{"type": 1}]}])

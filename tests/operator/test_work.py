@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from builders import NOON, a_job
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus
+from rlhf_api.status import Condition, JobStatus
 from rlhf_operator import queue as work_queue
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey
@@ -56,6 +56,11 @@ class Broken:
         key = JobKey("default", manifest["metadata"]["name"])
         self.writes.append(key)
         self.jobs[key] = self.jobs[key] | {"status": status.to_dict()}
+
+    async def write_conditions(
+        self, manifest: dict[str, Any], conditions: Sequence[Condition]
+    ) -> None:
+        return
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         return

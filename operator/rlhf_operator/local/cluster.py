@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import JobStatus
+from rlhf_api.status import Condition, JobStatus
 
 from rlhf_operator.controller import JobKey
 from rlhf_operator.events import Event
@@ -113,6 +113,11 @@ class LocalCluster:
     async def write_status(self, manifest: Object, status: JobStatus) -> None:
         """DIR/status.yaml, whole or not at all."""
         self._store.write(status)
+
+    async def write_conditions(self, manifest: Object, conditions: Sequence[Condition]) -> None:
+        """The same: here a status that cannot be read is refused before anything runs."""
+        status = self._store.status or JobStatus()
+        self._store.write(status.model_copy(update={"conditions": [*conditions]}))
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """To whoever asked to be told."""
