@@ -331,7 +331,11 @@ def pod(item: Object, now: datetime) -> Pod:
     meta, status = item["metadata"], item.get("status") or {}
     phase: PodPhase = PHASES.get(status.get("phase", ""), "Unknown")
     conditions = {c["type"]: c for c in status.get("conditions") or []}
-    ended = _terminated(status)
+    ended, others = _ends(status)
+    if phase == "Failed" and not ended and others:
+        ended = _told_of(*others[0])
+    if phase == "Failed" and ended.get("exitCode") == 0 and others and not status.get("reason"):
+        phase = "Succeeded"  # the trainer, whose work this is; what failed is a webhook's
     text = ended.get("message") or ""
     result = parse_result(text) if text else None
     seen = Pod(
@@ -370,16 +374,28 @@ def _index(meta: Object) -> int:
     return int(index) if index.isdecimal() and len(index) < INDEX_DIGITS else 0
 
 
-def _terminated(status: Object) -> Object:
-    """State of the container that ended; the one with an error, where several did, and of several
-    with an error ours: others are a webhook's, and end because ours did."""
-    shown = status.get("containerStatuses") or []
-    found = [
-        ended
-        for item in sorted(shown, key=lambda item: item.get("name") != CONTAINER_NAME)
-        if (ended := (item.get("state") or {}).get("terminated"))
-    ]
-    return next((e for e in found if e.get("exitCode")), found[0] if found else {})
+def _ends(status: Object) -> tuple[Object, list[tuple[str, Object]]]:
+    """How the trainer's container ended; the names and ends of others that failed, which are a
+    webhook's."""
+    own: Object = {}
+    others: list[tuple[str, Object]] = []
+    for group in ("containerStatuses", "initContainerStatuses"):
+        for item in status.get(group) or []:
+            ended = (item.get("state") or {}).get("terminated") or {}
+            if item.get("name") == CONTAINER_NAME:
+                own = ended
+            elif ended.get("exitCode"):
+                others.append((str(item.get("name")), ended))
+    return own, others
+
+
+def _told_of(name: str, ended: Object) -> Object:
+    """The end of a pod whose trainer never began, as another container failed. Its exit code means
+    nothing to us, whatever ours would mean by that number."""
+    head = f"{name}, which a webhook added, ended with exit code {ended['exitCode']}."
+    said = f"{head} {ended.get('message') or ''}".strip()
+    reason = ended.get("reason") if _says_more(ended) else "ContainerFailed"
+    return {"reason": reason, "message": said, "finishedAt": ended.get("finishedAt")}
 
 
 def _failure(status: Object, ended: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:

@@ -92,13 +92,13 @@ def described(end: AttemptEnd) -> str:
 
 def _success(attempt: Attempt) -> Outcome:
     """Exit code 0 counts only with the result that proves it: later stages need its digest."""
-    if attempt.condition == "Failed":
-        said = "The Job failed, and no pod tells why."
-        return Outcome("Fault", attempt.reason or "JobFailed", said)
     results = [pod.result for pod in attempt.pods if pod.result]
     for result in results:
         if result.exit_code == ExitCode.DONE and (result.checkpoint or attempt.stage == PREPARE):
             return Outcome("Done", "Done", redacted(result.message), 0, None, result)
+    if attempt.condition == "Failed":
+        said = "The Job failed, and no pod tells why."
+        return Outcome("Fault", attempt.reason or "JobFailed", said)
     if any(pod.exit_code is None for pod in attempt.pods) or len(attempt.pods) < attempt.size:
         said = "Every pod succeeded, but some were deleted before anybody had read their result."
         return Outcome("Disruption", "PodsGone", said)

@@ -25,6 +25,7 @@ from rlhf_api.status import CheckpointRef
 from rlhf_api.validation import parse_job
 from rlhf_cli.doctor.permission_checks import RIGHTS
 from rlhf_cli.failures import Failure
+from rlhf_cli.targets.cluster_files import trainer_images
 from rlhf_cli.targets.files import Received, verified
 from synthetic_run import MANIFEST, write_run
 
@@ -134,6 +135,11 @@ def kept(
             yield found
     finally:
         fake_nodes.remove(node)
+
+
+def test_files_are_read_with_the_trainer_s_image_and_not_with_that_of_a_mesh() -> None:
+    containers = [{"name": "mesh", "image": "proxy:1"}, {"name": "trainer", "image": "trainer:1"}]
+    assert trainer_images([{"spec": {"containers": containers}}]) == ["trainer:1"]
 
 
 def test_a_report_has_curves_and_answers_and_leaves_no_pod(kept: Kept) -> None:

@@ -66,8 +66,10 @@ def a_job(*conditions: dict[str, str], size: int = 1, uid: str = OURS) -> dict[s
 
 
 def terminated(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    """How a container ended: the trainer, unless another name is put in place of it."""
     state = {"exitCode": code, "reason": reason, "finishedAt": "2026-01-31T12:00:00Z"}
-    return {"state": {"terminated": state | ({"message": message} if message else {})}}
+    ended = {"terminated": state | ({"message": message} if message else {})}
+    return {"name": "trainer", "state": ended}
 
 
 def condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, str]:
@@ -177,8 +179,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         a_pod(
             phase="Failed",
             containerStatuses=[
-                {"name": "proxy", **terminated(1)},
-                {"name": "trainer", **terminated(64, message="bad data")},
+                {**terminated(1), "name": "proxy"},
+                terminated(64, message="bad data"),
             ],
         ),
         {"exit_code": 64, "message": "bad data"},
@@ -187,11 +189,45 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         a_pod(
             phase="Failed",
             containerStatuses=[
-                {"name": "proxy", **terminated(1)},
-                {"name": "trainer", **terminated(0, "Completed")},
+                {**terminated(64), "name": "proxy"},
+                terminated(0, "Completed", DONE),
             ],
         ),
-        {"exit_code": 1},
+        {"phase": "Succeeded", "exit_code": 0, "reason": None, "message": DONE},
+    ),
+    "what the kubelet ended has failed, whatever its exit code": (
+        a_pod(
+            phase="Failed",
+            reason="Evicted",
+            containerStatuses=[
+                {**terminated(137), "name": "proxy"},
+                terminated(0, "Completed"),
+            ],
+        ),
+        {"phase": "Failed", "reason": "Evicted"},
+    ),
+    "an init container that a webhook added has failed, and the trainer never began": (
+        a_pod(
+            phase="Failed",
+            initContainerStatuses=[{**terminated(64, message="no iptables"), "name": "mesh"}],
+            containerStatuses=[
+                {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
+            ],
+        ),
+        {
+            "phase": "Failed",
+            "exit_code": None,
+            "reason": "ContainerFailed",
+            "message": "mesh, which a webhook added, ended with exit code 64. no iptables",
+        },
+    ),
+    "a sidecar of Kubernetes' own kind is killed once the trainer has ended": (
+        a_pod(
+            phase="Succeeded",
+            initContainerStatuses=[{**terminated(137), "name": "mesh"}],
+            containerStatuses=[terminated(0, "Completed", DONE)],
+        ),
+        {"phase": "Succeeded", "exit_code": 0, "message": DONE},
     ),
     "a pod that its node does not take, as its device plug-in is away": (
         a_pod(phase="Failed", reason="UnexpectedAdmissionError", message="no healthy devices"),
@@ -213,7 +249,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         a_pod(
             containerStatuses=[
                 {"name": "proxy", "state": {"running": {}}},
-                {"name": "trainer", **terminated(0, "Completed")},
+                terminated(0, "Completed"),
             ]
         ),
         {"phase": "Running", "outlived_by": ("proxy",)},
@@ -491,6 +527,27 @@ def test_of_a_gang_that_was_told_to_end_the_pod_that_had_succeeded_is_not_the_ca
     assert (outcome.kind, outcome.reason) == ("Disruption", "PodDeleted")
     assert outcome.pod is not None
     assert outcome.pod.completion_index == 1
+
+
+def test_a_stage_is_done_although_containers_that_a_webhook_added_failed() -> None:
+    """The proxy of one was killed for its memory; that failed the Job, which ended the other's."""
+    done, peer = (
+        a_pod(
+            index,
+            phase="Failed",
+            containerStatuses=[
+                {**terminated(137), "name": "proxy"},
+                terminated(0, "Completed", message),
+            ],
+        )
+        for index, message in enumerate((DONE, ""))
+    )
+    peer["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [done, peer], NOON)
+    assert attempt.has_ended
+    assert outcome_of(attempt).kind == "Done"
+    (attempt,) = attempts("tiny", OURS, [a_job(FAILED, size=2)], [done], NOON, (), [peer])
+    assert outcome_of(attempt).kind == "Done"
 
 
 def test_pods_that_all_tell_of_no_result_are_a_fault() -> None:

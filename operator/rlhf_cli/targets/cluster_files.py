@@ -15,6 +15,7 @@ from typing import Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import MANIFEST
 from rlhf_api.status import CheckpointRef
+from rlhf_operator.names import CONTAINER_NAME
 from rlhf_operator.render.volumes import CHECKPOINTS
 from rlhf_operator.storage import place_on_volume
 
@@ -148,7 +149,7 @@ async def _pod(
 ) -> Object:
     """With the image of the job's own pods: it is on the nodes already, and has Python."""
     pods = await target.raw_pods(of_job(job))
-    images = [pod["spec"]["containers"][0]["image"] for pod in pods]
+    images = trainer_images(pods)
     images += [stage.image for stage in all_stages(job).values() if stage.image]  # of pods gone
     image = next(iter(images), job.spec.image)
     if image is None:
@@ -161,6 +162,12 @@ async def _pod(
     live = [pod["spec"].get("nodeName") for pod in pods if pod["status"].get("phase") == "Running"]
     node = None if is_shared else next(filter(None, live), None)
     return reader_pod(job, image, patterns, have, node)
+
+
+def trainer_images(pods: Sequence[Object]) -> list[str]:
+    """Of the trainers' containers: a service mesh puts its own before them."""
+    containers = [item for pod in pods for item in pod["spec"]["containers"]]
+    return [item["image"] for item in containers if item["name"] == CONTAINER_NAME]
 
 
 async def _started(target: ClusterRequests, name: str) -> None:
