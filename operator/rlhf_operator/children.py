@@ -27,6 +27,7 @@ from rlhf_operator.ownership import (
     owner_text,
     refusal,
 )
+from rlhf_operator.refusals import Refusals
 from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
@@ -52,6 +53,7 @@ class Children:
         self._cache = cache
         self._mender = mender
         self._now = clock
+        self._refusals = Refusals(clock)
 
     def own(self, job: RLHFJob, stage: str, attempt: int) -> list[Object]:
         """What is there of the attempt and belongs to this very RLHFJob."""
@@ -99,6 +101,7 @@ class Children:
                 self._cache.put(await self._mender.mend(self._resource(item), known))
             return
         resource = self._resource(item)
+        self._refusals.recall(job, item)
         try:
             self._cache.put(await self._api.create(resource, item))
         except ApiError as error:
@@ -108,7 +111,7 @@ class Children:
                 self.unserved.set()
                 raise OutOfDate(f"{resource.kind}: {error}") from error
             else:
-                raise refusal(error, item) from error
+                raise self._refusals.refusal(job, item, error) from error
 
     async def _meet(self, job: RLHFJob, resource: Resource, wanted: Object) -> None:
         """An object of that name is there: ours from an earlier pass, or somebody else's."""
@@ -168,21 +171,24 @@ class Children:
         if workload and job.metadata.deletion_timestamp and not observe.controller_uid(workload):
             return  # `kubectl delete --cascade=orphan`: who asks for that wants it to stay
         if workload:
-            await self._delete(JOBS, workload, "Foreground")
+            await self._delete(job, JOBS, workload, "Foreground")
         else:
             of, now = (job.metadata.name, job.metadata.uid), self._now()
             for item in self._cache.children(key, "Pod"):
                 is_its_own = observe.attempt_of_pod(item, *of, now) == (stage, attempt)
                 if is_its_own and not observe.is_of_another(item, job.metadata.uid):
-                    await self._delete(PODS, item, "Background")
+                    await self._delete(job, PODS, item, "Background")
         for item in own:
             if item["kind"] != "Job" and self._is_served(item):
-                await self._delete(self._resource(item), item, "Background")
+                await self._delete(job, self._resource(item), item, "Background")
 
-    async def _delete(self, resource: Resource, item: Object, propagation: str) -> None:
+    async def _delete(
+        self, job: RLHFJob, resource: Resource, item: Object, propagation: str
+    ) -> None:
         meta = item["metadata"]
         if "deletionTimestamp" in meta:
             return
+        self._refusals.recall(job, item, "Deleting")
         try:
             answer = await self._api.delete(
                 resource, meta["namespace"], meta["name"], meta["uid"], propagation
@@ -193,7 +199,7 @@ class Children:
                 return
             if error.code in (404, 409):  # nobody was asked; or another is there, or it is written
                 raise OutOfDate(str(error)) from error
-            raise refusal(error, item, "Deleting") from error
+            raise self._refusals.refusal(job, item, error, "Deleting") from error
         if "deletionTimestamp" in answer.get("metadata", {}):
             self._cache.put(answer)
         else:

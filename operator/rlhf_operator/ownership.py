@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from rlhf_operator.api import ApiError, Object
@@ -12,6 +13,7 @@ from rlhf_operator.observe import controller, controller_uid, is_of_another
 QUOTA: Final = ("exceeded quota", "status unknown for quota")
 """What the API server says where a quota is used up, and where it is so new that nobody has added
 up yet."""
+USED: Final = re.compile(r", used: .*?(?=, limited: )")
 
 
 def is_the_same(found: Object, wanted: Object) -> bool:
@@ -68,7 +70,8 @@ def refusal(error: ApiError, item: Object, doing: str = "") -> Exception:
     But for a webhook of somebody else that does not answer: that lasts until somebody mends it.
     `doing`: what was to be done to the object, where it was not to be made.
     """
-    said = f"{doing} {item['kind']} {item['metadata']['name']}: {error}".strip()
+    told = without_use(str(error))
+    said = f"{doing} {item['kind']} {item['metadata']['name']}: {told}".strip()
     if error.code >= 500 and "failed calling webhook" in str(error):
         return Refused("Reconciling", "WebhookFailed", said)
     if error.is_passing:
@@ -80,3 +83,9 @@ def refusal(error: ApiError, item: Object, doing: str = "") -> Exception:
     if error.code == 403:
         return Refused("Stalled", "Forbidden", said)
     return Refused("Stalled", "ChildRefused", said)
+
+
+def without_use(text: str) -> str:
+    """What a quota says, without what others use at that moment, which would have the status
+    written again and again."""
+    return USED.sub("", text)

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from rlhf_operator.api import Api, ApiError, Object, Resource
+from rlhf_operator.ownership import without_use
 
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 ASK_AGAIN: Final = 10.0
@@ -22,10 +23,9 @@ LOOK_AGAIN: Final = timedelta(minutes=1)
 MOST_JOBS: Final = 10_000
 """Of which it is remembered that pods are missing."""
 OF_ONE_POD: Final = re.compile(
-    r'^(?:\(combined from similar events\): )?Error creating: (?:pods? "[^"]*" is forbidden: )?'
+    r"^(?:\(combined from similar events\): )?Error creating: "
+    r'(?:[Pp]ods? "[^"]*" is (?:forbidden|invalid): )?'
 )
-USED: Final = re.compile(r", used: .*?(?=, limited: )")
-"""What others use at that moment, which would have the status written again and again."""
 
 
 class RefusedPods:
@@ -70,7 +70,7 @@ class RefusedPods:
 
 def plain(note: str) -> str:
     """The cause without the pod's name and without what changes by itself."""
-    return USED.sub("", OF_ONE_POD.sub("", note)).strip().rstrip(".")
+    return without_use(OF_ONE_POD.sub("", note)).strip().rstrip(".")
 
 
 def _last_time(event: Object) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from builders import a_job
+from builders import NOON, a_job
+from rlhf_api.job import RLHFJob
 from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey, OutOfDate, Refused
+from rlhf_operator.controller import REFUSED_AGAIN, JobKey, OutOfDate, Refused
 from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
 from rlhf_operator.ownership import refusal
 from rlhf_operator.render import Platform
@@ -56,6 +59,75 @@ def test_a_refusal_that_lasts_becomes_a_condition(
     assert message[:40] in found.state.message
 
 
+def test_what_others_use_of_a_quota_is_no_news() -> None:
+    said = [
+        refusal(ApiError(403, "Forbidden", f"{FORBIDDEN}exceeded quota: few, {asked}"), JOB)
+        for asked in (
+            f"requested: cpu=4,pods=1, used: cpu={used},pods=2, limited: cpu=8,pods=2"
+            for used in (5, 6)
+        )
+    ]
+    assert str(said[0]) == str(said[1])
+    assert str(said[0]).endswith("few, requested: cpu=4,pods=1, limited: cpu=8,pods=2")
+
+
+def test_what_was_refused_is_asked_for_once_a_minute_whatever_wakes_its_job() -> None:
+    """What is said of it is written, which wakes the job: in other words each time, for ever."""
+
+    class Full:
+        asked = 0
+
+        async def create(self, *_: Any) -> None:
+            self.asked += 1
+            said = f"read tcp 10.0.0.1:{4000 + self.asked}->10.0.0.2:443: connection reset by peer"
+            raise ApiError(500, "InternalError", f'failed calling webhook "x": {said}')
+
+    api, now = Full(), NOON
+    cluster = KubernetesCluster(cast(Api, api), Cache(), Platform(), {}, clock=lambda: now)
+    job = a_job().build()
+    said = []
+    for seconds in (0, 1, 30, REFUSED_AGAIN.total_seconds()):
+        now = NOON + timedelta(seconds=seconds)
+        with pytest.raises(Refused) as refused:
+            asyncio.run(cluster.apply(job, [wanted(job)]))
+        said.append(str(refused.value))
+    assert said[0] == said[1] == said[2] != said[3]
+    assert api.asked == 2
+    edited = job.metadata.model_copy(update={"generation": 2})
+    with pytest.raises(Refused):
+        asyncio.run(cluster.apply(job.model_copy(update={"metadata": edited}), [wanted(job)]))
+    assert api.asked == 3
+
+
+def test_an_api_server_that_has_just_started_fails_no_job() -> None:
+    """It forbids everything for a fraction of a second, as it has read no roles yet."""
+
+    class Starts:
+        async def create(self, *_: Any) -> None:
+            raise ApiError(403, "Forbidden", f'{FORBIDDEN}RBAC: role "operator" not found')
+
+    now = NOON
+    cluster = KubernetesCluster(cast(Api, Starts()), Cache(), Platform(), {}, clock=lambda: now)
+    job = a_job().build()
+    for seconds in (0, 1, 4):
+        now = NOON + timedelta(seconds=seconds)
+        with pytest.raises(ApiError):  # is tried again within seconds, and told to nobody
+            asyncio.run(cluster.apply(job, [wanted(job)]))
+    now = NOON + timedelta(seconds=8)
+    with pytest.raises(Refused) as refused:
+        asyncio.run(cluster.apply(job, [wanted(job)]))
+    assert refused.value.state[:2] == ("Stalled", "Forbidden")
+
+
+def wanted(job: RLHFJob) -> dict[str, Any]:
+    """The Job of SFT's first attempt."""
+    labels = {"rlhf.dev/job": "tiny", "rlhf.dev/stage": "sft", "rlhf.dev/attempt": "1"}
+    owner = {"controller": True, "kind": "RLHFJob", "name": "tiny", "uid": job.metadata.uid}
+    meta = {"name": "tiny-sft-1", "namespace": "default", "labels": labels}
+    meta |= {"ownerReferences": [owner]}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta}
+
+
 @pytest.mark.parametrize("code", [0, 429, 500, 503])
 def test_what_passes_is_tried_again_at_once_and_told_to_nobody(code: int) -> None:
     error = ApiError(code, "ServerTimeout", "not now")
@@ -81,7 +153,11 @@ def delete(error: ApiError) -> Cache:
     meta = {"name": "tiny-sft-1", "namespace": "default", "uid": "u", "resourceVersion": "7"}
     meta |= {"labels": labels, "annotations": marks, "ownerReferences": [owner]}
     cache.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta})
-    cluster = KubernetesCluster(cast(Api, Refuses(error)), cache, Platform(), {})
+    now = NOON
+    cluster = KubernetesCluster(cast(Api, Refuses(error)), cache, Platform(), {}, clock=lambda: now)
+    with contextlib.suppress(ApiError):
+        asyncio.run(cluster.delete(job, "sft", 1))
+    now += timedelta(seconds=6)  # an API server that has just started would know everybody by then
     asyncio.run(cluster.delete(job, "sft", 1))
     return cache
 

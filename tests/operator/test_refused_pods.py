@@ -32,6 +32,12 @@ PLAIN = "exceeded quota: few, requested: cpu=1,nvidia.com/gpu=4, limited: cpu=9,
             'Error creating: admission webhook "a.b" denied the request: no.',
             'admission webhook "a.b" denied the request: no',
         ),
+        (  # a LimitRange sets limits below what is asked for
+            'Error creating: Pod "tiny-sft-1-0-m4vx2" is invalid: spec.containers[0].resources.'
+            'requests: Invalid value: "4": must be less than or equal to cpu limit of 50m',
+            'spec.containers[0].resources.requests: Invalid value: "4": must be less than or equal '
+            "to cpu limit of 50m",
+        ),
         ("", ""),
     ],
 )
