@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from rlhf_operator.replica import Replica
 from rlhf_operator.settings import Settings, parse
+from rlhf_operator.watches import Restored
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,10 @@ def main(words: Sequence[str]) -> int:
         asyncio.run(_until_signalled(settings))
     except* OSError as failed:  # a port that is taken, a certificate that is not there
         log.error("The operator cannot run: %s", _first(failed))
+        code = 1
+    except* Restored as restored:
+        said = "etcd was restored from a backup (%s): this process ends, and a new one looks anew."
+        log.error(said, _first(restored))
         code = 1
     return code
 

@@ -26,6 +26,14 @@ READ_WHOLE: Final = ("RLHFJob", "Job", "Pod", "Service", "PodGroup", "Workload")
 """Kinds of which more counts than that an object is there."""
 
 
+class Restored(Exception):
+    """What is there is older than what was there before: etcd was restored from a backup.
+
+    All that is known by its version then hides what is true for as long as versions are lower, and
+    a watch tells of nothing before they have caught up. Only a new process knows nothing.
+    """
+
+
 class Watch:
     """One kind in one namespace, or in all. Only objects that carry our label, where `selector`."""
 
@@ -44,6 +52,7 @@ class Watch:
         self._api = api
         self._cache = cache
         self._failures = 0
+        self._newest = 0  # version that was heard of
 
     @property
     def is_needed(self) -> bool:
@@ -67,13 +76,17 @@ class Watch:
             await pause_after(self._failures)
 
     async def refresh(self) -> int:
-        """Takes in all that is there now, and gives the version of it."""
+        """Takes in all that is there now, and gives the version of it. Raises Restored."""
         items, version = await self._api.list(
             self.resource,
             self.namespace,
             selector=self.selector,
             metadata_only=self.resource.kind not in READ_WHOLE,
         )
+        if version < self._newest:
+            what = f"{self.resource.plural} were at version {self._newest}"
+            raise Restored(f"{what}, and are at {version} now")
+        self._newest = version
         self._cache.replace(self.resource, self.namespace, items, version)
         self.heard = time.monotonic()
         return version
@@ -91,7 +104,7 @@ class Watch:
             async for kind, item in events:
                 self.heard = time.monotonic()
                 self._failures = 0
-                version = int(item["metadata"]["resourceVersion"])
+                version = self._newest = int(item["metadata"]["resourceVersion"])
                 if kind == "DELETED":
                     self._cache.remove(item, version)
                 elif kind != "BOOKMARK":

@@ -11,7 +11,7 @@ from rlhf_operator import watches
 from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import JobKey
-from rlhf_operator.watches import PODS, Watch, refresh_all
+from rlhf_operator.watches import PODS, Restored, Watch, refresh_all
 
 KEY = JobKey("team", "tiny")
 Object = dict[str, Any]
@@ -133,6 +133,14 @@ def test_no_error_ends_it(code: int) -> None:
         [[error], [("DELETED", a_pod(9))]],
     )
     run(script, lambda cache: names(cache) == {"q"})
+
+
+def test_an_etcd_that_was_restored_from_a_backup_ends_it() -> None:
+    """Its versions begin again below those that are known, which would hide all that happens."""
+    script = Script([([a_pod(30)], 35), ([a_pod(40)], 45)], [[bookmark(95)]])
+    script.streams.append([ApiError(0, "Unreachable", "")])
+    with pytest.raises(Restored, match="pods were at version 95, and are at 45 now"):
+        asyncio.run(Watch(script, Cache(), PODS, "team").run())  # type: ignore[arg-type]
 
 
 def test_everything_is_seen_before_it_is_fresh() -> None:
