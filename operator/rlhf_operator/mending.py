@@ -6,16 +6,19 @@ import json
 import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.names import ANNOTATION_APPLIED
 from rlhf_operator.server_clock import Clock, own_clock
+from rlhf_operator.times import doubled
 
 log = logging.getLogger(__name__)
 
 MEND_AGAIN: Final = timedelta(seconds=30)
 """How long to leave an object alone that was put back: somebody may insist."""
+SELDOM: Final = timedelta(minutes=10)
+"""For somebody who insists again and again, as a cluster's policy does: doubling up to that."""
 EXACT: Final = ("selector",)
 """Maps that must have no further keys: a Service would find no pod."""
 
@@ -52,12 +55,25 @@ def _agrees(name: str, wanted: Any, found: Any) -> bool:
     return bool(wanted == found)
 
 
+class Mended(NamedTuple):
+    """When an object was put back, for the how manieth time."""
+
+    at: datetime
+    times: int
+
+    @property
+    def next(self) -> datetime:
+        """Before that it is left alone."""
+        pause = doubled(MEND_AGAIN.total_seconds(), self.times, SELDOM.total_seconds())
+        return self.at + timedelta(seconds=pause)
+
+
 class Mender:
     """Mends through the API, each object once in a while."""
 
     def __init__(self, api: Api, clock: Clock = own_clock) -> None:
         self._api, self._clock = api, clock
-        self._mended: dict[str, datetime] = {}  # by UID
+        self._mended: dict[str, Mended] = {}  # by UID
 
     def is_due(self, item: Object, now: datetime) -> bool:
         """Whether it is to be put back now."""
@@ -72,13 +88,14 @@ class Mender:
 
     def _next(self, item: Object, now: datetime) -> datetime:
         before = self._mended.get(item["metadata"]["uid"])
-        return before + MEND_AGAIN if before else now
+        return before.next if before else now
 
     async def mend(self, resource: Resource, item: Object) -> Object:
         """The object as it is then. Raises ApiError where the API server may take it later."""
         meta, wrong, now = item["metadata"], drifted(item), self._clock()
-        old = {uid: at for uid, at in self._mended.items() if at + MEND_AGAIN > now}
-        self._mended = old | {meta["uid"]: now}
+        old = {uid: of for uid, of in self._mended.items() if of.next + SELDOM > now}
+        times = old[meta["uid"]].times + 1 if meta["uid"] in old else 1
+        self._mended = old | {meta["uid"]: Mended(now, times)}
         said = (resource.kind, meta["namespace"], meta["name"], ", ".join(wrong))
         log.warning("%s %s/%s was changed by somebody else; put back: spec.%s", *said)
         operations = [{"op": "test", "path": "/metadata/uid", "value": meta["uid"]}]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from builders import a_job
+from builders import NOON, a_job
 from rendering import rendered
 from rlhf_operator.api import ApiError, Resource
 from rlhf_operator.cache import slim
@@ -116,6 +116,22 @@ def test_somebody_who_insists_is_answered_once_in_a_while() -> None:
     assert due <= now + MEND_AGAIN
     assert mender.is_due(item, due)
     assert mender.next_look([on_the_server("Service")], now) is None
+
+
+def test_a_policy_that_never_gives_way_is_written_against_less_and_less() -> None:
+    item, now, server = edited("Service", "selector.app", "mine"), NOON, Server()
+    mender = Mender(server, lambda: now)  # type: ignore[arg-type]
+    pauses = []
+    for _ in range(7):
+        asyncio.run(mender.mend(SERVICES, item))
+        due = mender.next_look([item], now)
+        assert due is not None
+        pauses.append((due - now).total_seconds())
+        now = due
+    assert pauses == [30, 60, 120, 240, 480, 600, 600]
+    now += timedelta(minutes=20)  # it has held meanwhile
+    asyncio.run(mender.mend(SERVICES, item))
+    assert mender.next_look([item], now) == now + MEND_AGAIN
 
 
 @pytest.mark.parametrize("code", [403, 404, 409, 422])
