@@ -14,6 +14,7 @@ import urllib3
 from kubernetes.client import ApiException
 
 from cluster.client import Client, Object
+from cluster.layout import NODE_GRACE
 
 HEARTBEAT: Final = 2.0
 """Seconds between two renewals of a node's Lease."""
@@ -98,6 +99,8 @@ class FakeNode:
         self.name = name
         self._client = client
         self._alive = True
+        self._renewed = time.monotonic()
+        self._late = float("-inf")
 
     def register(
         self, resources: Quantities, labels: Mapping[str, str], taints: list[Taint]
@@ -121,10 +124,16 @@ class FakeNode:
         self._client.wait_for("v1/nodes", self.name, lambda node: not _is_tainted(node))
 
     def beat(self) -> None:
-        """Renews the Lease: the node lives."""
+        """Renews the Lease: the node lives. Where that comes late, it reports itself ready for a
+        while, as a kubelet does that finds its node given up."""
         if self._alive:
             renewed = {"spec": {"renewTime": _micro_time()}}
             self._client.patch("coordination.k8s.io/v1/leases", self.name, renewed, LEASES)
+            before, self._renewed = self._renewed, time.monotonic()
+            if self._renewed - before > NODE_GRACE / 2:
+                self._late = self._renewed
+            if self._renewed - self._late < NODE_GRACE:
+                self._report_ready()
 
     def lose(self) -> None:
         """The machine is gone or cut off: nothing is heard of it any more."""

@@ -68,9 +68,14 @@ class History(list[Entry]):
 
 
 class Ledger:
-    """Written while it is entered as a context, from what there is at its start."""
+    """Written while it is entered as a context, from what there is at its start.
 
-    def __init__(self, kubeconfig: Path) -> None:
+    `outlives`: the API server may go and come back. What was the last to happen before it went, of
+    which the watches tell no more, is then seen as it has become.
+    """
+
+    def __init__(self, kubeconfig: Path, *, outlives: bool = False) -> None:
+        self._outlives = outlives
         self._to = Connection.from_kubeconfig(kubeconfig)
         self._histories: dict[str, History] = defaultdict(History)
         self._news = asyncio.Condition()
@@ -118,12 +123,46 @@ class Ledger:
     async def _follow(self, kind: str, watch: Watch) -> None:
         """The API server ends a watch that reads too slowly for it: the next one goes on there."""
         while True:
-            async with watch.answer as answer:
-                version = await self._read(kind, answer, watch.version)
-            query = WATCH | {"resourceVersion": version}
-            answer = await self._session.get(RESOURCES[kind], params=query)
-            answer.raise_for_status()
-            watch = Watch(answer, version)
+            try:
+                async with watch.answer as answer:
+                    version = await self._read(kind, answer, watch.version)
+                query = WATCH | {"resourceVersion": version}
+                answer = await self._session.get(RESOURCES[kind], params=query)
+                answer.raise_for_status()
+                watch = Watch(answer, version)
+            except (aiohttp.ClientError, ConnectionError):
+                if not self._outlives:
+                    raise
+                watch = await self._take_up(kind)
+
+    async def _take_up(self, kind: str) -> Watch:
+        """What there is now, and a watch from then on, once the API server is back."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                listed = await self._session.get(RESOURCES[kind])
+                if listed.ok:
+                    found = await listed.json()
+                    await self._compare(kind, found["items"])
+                    version = found["metadata"]["resourceVersion"]
+                    query = WATCH | {"resourceVersion": version}
+                    answer = await self._session.get(RESOURCES[kind], params=query)
+                    if answer.ok:
+                        return Watch(answer, version)
+            await asyncio.sleep(0.1)
+
+    async def _compare(self, kind: str, items: list[Object]) -> None:
+        """Writes down in what the objects differ from those that are known."""
+        known = {
+            item["metadata"]["uid"]: item
+            for history in list(self._histories.values())
+            for item in history.there(kind).values()
+        }
+        for item in items:
+            before = known.pop(item["metadata"]["uid"], None)
+            if before is None or before["metadata"] != item["metadata"]:
+                await self._write(Entry(kind, "MODIFIED" if before else "ADDED", item))
+        for gone in known.values():
+            await self._write(Entry(kind, "DELETED", gone))
 
     async def _read(self, kind: str, answer: aiohttp.ClientResponse, version: str) -> str:
         """What comes, until the end; the version up to which all is known then."""

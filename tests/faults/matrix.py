@@ -11,7 +11,16 @@ Operator = Literal["up", "down"]
 """Whether one runs while it happens; afterwards one does in any case."""
 End = Literal["Ready", "Stalled", "gone"]
 Effect = Literal[
-    "nothing", "disruption", "cleared", "fault", "final", "stop", "meaning", "settings", "back"
+    "nothing",
+    "disruption",
+    "cleared",
+    "fault",
+    "final",
+    "stop",
+    "meaning",
+    "settings",
+    "back",
+    "silence",
 ]
 
 
@@ -72,6 +81,8 @@ HAPPENINGS: Final = {
     "dpo removed": Happening("nothing"),
     "API server away": Happening("nothing"),
     "API server silent": Happening("nothing"),
+    "API server killed": Happening("nothing"),
+    "etcd stopped": Happening("silence"),
     "deleted": Happening("nothing", end="gone"),
     "deleted and made again": Happening("nothing"),
 }
@@ -99,6 +110,9 @@ class Counts(NamedTuple):
 AWAY: Final = ("API server away", "API server silent")
 """To the operator alone, which then loses its lease; what trains may end meanwhile."""
 
+STORMS: Final = ("API server killed", "etcd stopped")
+"""To all at once: the Job controller, the scheduler and the kubelets have lost it, too."""
+
 SAMPLE: Final = (
     Cell("running", "API server away", "up"),
     Cell("running", "pod evicted", "up"),
@@ -114,7 +128,14 @@ SAMPLE: Final = (
 def cells(phase: str) -> list[Cell]:
     """All of a phase."""
     operators: tuple[Operator, ...] = ("up", "down")
-    found = [Cell(phase, name, of) for name in HAPPENINGS for of in operators]
+    happenings = [name for name in HAPPENINGS if name not in STORMS]
+    found = [Cell(phase, name, of) for name in happenings for of in operators]
+    return [cell for cell in found if is_possible(cell)]
+
+
+def storm(happening: str) -> list[Cell]:
+    """One that strikes a job in each phase at the same time."""
+    found = [Cell(phase, happening, "up") for phase in PHASES]
     return [cell for cell in found if is_possible(cell)]
 
 
@@ -158,6 +179,8 @@ def counts(cell: Cell) -> Counts:
             return Counts({1, 2}, {0}, {0, 1})
         case "fault":
             return Counts({2}, {1}, {0})
+        case "silence" if phase.is_live:  # of nodes, whose pods are taken from them or are not
+            return Counts({1, 2}, {0}, {0, 1})
         case "final":
             return Counts({1}, {0, 1}, {0})
         case "stop" if phase.is_live:

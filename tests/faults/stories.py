@@ -9,7 +9,8 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from rlhf_operator.names import short
 from faults.invariants import is_live, is_ready
 from faults.ledger import Entry, History, Ledger, Object
 from faults.line import Line
-from faults.matrix import AWAY, HAPPENINGS, PHASES, SEEN_BY_NOBODY, Cell, counts
+from faults.matrix import AWAY, HAPPENINGS, PHASES, SEEN_BY_NOBODY, STORMS, Cell, counts
 from faults.nursery import KUBECONFIG, Forked, Nursery
 
 JOB: Final = "tiny"
@@ -39,6 +40,8 @@ PAUSE: Final = {"backoff": 8}
 """Seconds between two attempts; 1 where it does not matter."""
 AWAY_FOR: Final = 13.0
 """Seconds without an API server: more than a lease holds."""
+FROZEN_FOR: Final = 45.0
+"""Seconds without etcd: more than a request of the operator's waits."""
 DOWN: Final = 1.5
 """Seconds for which no operator is there after it has happened."""
 _numbers = itertools.count(1)
@@ -81,13 +84,54 @@ class Held(Scripted):
 ATTEMPT: Final = "rlhf.dev/attempt"
 
 
+class Storm:
+    """Strikes once every story has reached its phase, and is over for all of them at once."""
+
+    def __init__(self, happening: str, plane: ControlPlane, stories: int) -> None:
+        self._happening, self._plane = happening, plane
+        self._begin = threading.Barrier(stories, self._strike)
+        self._end = threading.Barrier(stories, self._mend)
+
+    def begin(self) -> None:
+        self._begin.wait(PATIENCE)
+
+    def end(self) -> None:
+        self._end.wait(PATIENCE)
+
+    def call_off(self) -> None:
+        """A story has ended before its time: the others shall not wait for it."""
+        self._begin.abort()
+        self._end.abort()
+
+    def _strike(self) -> None:
+        if self._happening == "etcd stopped":
+            self._plane.freeze("etcd")
+        else:
+            self._plane.stop("kube-apiserver", grace=0)
+
+    def _mend(self) -> None:
+        if self._happening == "etcd stopped":
+            time.sleep(FROZEN_FOR)
+            self._plane.thaw("etcd")
+        else:
+            time.sleep(AWAY_FOR)
+            self._plane.start("kube-apiserver")
+
+
 class Story:
     """One cell, from the job's creation to what is left of it."""
 
     def __init__(
-        self, cell: Cell, plane: ControlPlane, kubelet: Kubelet, held: Held, nodes: FakeNodes
+        self,
+        cell: Cell,
+        plane: ControlPlane,
+        kubelet: Kubelet,
+        held: Held,
+        nodes: FakeNodes,
+        storm: Storm | None = None,
     ) -> None:
         self.cell = cell
+        self.storm = storm
         self.phase = PHASES[cell.phase]
         self.stage = self.phase.stage
         self.namespace = f"cell-{next(_numbers)}"
@@ -167,7 +211,7 @@ class Story:
         self.client.wait_for("v1/serviceaccounts", "default", lambda found: bool(found), name)
         taint = {"key": "cell", "value": name, "effect": "NoSchedule"}
         room = 0 if self.cell.phase == "waiting for devices" else 8
-        for number in range(3):
+        for number in range(2 if self.storm else 3):  # each takes the heartbeats of a machine
             made = {"nvidia.com/gpu": room}
             of = f"{name}-{number}"
             node = self._nodes.add(made, name=of, labels={"cell": name}, taints=[taint])
@@ -180,6 +224,7 @@ class Story:
             self._line.write_kubeconfig(directory / KUBECONFIG)
         else:
             (directory / KUBECONFIG).symlink_to(self._plane.kubeconfig)
+        if self.cell.happening not in (*AWAY, *STORMS):
             flags.append("--no-leader-election")
         self.log = folder / f"{name}.log"
         self._order = partial(nursery.start, *flags, directory=directory, log=self.log)
@@ -286,6 +331,14 @@ class Story:
         """Pods end meanwhile; where no operator is up, the next one starts without it."""
         lose(self._line)
         self._let_pods_go()
+
+    def weather(self) -> None:
+        """Pods end meanwhile; or all nodes are silent for too long, and their pods go on."""
+        assert self.storm
+        self.storm.begin()
+        if self.cell.happening == "API server killed":
+            self._let_pods_go()
+        self.storm.end()
 
     def _edits(self) -> dict[str, list[Object]]:
         of = "sft" if self.stage == "prepare" else self.stage
@@ -505,6 +558,7 @@ FAULTS: Final[dict[str, Callable[[Story], None]]] = {
     "node lost": Story.lose,
     "API server away": lambda story: story.lose_api(Line.cut),
     "API server silent": lambda story: story.lose_api(Line.die),
+    **dict.fromkeys(STORMS, Story.weather),
     "deleted": Story.delete,
     "deleted and made again": Story.make_again,
 }
@@ -581,12 +635,37 @@ async def play_all(
     folder: Path,
 ) -> dict[str, list[str]]:
     """How each of them broke the rules, by its name; those that did not are left out."""
-    held, few = Held(), asyncio.Semaphore(AT_A_TIME)
+    return await _play(cells, AT_A_TIME, None, plane, nodes, nursery, folder)
+
+
+async def play_storm(
+    cells: Sequence[Cell],
+    plane: ControlPlane,
+    nodes: FakeNodes,
+    nursery: Nursery,
+    folder: Path,
+) -> dict[str, list[str]]:
+    """The same of cells of one storm, which are struck together."""
+    storm = Storm(cells[0].happening, plane, len(cells))
+    return await _play(cells, len(cells), storm, plane, nodes, nursery, folder)
+
+
+async def _play(
+    cells: Iterable[Cell],
+    at_a_time: int,
+    storm: Storm | None,
+    plane: ControlPlane,
+    nodes: FakeNodes,
+    nursery: Nursery,
+    folder: Path,
+) -> dict[str, list[str]]:
+    held, few = Held(), asyncio.Semaphore(at_a_time)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(at_a_time))
     broken: dict[str, list[str]] = {}
 
     async def run(cell: Cell, ledger: Ledger) -> None:
         async with few:
-            story = Story(cell, plane, kubelet, held, nodes)
+            story = Story(cell, plane, kubelet, held, nodes, storm)
             found = await asyncio.to_thread(_played, story, ledger, nursery, folder)
             if found:
                 broken[str(cell)] = found
@@ -595,7 +674,7 @@ async def play_all(
                 await asyncio.to_thread(plane.client.delete, "v1/namespaces", story.namespace)
 
     with Kubelet(plane.kubeconfig, held) as kubelet:
-        async with Ledger(plane.kubeconfig) as ledger:
+        async with Ledger(plane.kubeconfig, outlives=storm is not None) as ledger:
             await asyncio.gather(*(run(cell, ledger) for cell in cells))
     return broken
 
@@ -606,6 +685,8 @@ def _played(story: Story, ledger: Ledger, nursery: Nursery, folder: Path) -> lis
         found += story.play(ledger, nursery, folder)
     except Exception as error:
         found.append(f"{type(error).__name__}: {error}")
+        if story.storm:
+            story.storm.call_off()
     log: Any = getattr(story, "log", None)
     if log and log.exists() and "mistake in the operator" in (text := log.read_text()):
         found.append(text[-2000:])

@@ -1,7 +1,7 @@
 """Whatever clusters and people do to a job, in whichever phase: the rules of reliability hold.
 
-`pytest tests/faults --faults=all` plays the whole table, a test for each phase; without it a fixed
-sample is played.
+`pytest tests/faults --faults=all` plays the whole table, a test for each phase, and each storm;
+without it a fixed sample is played.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import pytest
 from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNodes
 
-from faults.matrix import PHASES, SAMPLE, Cell, cells
+from faults.matrix import PHASES, SAMPLE, STORMS, Cell, cells, storm
 from faults.nursery import Nursery
-from faults.stories import play_all
+from faults.stories import play_all, play_storm
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cells of each test."""
     is_full = metafunc.config.getoption("--faults") == "all"
+    if "happening" in metafunc.fixturenames:
+        metafunc.parametrize("happening", STORMS if is_full else ())
+        return
     of = {phase: cells(phase) for phase in PHASES} if is_full else {"sample": SAMPLE}
     metafunc.parametrize("table", of.values(), ids=of)
 
@@ -31,3 +34,11 @@ def test_a_job_survives_whatever_happens_to_it(
 ) -> None:
     with Nursery() as nursery:
         assert asyncio.run(play_all(table, installed, fake_nodes, nursery, tmp_path)) == {}
+
+
+def test_jobs_survive_a_control_plane_that_is_away(
+    happening: str, installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path
+) -> None:
+    with Nursery() as nursery:
+        struck = play_storm(storm(happening), installed, fake_nodes, nursery, tmp_path)
+        assert asyncio.run(struck) == {}
