@@ -105,6 +105,17 @@ def test_a_field_written_out_with_its_default_is_the_same_meaning() -> None:
     assert changed(BASE, hashes(job)) == set()
 
 
+def test_a_field_that_came_later_is_not_part_of_jobs_that_do_not_set_it() -> None:
+    before = a_job().with_spec("stages.sft.lora", {"rank": 8}).build()
+    off, on = (
+        a_job().with_spec("stages.sft.lora", {"rank": 8, "useRslora": value}).build()
+        for value in (False, True)
+    )
+    assert "useRslora" not in before.spec.to_dict()["stages"]["sft"]["lora"]
+    assert hashes(off) == hashes(before)
+    assert changed(hashes(before), hashes(on)) == ALL
+
+
 def test_another_rollout_engine_gives_other_responses() -> None:
     job = a_job().with_spec("stages.ppo.rollout", {"engine": "vllm"}).build()
     assert changed(BASE, hashes(job)) == {"ppo"}

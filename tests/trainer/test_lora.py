@@ -114,6 +114,21 @@ def test_adapters_of_a_mixtures_experts_come_back_as_they_were(
     assert loaded.state_dict().keys() == load_policy(run).state_dict().keys()
 
 
+@pytest.mark.parametrize("output", ["merged", "adapter"])
+def test_rank_stabilised_adapters_are_scaled_by_the_root_of_their_rank(
+    output: Any, models: Mapping[str, Path], in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    run = starts_from(in_pod, models["llama"], models["llama"])
+    lora = LoRA(rank=4, alpha=8, use_rslora=True, output=output)
+    model = adapted(load_policy(run), lora)
+    plain = adapted(load_policy(run), LoRA(rank=4, alpha=16))
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(logits(model), logits(plain), atol=1e-6, rtol=1e-6)
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    loaded = load_output(run, tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+
+
 def test_merged_state_has_the_names_of_the_plain_model(in_pod: Pod) -> None:
     run = in_pod.stage_run("sft", SFT)
     plain = load_policy(run).state_dict()

@@ -56,6 +56,7 @@ def add_lora(model: PreTrainedModel, lora: LoRA) -> nn.Module:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
+        use_rslora=bool(lora.use_rslora),
         target_modules=lora.target_modules or ALL,
         task_type="CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rlhf_api.base import OPERATIONAL, Contract
 from rlhf_api.pods import Command, Environment, Image, SecretMounts
@@ -33,6 +33,11 @@ class LoRA(Contract):
 
     rank: int = Field(default=16, ge=1, le=1024, description="Rank r of the update.")
     alpha: float = Field(default=32.0, gt=0, description="Scale: the update is alpha/r · BA.")
+    use_rslora: Annotated[bool, AfterValidator(lambda is_set: is_set or None)] | None = Field(
+        default=None,
+        description="Rank-stabilised LoRA (Kalajdzievski 2023): the update is alpha/√r · BA, so "
+        "that a large rank learns no slower than a small one; default: false.",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: list[Annotated[str, Field(max_length=256)]] | None = Field(
         default=None,
