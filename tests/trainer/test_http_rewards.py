@@ -15,6 +15,7 @@ import pytest
 from rlhf_api.stages.ppo import HttpReward
 from rlhf_trainer import http_reward
 from rlhf_trainer.answered import Answered, Question
+from rlhf_trainer.data.examples import Extras
 from rlhf_trainer.errors import ConfigurationError, NonFinite, Transient
 from rlhf_trainer.http_reward import HttpScore
 from rlhf_trainer.ranks import Ranks
@@ -22,7 +23,7 @@ from rlhf_trainer.ranks import Ranks
 PROMPTS = ["what colour has a lemon?", "香蕉是什么颜色？", "and the sky above us?"]
 SAID = ["yellow", "", "黄色, I think"]
 ASKED = Answered(
-    [Question("a.jsonl:1", prompt, (), (), {}, []) for prompt in PROMPTS], SAID, [], []
+    [Question("a.jsonl:1", prompt, (), Extras(), {}, []) for prompt in PROMPTS], SAID, [], []
 )
 PIECE = 4096
 GOOD = b'{"rewards": [1, 2.5, -3]}'

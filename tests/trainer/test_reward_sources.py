@@ -10,7 +10,7 @@ import pytest
 import torch
 from rlhf_api.stages.ppo import PPOStage
 from rlhf_trainer.answered import Answered, Question
-from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.reward_sources import reward_source
@@ -48,7 +48,7 @@ def answered(tokenizer: Any, *before: Message) -> Answered:
     for number, (asked, said) in enumerate(zip(ASKED, SAID, strict=True)):
         prompt = tokenizer(f"<|bos|><|user|>{asked}<|assistant|>")["input_ids"]
         turns = (*before, Message("user", asked))
-        questions.append(Question(f"a.jsonl:{number}", asked, turns, (), {}, prompt))
+        questions.append(Question(f"a.jsonl:{number}", asked, turns, Extras(), {}, prompt))
         tokens.append([*prompt, *tokenizer(f"{said}<|eos|>")["input_ids"]])
     return Answered(questions, SAID, tokens, [True] * len(SAID))
 
@@ -97,7 +97,10 @@ def test_a_reward_model_with_another_template_reads_the_words_in_its_own(
     in_pod: Pod, reward_model: Path, tokenizer: Any
 ) -> None:
     own = with_a_template_of_its_own(reward_model, tokenizer)
-    scores = source_of(in_pod, reward_model, tokenizer).score(answered(tokenizer))
+    asked = answered(tokenizer)
+    extras = Extras(kwargs=(("enable_thinking", True),))  # for the policy's template
+    questions = [question._replace(extras=extras) for question in asked.questions]
+    scores = source_of(in_pod, reward_model, tokenizer).score(asked._replace(questions=questions))
     texts = [f"<|user|>{q}<|eos|><|assistant|>{a}<|eos|>" for q, a in zip(ASKED, SAID, strict=True)]
     expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
     torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)

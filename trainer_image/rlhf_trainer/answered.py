@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.errors import NonFinite
 
 
@@ -19,7 +19,7 @@ class Question(NamedTuple):
     id: str
     text: str
     messages: tuple[Message, ...]
-    tools: tuple[Any, ...]
+    extras: Extras
     row: dict[str, Any]  # the whole row of the data set
     tokens: Sequence[int]  # in the policy's tokens
 

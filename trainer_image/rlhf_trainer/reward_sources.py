@@ -19,7 +19,7 @@ from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.context import context_length
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
-from rlhf_trainer.data.rendering import pieces_of, tokenised, unended
+from rlhf_trainer.data.rendering import as_read, pieces_of, tokenised, unended
 from rlhf_trainer.data.turns import marked
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError
@@ -119,7 +119,7 @@ def _retokenised(
     that was cut for length has no end of turn, as it has none in the policy's tokens."""
     turns = (*marked(question.messages, trained=False), Message("assistant", answer))
     try:
-        pieces = pieces_of(tokenizer, turns, question.tools)
+        pieces = pieces_of(tokenizer, turns, as_read(tokenizer, question.extras))
     except RowProblem as problem:
         where = f"{question.id}, as the reward model reads it"
         raise ConfigurationError(f"{where}: {problem}") from None

@@ -20,7 +20,15 @@ from rlhf_trainer.data.encode import (
     encode_prompt,
     encode_text,
 )
-from rlhf_trainer.data.examples import Dialogue, Labelled, Message, PlainText, Preference, Prompt
+from rlhf_trainer.data.examples import (
+    Dialogue,
+    Extras,
+    Labelled,
+    Message,
+    PlainText,
+    Preference,
+    Prompt,
+)
 from rlhf_trainer.data.load import Loaded, load_dialogues
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import end_token_ids
@@ -271,6 +279,37 @@ def test_a_template_that_writes_the_date_makes_the_same_rows_on_any_day(
 def test_a_template_that_refuses_the_roles_makes_a_bad_row(make: Any) -> None:
     with pytest.raises(RowProblem, match="the chat template refuses it: roles must alternate"):
         encode_dialogue(make(MISTRAL), Dialogue("a:1", (TURNS[0], *TURNS)), 999)
+
+
+SWITCHED = (  # as Qwen3: what asks for an answer without thoughts holds an empty one
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}"
+    "{% endif %}"
+)
+
+
+def test_rows_tell_their_template_whether_to_think(make: Any) -> None:
+    tokenizer = make(SWITCHED)
+    asked, said = (Message("user", "Q"),), (Message("assistant", "A"),)
+    off = Extras(kwargs=(("enable_thinking", False),))
+    shown = f"user: Q{END}assistant: <think></think>"
+    prompt = encode_prompt(tokenizer, Prompt("a:1", asked, {}, off), 99)
+    assert tokenizer.decode(prompt.tokens) == shown
+    row = encode_dialogue(tokenizer, Dialogue("a:1", asked + said, off), 99)
+    assert tokenizer.decode(row.tokens) == f"{shown}A{END}"
+    pair = Preference("a:1", asked, (said, (Message("assistant", "B"),)), (0, 1), extras=off)
+    assert tokenizer.decode(encode_preference(tokenizer, pair, 99).prompt) == shown
+    labelled = Labelled("a:1", asked, said, True, off)
+    assert tokenizer.decode(encode_labelled(tokenizer, labelled, 99).prompt) == shown
+
+
+def test_what_rows_set_and_their_template_does_not_read_is_refused(make: Any) -> None:
+    asked = (Message("user", "Q"),)
+    set_to = {value: Extras(kwargs=(("thinking", value),)) for value in ("", "high")}
+    encode_prompt(make(SWITCHED), Prompt("a:1", asked, {}, set_to[""]), 99)
+    with pytest.raises(RowProblem, match="sets `thinking`, which the chat template does not read"):
+        encode_prompt(make(SWITCHED), Prompt("a:1", asked, {}, set_to["high"]), 99)
 
 
 def test_an_answer_that_the_template_shows_in_part_is_refused_with_what_to_do(make: Any) -> None:

@@ -137,7 +137,7 @@ def test_function_calls_and_observations_are_turns_with_their_tools(tmp_path: Pa
     }
     found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [row])).train[0]
     assert texts(found.messages) == [*ASKED, ("assistant", CALL), ("tool", "2"), ("assistant", A)]
-    assert found.tools == tuple(tools)
+    assert found.extras.tools == tuple(tools)
 
 
 CALL = '<tool_call>\n{"name": "sum", "arguments": {}}\n</tool_call>'
@@ -540,7 +540,45 @@ def test_a_margin_that_only_late_rows_have_is_not_lost(tmp_path: Path) -> None:
     rows = [*([pair] * 70), pair | {"margin": 2, "tools": [{"name": "f"}]}]
     found = load(load_preferences, jsonl(tmp_path / "a.jsonl", rows)).train
     assert (found[0].margin, found[-1].margin) == (0, 2)
-    assert found[-1].tools == ({"name": "f"},)
+    assert found[-1].extras.tools == ({"name": "f"},)
+
+
+PAIR = {"prompt": Q, "chosen": A, "rejected": B}
+EXTRA_ROWS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "messages": (load_dialogues, {"messages": TURNS}),
+    "prompt and completion": (load_dialogues, {"prompt": TURNS[:1], "completion": TURNS[1:]}),
+    "pair": (load_preferences, PAIR),
+    "ranked": (load_preferences, {"prompt": Q, "answers": [A, B], "ranks": [0, 1]}),
+    "labelled": (load_labelled, {"prompt": Q, "completion": A, "label": True}),
+    "prompt": (load_prompts, {"prompt": Q}),
+}
+
+
+@pytest.mark.parametrize("layout", EXTRA_ROWS)
+@pytest.mark.parametrize("written", [dict, json.dumps], ids=["object", "text"])
+def test_what_rows_set_for_their_template_comes_along(
+    layout: str, written: Any, tmp_path: Path
+) -> None:
+    loader, row = EXTRA_ROWS[layout]
+    row = row | {"chat_template_kwargs": written({"enable_thinking": False})}
+    found = load(loader, jsonl(tmp_path / "a.jsonl", [row, row | {"chat_template_kwargs": ""}]))
+    assert [item.extras.kwargs for item in found.train] == [(("enable_thinking", False),), ()]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"add_generation_prompt": True}, "sets `add_generation_prompt`, which is not for a row"),
+        (["enable_thinking"], "`chat_template_kwargs` is list, not an object"),
+        ("{", "`chat_template_kwargs` is not JSON"),
+    ],
+)
+def test_what_no_row_can_set_for_its_template_is_refused(
+    value: Any, said: str, tmp_path: Path
+) -> None:
+    row = {"messages": TURNS, "chat_template_kwargs": value}
+    with pytest.raises(BadData, match=said):
+        load(load_dialogues, jsonl(tmp_path / "a.jsonl", [row]))
 
 
 def test_files_of_a_folder_may_differ(tmp_path: Path) -> None:

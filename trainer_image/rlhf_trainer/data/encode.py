@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
 
-from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
+from rlhf_trainer.data.examples import (
+    Dialogue,
+    Extras,
+    Labelled,
+    PlainText,
+    Preference,
+    Prompt,
+)
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
 from rlhf_trainer.data.rendering import (
@@ -98,7 +105,7 @@ def encode_dialogue(
     overlong: Overlong = "refuse",
 ) -> Encoded:
     """A dialogue with the loss on the assistant's turns, or on all. Raises RowProblem."""
-    pieces = pieces_of(tokenizer, dialogue.messages, dialogue.tools)
+    pieces = pieces_of(tokenizer, dialogue.messages, dialogue.extras)
     refuse_unless_shown(pieces, dialogue.messages)
     tokens: list[int] = []
     mask: list[bool] = []
@@ -122,7 +129,7 @@ def encode_preference(
 ) -> EncodedPreference:
     """A prompt and its answers. Raises RowProblem, also where two answers have the same tokens."""
     prompt, answers = _answered(
-        tokenizer, preference.prompt, preference.answers, preference.tools, max_length, overlong
+        tokenizer, preference.prompt, preference.answers, preference.extras, max_length, overlong
     )
     if all(answer.tokens == answers[0].tokens for answer in answers[1:]):
         raise RowProblem("all answers have the same tokens")
@@ -137,7 +144,7 @@ def encode_labelled(
 ) -> EncodedLabelled:
     """A prompt, its answer and the label. Raises RowProblem."""
     prompt, answers = _answered(
-        tokenizer, labelled.prompt, (labelled.answer,), labelled.tools, max_length, overlong
+        tokenizer, labelled.prompt, (labelled.answer,), labelled.extras, max_length, overlong
     )
     return EncodedLabelled(labelled.id, prompt, answers[0], labelled.good)
 
@@ -149,7 +156,7 @@ def encode_prompt(
     overlong: Overlong = "refuse",
 ) -> EncodedPrompt:
     """A prompt with the template's generation prompt at its end. Raises RowProblem."""
-    tokens = _prompt_tokens(tokenizer, prompt.messages, prompt.tools)
+    tokens = _prompt_tokens(tokenizer, prompt.messages, prompt.extras)
     if len(tokens) > max_length:
         _refuse_unless(overlong, len(tokens), max_length)
         tokens = _without_start(tokenizer, tokens, max_length)
@@ -241,13 +248,13 @@ def _answered(
     tokenizer: PreTrainedTokenizerBase,
     asked: Turns,
     said: Sequence[Turns],
-    tools: Sequence[Any],
+    extras: Extras,
     max_length: int,
     overlong: Overlong,
 ) -> tuple[list[int], list[Answer]]:
     """Tokens of a prompt, and of each of its answers."""
-    prompt = _prompt_tokens(tokenizer, asked, tools)
-    answers = [_answer(tokenizer, asked, turns, tools) for turns in said]
+    prompt = _prompt_tokens(tokenizer, asked, extras)
+    answers = [_answer(tokenizer, asked, turns, extras) for turns in said]
     longest = max(len(answer.tokens) for answer in answers)
     if len(prompt) + longest > max_length:
         _refuse_unless(overlong, len(prompt) + longest, max_length)
@@ -258,11 +265,11 @@ def _answered(
 
 
 def _answer(
-    tokenizer: PreTrainedTokenizerBase, asked: Turns, said: Turns, tools: Sequence[Any]
+    tokenizer: PreTrainedTokenizerBase, asked: Turns, said: Turns, extras: Extras
 ) -> Answer:
     """What follows the prompt. The prompt's own assistant turns count as shown."""
     turns = (*marked(asked, trained=False), *marked(said, trained=True))
-    pieces = pieces_of(tokenizer, turns, tools)
+    pieces = pieces_of(tokenizer, turns, extras)
     refuse_unless_shown(pieces, turns)
     first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
     shown = Piece("".join(piece.text for piece in pieces[:first]), -1)
@@ -275,10 +282,8 @@ def _answer(
     return Answer(tokens, mask)
 
 
-def _prompt_tokens(
-    tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any]
-) -> list[int]:
-    return tokenised(tokenizer, [Piece(rendered(tokenizer, turns, tools, asks=True), -1)])[0]
+def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> list[int]:
+    return tokenised(tokenizer, [Piece(rendered(tokenizer, turns, extras, asks=True), -1)])[0]
 
 
 def _without_start(tokenizer: PreTrainedTokenizerBase, tokens: list[int], length: int) -> list[int]:

@@ -13,12 +13,19 @@ class Message(NamedTuple):
     trained: bool = True
 
 
+class Extras(NamedTuple):
+    """What a row gives its chat template beside the turns."""
+
+    tools: tuple[Any, ...] = ()  # JSON schemas of functions, for templates that show them
+    kwargs: tuple[tuple[str, Any], ...] = ()  # names that the template reads, with their values
+
+
 class Dialogue(NamedTuple):
     """A dialogue to imitate: at least one turn is the assistant's."""
 
     id: str
     messages: tuple[Message, ...]
-    tools: tuple[Any, ...] = ()  # JSON schemas of functions, for templates that show them
+    extras: Extras = Extras()
 
 
 class Preference(NamedTuple):
@@ -33,7 +40,7 @@ class Preference(NamedTuple):
     answers: tuple[tuple[Message, ...], ...]
     ranks: tuple[int, ...]  # one per answer, rising; 0 is the best
     margin: float = 0.0
-    tools: tuple[Any, ...] = ()
+    extras: Extras = Extras()
 
 
 class Prompt(NamedTuple):
@@ -42,7 +49,7 @@ class Prompt(NamedTuple):
     id: str
     messages: tuple[Message, ...]
     row: dict[str, Any]
-    tools: tuple[Any, ...] = ()
+    extras: Extras = Extras()
 
 
 class Labelled(NamedTuple):
@@ -52,7 +59,7 @@ class Labelled(NamedTuple):
     prompt: tuple[Message, ...]
     answer: tuple[Message, ...]
     good: bool
-    tools: tuple[Any, ...] = ()
+    extras: Extras = Extras()
 
 
 class PlainText(NamedTuple):

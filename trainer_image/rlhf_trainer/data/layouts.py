@@ -17,7 +17,7 @@ from rlhf_trainer.data import preferences
 from rlhf_trainer.data.columns import Names, cell, number, truth
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
-from rlhf_trainer.data.prompts import PromptReader, system_turn, tools_of
+from rlhf_trainer.data.prompts import PromptReader, extras_of, system_turn
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import (
     Turns,
@@ -113,7 +113,7 @@ def _ranked(names: Names) -> Read | None:
             cell(row, ranks) if ranks else None,
             cell(row, scores) if scores else None,
         )
-        return Sample(prompt(row), found.answers, found.ranks, tools=tools_of(row, names))
+        return Sample(prompt(row), found.answers, found.ranks, extras=extras_of(row, names))
 
     return read
 
@@ -136,7 +136,7 @@ def _pair(names: Names) -> Read | None:
             before = system_turn(row, names) + before
         margin = names.of_row("margin", row) or "margin"
         by = number(row[margin], margin) if row.get(margin, "") != "" else 0.0
-        return Sample(before, answers, (0, 1), margin=by, tools=tools_of(row, names))
+        return Sample(before, answers, (0, 1), margin=by, extras=extras_of(row, names))
 
     return read
 
@@ -152,7 +152,7 @@ def _versus(names: Names) -> Read | None:
         best, worst = (first, second) if preferences.first_won(row) else (second, first)
         asked = prompt(row) if prompt and not preferences.are_dialogues(first, second) else ()
         before, answers = preferences.parted(asked, best, worst)
-        return Sample(before, answers, (0, 1), tools=tools_of(row, names))
+        return Sample(before, answers, (0, 1), extras=extras_of(row, names))
 
     return read
 
@@ -171,12 +171,12 @@ def _messages(names: Names) -> Read | None:
 
 def _dialogue(turns: Turns, names: Names, row: dict[str, Any]) -> Sample:
     """A dialogue whose last turn answers, or asks for an answer."""
-    tools = tools_of(row, names)
+    extras = extras_of(row, names)
     if turns[-1].role != "assistant":
-        return Sample(turns, tools=tools)
+        return Sample(turns, extras=extras)
     if len(turns) == 1:
         raise RowProblem("the dialogue is an answer without a question")
-    return Sample(turns[:-1], (turns[-1:],), (0,), tools=tools)
+    return Sample(turns[:-1], (turns[-1:],), (0,), extras=extras)
 
 
 def _answered(names: Names) -> Read | None:
@@ -190,7 +190,7 @@ def _answered(names: Names) -> Read | None:
         value = [value] if is_turn(value) else value
         turns = turns_of(value, answer) if is_turns(value) else ()
         turns = turns or (Message("assistant", text_of(value, answer)),)
-        return Sample(prompt(row), (turns,), (0,), tools=tools_of(row, names))
+        return Sample(prompt(row), (turns,), (0,), extras=extras_of(row, names))
 
     return read
 
@@ -212,7 +212,7 @@ def _asked(names: Names) -> Read | None:
     prompt = PromptReader.of(names)
     if prompt is None:
         return None
-    return lambda row: Sample(prompt(row), tools=tools_of(row, names))
+    return lambda row: Sample(prompt(row), extras=extras_of(row, names))
 
 
 def _text(names: Names) -> Read | None:

@@ -96,7 +96,7 @@ def _dialogues(row: Row, sample: Sample) -> list[Dialogue]:
         )
     if not sample.answers:
         raise RowProblem("there is no answer to learn" + _seen(sample))
-    return [Dialogue(row.id, sample.prompt + sample.answers[0], sample.tools)]
+    return [Dialogue(row.id, sample.prompt + sample.answers[0], sample.extras)]
 
 
 def _preferences(row: Row, sample: Sample) -> list[Preference]:
@@ -109,7 +109,7 @@ def _preferences(row: Row, sample: Sample) -> list[Preference]:
         said = "there are no two answers to compare" + _seen(sample)
         raise RowProblem(said, hint=_unranked(row))
     found = Preference(
-        row.id, sample.prompt, sample.answers, sample.ranks, sample.margin, sample.tools
+        row.id, sample.prompt, sample.answers, sample.ranks, sample.margin, sample.extras
     )
     return [found]
 
@@ -119,18 +119,18 @@ def _prompts(row: Row, sample: Sample) -> list[Prompt]:
         raise RowProblem("there is no prompt" + _seen(sample))
     if sample.prompt[-1].role in ("assistant", "system"):
         raise RowProblem(f"the prompt ends with the {sample.prompt[-1].role}'s turn")
-    return [Prompt(row.id, sample.prompt, row.value, sample.tools)]
+    return [Prompt(row.id, sample.prompt, row.value, sample.extras)]
 
 
 def _labelled(row: Row, sample: Sample) -> list[Labelled]:
     if sample.good is not None and sample.answers:
-        only = (row.id, sample.prompt, sample.answers[0], sample.good, sample.tools)
+        only = (row.id, sample.prompt, sample.answers[0], sample.good, sample.extras)
         return [Labelled(*only)]
     if len(sample.answers) != 2:
         hint = "; `format: kto` reads a label of 0 or 1" if "label" in row.value else ""
         raise RowProblem("there is neither a labelled answer nor a pair" + _seen(sample) + hint)
     both = zip(sample.answers, (True, False), strict=True)
-    return [Labelled(row.id, sample.prompt, answer, good, sample.tools) for answer, good in both]
+    return [Labelled(row.id, sample.prompt, answer, good, sample.extras) for answer, good in both]
 
 
 def _texts(row: Row, sample: Sample) -> list[PlainText]:

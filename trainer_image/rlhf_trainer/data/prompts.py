@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from rlhf_trainer.data.columns import Names, cell
-from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import (
     Turns,
@@ -18,6 +18,15 @@ from rlhf_trainer.data.turns import (
     turns_of,
     with_turns,
 )
+
+KWARGS: Final = "chat_template_kwargs"
+OURS: Final = frozenset(
+    {"conversation", "messages", "tools", "chat_template", "add_generation_prompt"}
+    | {"continue_final_message", "tokenize", "padding", "truncation", "max_length"}
+    | {"return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+    | {"conversations", "strftime_now"}
+)
+"""Parameters of ``apply_chat_template`` that say how rows are read; ``tools`` have a column."""
 
 
 class PromptReader:
@@ -91,15 +100,37 @@ def system_turn(row: dict[str, Any], names: Names) -> Turns:
     return (Message("system", text),) if text.strip() else ()
 
 
-def tools_of(row: dict[str, Any], names: Names) -> tuple[Any, ...]:
+def extras_of(row: dict[str, Any], names: Names) -> Extras:
+    """What a row gives its chat template beside the turns."""
+    return Extras(_tools_of(row, names), _kwargs_of(row))
+
+
+def _kwargs_of(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """TRL's ``chat_template_kwargs``, such as ``{"enable_thinking": false}``."""
+    value = _decoded(row.get(KWARGS), KWARGS)
+    if not value:
+        return ()
+    if not isinstance(value, dict):
+        raise RowProblem(f"`{KWARGS}` is {type(value).__name__}, not an object of names and values")
+    if ours := sorted(OURS & value.keys()):
+        raise RowProblem(f"`{KWARGS}` sets `{ours[0]}`, which is not for a row to set")
+    return tuple(value.items())
+
+
+def _tools_of(row: dict[str, Any], names: Names) -> tuple[Any, ...]:
     """Schemas of the functions that the assistant may call; JSON text is decoded."""
     column = names.of_row("tools", row)
-    value = row.get(column) if column else None
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise RowProblem(f"`{column}` is not JSON") from None
+    value = _decoded(row.get(column), column) if column else None
     if not value:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _decoded(value: Any, column: str) -> Any:
+    """A cell that may hold its value as JSON text; None where it is blank."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError:
+        raise RowProblem(f"`{column}` is not JSON") from None

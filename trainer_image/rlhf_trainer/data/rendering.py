@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import Turns
 from rlhf_trainer.errors import first_line
@@ -41,6 +41,12 @@ SHOWN_IN_PART: Final = (
 )
 
 
+NOT_READ: Final = (
+    "leave it out of the rows, or set spec.model.chatTemplate to a template that reads it"
+)
+NOTHING: Final = Extras()
+
+
 class Piece(NamedTuple):
     """A part of the rendered text. ``turn`` is the index of the assistant's turn, -1 elsewhere."""
 
@@ -57,33 +63,55 @@ class _Span(NamedTuple):
 def rendered(
     tokenizer: PreTrainedTokenizerBase,
     turns: Sequence[Message],
-    tools: Sequence[Any] = (),
+    extras: Extras = NOTHING,
     *,
     asks: bool = False,
 ) -> str:
     """The template's text. ``asks`` adds the prompt for the assistant's next turn."""
+    _refuse_unread(tokenizer, extras)
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         text = tokenizer.apply_chat_template(
             messages,
-            tools=list(tools) or None,
+            tools=list(extras.tools) or None,
             tokenize=False,
             add_generation_prompt=asks,
             strftime_now=TODAY.strftime,
+            **dict(extras.kwargs),
         )
     except Exception as error:  # templates raise whatever their authors like
         raise RowProblem(f"the chat template refuses it: {first_line(error)}") from None
     return str(text)
 
 
+def _refuse_unread(tokenizer: PreTrainedTokenizerBase, extras: Extras) -> None:
+    """What is set in a row and stands nowhere in the template would make no difference."""
+    read = as_read(tokenizer, extras)
+    for name, value in extras.kwargs:
+        if value and (name, value) not in read.kwargs:
+            raise RowProblem(
+                f"`chat_template_kwargs` sets `{name}`, which the chat template does not read",
+                hint=NOT_READ,
+            )
+
+
+def as_read(tokenizer: PreTrainedTokenizerBase, extras: Extras) -> Extras:
+    """Without what the template does not read: it may be set for another model's."""
+    if not extras.kwargs:
+        return extras
+    template = str(tokenizer.get_chat_template(tools=list(extras.tools) or None))
+    words = {*re.findall(r"\w+", template)}
+    return extras._replace(kwargs=tuple(item for item in extras.kwargs if item[0] in words))
+
+
 def pieces_of(
-    tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any] = ()
+    tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras = NOTHING
 ) -> list[Piece]:
     """The rendered dialogue in pieces: what is shown and what the assistant says, in turn.
 
     The dialogue must end with an assistant's turn; the text ends with its end-of-turn token.
     """
-    dialogue = _Dialogue.of(tokenizer, turns, tools)
+    dialogue = _Dialogue.of(tokenizer, turns, extras)
     text, found = dialogue.text, _spans(dialogue)
     spans = [_ended(tokenizer, text, span) for span in found]
     pieces: list[Piece] = []
@@ -149,21 +177,19 @@ class _Dialogue(NamedTuple):
 
     tokenizer: PreTrainedTokenizerBase
     turns: Turns
-    tools: Sequence[Any]
+    extras: Extras
     text: str
     asked: str | None  # what asks for the last turn; None where that stands alone
 
     @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, turns: Turns, tools: Sequence[Any]
-    ) -> _Dialogue:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> _Dialogue:
         """With the last answer behind what asks for it, as in generation. Some templates write that
         in another way once the answer is there: Mistral's without the system message, R1's without
         the start of a thought."""
-        text = rendered(tokenizer, turns, tools)
+        text = rendered(tokenizer, turns, extras)
         if len(turns) == 1:  # some templates cannot render nothing
-            return cls(tokenizer, turns, tools, text, None)
-        asked = rendered(tokenizer, turns[:-1], tools, asks=True)
+            return cls(tokenizer, turns, extras, text, None)
+        asked = rendered(tokenizer, turns[:-1], extras, asks=True)
         if not text.startswith(asked):
             end = _end_of_question(asked, turns[-2])
             said = turns[-1].content
@@ -171,17 +197,17 @@ class _Dialogue(NamedTuple):
             at = text.rfind(end, 0, max(words, 0))
             begin = words if at < 0 else at + len(end)
             text = text if begin < 0 else asked + text[begin:]
-        return cls(tokenizer, turns, tools, text, asked)
+        return cls(tokenizer, turns, extras, text, asked)
 
     def until(self, index: int) -> str:
         """What the template makes of the turns before this one alone."""
-        return rendered(self.tokenizer, self.turns[:index], self.tools)
+        return rendered(self.tokenizer, self.turns[:index], self.extras)
 
     def asks_for(self, index: int) -> str | None:
         """The same, with what asks for this turn; None where nothing is before it."""
         if index in (0, len(self.turns) - 1):
             return self.asked if index else None
-        return rendered(self.tokenizer, self.turns[:index], self.tools, asks=True)
+        return rendered(self.tokenizer, self.turns[:index], self.extras, asks=True)
 
 
 def _spans(dialogue: _Dialogue) -> list[_Span]:

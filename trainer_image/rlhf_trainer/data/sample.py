@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rlhf_trainer.data.examples import Extras
 from rlhf_trainer.data.turns import Turns
 
 
@@ -16,4 +17,4 @@ class Sample(NamedTuple):
     margin: float = 0.0
     good: bool | None = None
     text: str | None = None
-    tools: tuple[Any, ...] = ()
+    extras: Extras = Extras()

@@ -105,7 +105,7 @@ class Prompts:
             )
         self.per_rollout = config.global_batch_size // self.samples
         self.questions = [
-            Question(p.id, p.text, p.asked.messages, p.asked.tools, p.asked.row, p.tokens)
+            Question(p.id, p.text, p.asked.messages, p.asked.extras, p.asked.row, p.tokens)
             for p in loaded.train
         ]
 
