@@ -74,7 +74,7 @@ def test_each_loss_is_that_of_its_paper_before_and_after_training(
     run = in_pod.stage_run("dpo", chosen)
     session = open_session(run)
     result = dpo.train(session)
-    rows = preference_rows(session.config, session.tokenizer, run.paths, run.seed)
+    rows = preference_rows(session.config).rows(session.tokenizer, run.paths, run.seed)
     reference = AutoModelForCausalLM.from_pretrained(in_pod.model).eval()
     trained = AutoModelForCausalLM.from_pretrained(in_pod.output(run)).eval()
 
@@ -146,7 +146,7 @@ def test_kto_mismatches_each_prompt_with_another_ones_answer(
 ) -> None:
     run = in_pod.stage_run("dpo", settings(in_pod, loss="kto"))
     session = open_session(run)
-    rows = labelled_rows(session.config, session.tokenizer, run.paths, run.seed).train
+    rows = labelled_rows(session.config).rows(session.tokenizer, run.paths, run.seed).train
     owners = {tuple(row.answer.tokens): set() for row in rows}
     for row in rows:
         owners[tuple(row.answer.tokens)].add(tuple(row.prompt))

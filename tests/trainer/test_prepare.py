@@ -12,7 +12,14 @@ from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.run import StageRun
 from rlhf_trainer.data import fetched
 from rlhf_trainer.data.digests import path_digest, refuse_changed_sources
-from rlhf_trainer.data.load import load_dialogues
+from rlhf_trainer.data.load import Loaded, load_dialogues
+from rlhf_trainer.data.stage_rows import (
+    labelled_rows,
+    preference_rows,
+    pretraining_rows,
+    prompt_rows,
+)
+from rlhf_trainer.data.stage_rows import sft_rows as sft_recipe
 from rlhf_trainer.errors import BadData, ConfigurationError, Transient
 from rlhf_trainer.prepare import prepare
 from rlhf_trainer.stages import reward, sft
@@ -23,6 +30,7 @@ from trainer_pod import (
     Pod,
     pair_rows,
     sft_rows,
+    small_sft,
     write_jsonl,
     write_model,
 )
@@ -247,6 +255,61 @@ def test_a_stage_refuses_data_that_changed_since(in_pod: Pod) -> None:
     in_pod.data("heldout", sft_rows(5))
     with pytest.raises(BadData, match=r"data/heldout\.jsonl \(spec\.stages\.sft\.data\) changed"):
         refuse_changed_sources(run)
+
+
+def test_what_prepare_has_encoded_no_stage_encodes_again(
+    in_pod: Pod, open_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = every_stage(in_pod)
+    kto = {**stages["dpo"], "loss": "kto"}
+    recipes: list[tuple[str, dict[str, Any], Any, str]] = [
+        ("sft", stages["sft"], sft_recipe, "data"),
+        ("reward", stages["reward"], preference_rows, "data"),
+        ("dpo", stages["dpo"], preference_rows, "data"),
+        ("ppo", stages["ppo"], prompt_rows, "data"),
+        ("ppo", stages["ppo"], pretraining_rows, "pretraining.data"),
+        ("dpo", kto, labelled_rows, "data"),
+    ]
+    checked = prepare(prepare_run(in_pod, stages)).sources
+    opened = []
+    for name, settings, recipe_of, part in recipes:
+        run = in_pod.stage_run(name, settings, sources=checked)
+        session, recipe = open_session(run), recipe_of(run.config)
+        expected = recipe.rows(session.tokenizer, run.paths, run.seed)
+        opened.append((session, recipe, part, expected))
+    *others, last = opened
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_trainer.data.stage_rows.encode_all", no_more)
+        assert prepare(prepare_run(in_pod, stages)).sources == checked
+        for session, recipe, part, expected in others:
+            assert whole(session.rows(recipe, part)) == expected
+    prepare(prepare_run(in_pod, {"dpo": kto}))
+    monkeypatch.setattr("rlhf_trainer.data.stage_rows.encode_all", no_more)
+    session, recipe, part, expected = last
+    assert whole(session.rows(recipe, part)) == expected
+
+
+def whole(rows: Loaded[Any]) -> Loaded[Any]:
+    return rows._replace(train=[*rows.train], heldout=[*rows.heldout])
+
+
+def test_training_on_rows_that_were_kept_is_the_same_to_the_last_bit(
+    in_pod: Pod, open_session: Any
+) -> None:
+    settings = small_sft(in_pod, maxSteps=2)
+    checked = prepare(prepare_run(in_pod, {"sft": settings})).sources
+    runs = [
+        in_pod.stage_run("sft", settings, digest=digest, sources=known)
+        for digest, known in (("000000000001", {}), ("000000000002", checked))
+    ]
+    for run in runs:
+        sft.train(open_session(run))
+    first, second = ((in_pod.output(run) / "model.safetensors").read_bytes() for run in runs)
+    assert first == second
+
+
+def no_more(*_: Any) -> Any:
+    raise AssertionError("rows are encoded again")
 
 
 def test_a_started_stage_refuses_changed_data_with_exit_code_64(pod: Pod) -> None:

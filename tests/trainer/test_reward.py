@@ -83,7 +83,7 @@ def test_each_family_learns_to_rank_and_loads_as_a_classifier(
     output = in_pod.output(run)
     model = AutoModelForSequenceClassification.from_pretrained(output).eval()
     assert model.config.num_labels == 1
-    rows = preference_rows(session.config, session.tokenizer, run.paths, run.seed).heldout
+    rows = preference_rows(session.config).rows(session.tokenizer, run.paths, run.seed).heldout
     found = [by_hand(model, row) for row in rows]
     expected = sum(loss for loss, _ in found) / len(found)
     assert result.metrics["eval/loss"] == pytest.approx(expected, abs=1e-5)
@@ -112,7 +112,7 @@ def test_ranked_lists_count_all_comparisons_of_a_query_in_one_step(
         chosen = settings(in_pod, ranked_rows(), centerCoef=center, microBatchSize=size, maxSteps=3)
         run = in_pod.stage_run("reward", chosen, digest=f"{size:012d}")
         session = open_session(run)
-        rows = preference_rows(session.config, session.tokenizer, run.paths, run.seed).train
+        rows = preference_rows(session.config).rows(session.tokenizer, run.paths, run.seed).train
         reward.train(session)
         curves.append(losses(in_pod, run))
     model = scalar_from_trunk(load_policy(run).base_model, seed=run.seed)
@@ -144,7 +144,8 @@ def test_statistics_are_those_of_the_training_answers(in_pod: Pod, open_session:
         result = reward.train(session)
         model = AutoModelForSequenceClassification.from_pretrained(in_pod.output(run)).eval()
         scores = []
-        for row in preference_rows(session.config, session.tokenizer, run.paths, run.seed).train:
+        rows = preference_rows(session.config).rows(session.tokenizer, run.paths, run.seed)
+        for row in rows.train:
             for answer in row.answers if which == "all" else row.answers[:1]:
                 ids = torch.tensor([row.prompt + answer.tokens])
                 with torch.no_grad():
@@ -183,7 +184,8 @@ def test_statistics_are_those_of_the_last_answers_of_the_sft_data(
     reward.train(session)
 
     model = AutoModelForSequenceClassification.from_pretrained(in_pod.output(run)).double().eval()
-    kept = sft_rows_of(SFTStage(data=DataSource(**data)), session.tokenizer, run.paths, run.seed)
+    kept = sft_rows_of(SFTStage(data=DataSource(**data)))
+    kept = kept.rows(session.tokenizer, run.paths, run.seed)
     lines = [int(row.id.rpartition(":")[2]) for row in kept.train]
     assert len(lines) < len(dialogues) + 2
     scores = []

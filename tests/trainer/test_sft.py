@@ -17,6 +17,7 @@ import pytest
 import torch
 from rlhf_api.run import PEER_LOST
 from rlhf_api.stages import SFTStage
+from rlhf_trainer.data.digests import path_digest
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.sequences import pack_rows
@@ -195,7 +196,7 @@ def test_accuracy_and_loss_are_those_of_the_held_out_rows(in_pod: Pod, open_sess
     run = in_pod.stage_run("sft", settings(in_pod))
     session = open_session(run)
     result = sft.train(session)
-    rows = read(session.config, session.tokenizer, run.paths, run.seed).heldout
+    rows = read(session.config).rows(session.tokenizer, run.paths, run.seed).heldout
     model = AutoModelForCausalLM.from_pretrained(in_pod.output(run)).eval()
     total, right, count = 0.0, 0, 0
     for row in rows:
@@ -214,11 +215,13 @@ def test_accuracy_and_loss_are_those_of_the_held_out_rows(in_pod: Pod, open_sess
 def test_two_processes_give_the_curve_of_one_and_say_nothing_else(pod: Pod) -> None:
     chosen = settings(pod, zero={"stage": 2})
     one = pod.stage_run("sft", chosen)
-    two = pod.stage_run("sft", chosen, digest="222222222222")
+    data = {"stages.sft.data": path_digest(pod.directory / "inputs/sft.jsonl")}
+    two = pod.stage_run("sft", chosen, digest="222222222222", sources=data)
     for run, ranks in ((one, 1), (two, 2)):
         codes, log = pod.forked(run, ranks)
         assert codes == [0] * ranks, log
         assert all(line.startswith("sft  step") for line in log.splitlines()), log
+    assert (pod.directory / "checkpoints/job/rows/stages.sft.data/encoded").is_file()
     assert losses(pod, two) == pytest.approx(losses(pod, one), abs=1e-5)
 
 

@@ -15,14 +15,16 @@ from gcs_server import google_bucket
 from rlhf_api.run import StageRun
 from rlhf_trainer import store as stores
 from rlhf_trainer.checkpoint import Checkpointer
+from rlhf_trainer.data.kept import place_of
 from rlhf_trainer.disk import name_of, open_disk
 from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, Transient
+from rlhf_trainer.prepare import prepare
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.store import ObjectStore
 from rlhf_trainer.vouched import verify
 from s3_server import Bucket, bucket
 from store_pod import STORE, on_store, write_secret
-from trainer_pod import Pod
+from trainer_pod import Pod, sft_rows
 
 SFT = {"data": {"source": "unused"}}
 STEPS = "team/job/sft-0123456789ab/attempt-{}/steps/step-{:08d}/{}"
@@ -242,6 +244,40 @@ def test_a_stage_gets_what_it_reads_and_nothing_else(
     open_disk(run, ranks).bring_inputs(run)
     here = {name_of(path) for path in Path("checkpoints").rglob("*") if path.is_file()}
     assert here == {key.removeprefix("team/") for key in list(INPUTS)[:6]}
+
+
+def test_rows_that_prepare_has_encoded_come_on_an_empty_disk(
+    in_pod: Pod, ranks: Ranks, server: Bucket
+) -> None:
+    settings = {"data": {"source": in_pod.data("sft", sft_rows())}}
+    run = on_store(in_pod.stage_run("sft", settings))
+    prepare(run.model_copy(update={"stage": "prepare"}))
+    path = place_of(run, "stages.sft.data")
+    written = path.read_bytes()
+    assert server.files["team/job/rows/stages.sft.data/encoded"] == written
+    empty_the_disk()
+    disk = open_disk(run, ranks)
+    disk.bring_spare(path)
+    assert path.read_bytes() == written
+    del server.files["team/job/rows/stages.sft.data/encoded"]
+    disk.keep_spare(path)  # by a stage that made them itself
+    disk.settle()
+    assert server.files["team/job/rows/stages.sft.data/encoded"] == written
+
+
+def test_encoded_rows_that_a_store_does_not_give_or_take_stop_no_stage(
+    in_pod: Pod, ranks: Ranks, server: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = on_store(in_pod.stage_run("sft", SFT))
+    disk, path = open_disk(run, ranks), place_of(run, "stages.sft.data")
+    server.files["team/job/rows/stages.sft.data/encoded"] = b"rows"
+    server.shut = lambda key: "encoded" in key
+    disk.bring_spare(path)
+    path.write_bytes(b"rows")
+    disk.keep_spare(path)
+    disk.settle()
+    assert "is not brought here" in caplog.text
+    assert "is not kept" in caplog.text
 
 
 @pytest.mark.parametrize(

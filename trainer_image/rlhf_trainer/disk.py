@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 from rlhf_api.run import MANIFEST, StageRun
 
 from rlhf_trainer.data.fetched import MARKER
-from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
+from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, TrainerError
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.store import ObjectStore, files_below
 
@@ -59,7 +59,7 @@ class Sharing(NamedTuple):
 class SharedDisk:
     """A claim, or a directory of this machine. Methods are collectives where nothing else is said.
 
-    Not collectives: `address`.
+    Not collectives: `address`, `keep_spare`.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -91,6 +91,12 @@ class SharedDisk:
 
     def bring(self, directory: Path) -> None:
         """Have a committed directory on every disk."""
+
+    def bring_spare(self, path: Path) -> None:
+        """Have a file on every disk that a stage can do without, if it is kept."""
+
+    def keep_spare(self, path: Path) -> None:
+        """Keep such a file, which each disk has."""
 
     def settle(self) -> None:
         """Wait until all that was committed is kept."""
@@ -145,6 +151,16 @@ class NodeDisks(SharedDisk):
         """From the store; what is there already stays."""
         self._later(lambda: bring(self.store, directory))
         self._wait_for_all()
+
+    def bring_spare(self, path: Path) -> None:
+        """From the store; where that fails, a line in the log says so."""
+        self._later(lambda: bring_spare(self.store, path))
+        self._wait_for_all()
+
+    def keep_spare(self, path: Path) -> None:
+        """In the background; likewise."""
+        if self.ranks.is_main:
+            self._later(lambda: keep_spare(self.store, path))
 
     def settle(self) -> None:
         """Until all is in the store; a failed upload fails every rank."""
@@ -287,6 +303,22 @@ def bring(store: ObjectStore, directory: Path) -> bool:
     sizes = store.sizes(name_of(directory))
     store.bring(sizes, Path(VOLUME))
     return bool(sizes)
+
+
+def bring_spare(store: ObjectStore, path: Path) -> None:
+    """Have a file on this disk that nobody has to have, if the store has it."""
+    try:
+        bring(store, path.parent)
+    except (TrainerError, OSError) as error:
+        log.warning("%s is not brought here: %s", store.address(name_of(path)), error)
+
+
+def keep_spare(store: ObjectStore, path: Path) -> None:
+    """Upload such a file."""
+    try:
+        store.put({name_of(path): path})
+    except (TrainerError, OSError) as error:
+        log.warning("%s is not kept: %s", store.address(name_of(path)), error)
 
 
 def bring_source(store: ObjectStore, directory: Path) -> bool:

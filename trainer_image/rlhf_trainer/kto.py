@@ -71,12 +71,12 @@ class KtoTask(AnswerTask[Judged, MicroBatch, Whole]):
     @staticmethod
     def examples(session: Session, config: DPOStage) -> tuple[list[Judged], list[Judged]]:
         """Training and held-out examples."""
-        rows = labelled_rows(config, session.tokenizer, session.run.paths, session.run.seed)
+        rows = session.rows(labelled_rows(config))
         if session.ranks.is_main:
             write_left_out(Path(session.run.output), rows)
         longest = config.max_length
-        heldout = _mismatched(rows.heldout, longest, rows.train)
-        return _mismatched(rows.train, longest), heldout
+        train, heldout = list(rows.train), list(rows.heldout)  # each is looked at with others
+        return _mismatched(train, longest), _mismatched(heldout, longest, train)
 
     def of_whole(self, whole: Sequence[Judged], parts: Sequence[Sequence[Judged]]) -> Whole:
         """All micro-batches of a step share one z₀."""

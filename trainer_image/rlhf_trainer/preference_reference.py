@@ -19,6 +19,7 @@ from rlhf_trainer.actor_critic import Forward, frozen
 from rlhf_trainer.answer_task import Example, answer_logprobs, answer_rows, tokens_of
 from rlhf_trainer.data.answer_rows import AnswerRows, sums_of_rows
 from rlhf_trainer.data.batches import global_batch
+from rlhf_trainer.data.each import Each
 from rlhf_trainer.engine import Engine, model_dtype
 from rlhf_trainer.models import load_policy
 from rlhf_trainer.scored_lm import ScoredLM
@@ -71,9 +72,9 @@ def with_reference(
     session: Session,
     config: DPOStage,
     engine: Engine,
-    parts: tuple[list[R], list[R]],
+    parts: tuple[Sequence[R], Sequence[R]],
     total_steps: int,
-) -> tuple[list[R], list[R]]:
+) -> tuple[Sequence[R], Sequence[R]]:
     """(train, held out) with stored log-probs of the model in `engine`, which nothing has trained
     yet (an adapter starts at 0), as far as they will be asked for."""
     if config.loss not in WITH_REFERENCE or not config.reference_cache:
@@ -87,11 +88,11 @@ def with_reference(
 
 def _scorer(
     session: Session, config: DPOStage, engine: Engine
-) -> Callable[[Sequence[R], Iterable[int]], list[R]]:
+) -> Callable[[Sequence[R], Iterable[int]], Sequence[R]]:
     """A function that stores log-probs in chosen examples. The ranks share the work."""
 
     @torch.no_grad()
-    def scored(examples: Sequence[R], chosen: Iterable[int]) -> list[R]:
+    def scored(examples: Sequence[R], chosen: Iterable[int]) -> Sequence[R]:
         model = engine.module
         assert isinstance(model, ScoredLM)
         model.eval()
@@ -104,9 +105,12 @@ def _scorer(
         everyones: dict[int, tuple[float, ...]] = {}
         for some in session.ranks.gather_objects(found):
             everyones |= some
-        return [
-            example._replace(reference=everyones.get(i, ())) for i, example in enumerate(examples)
-        ]
+
+        def referenced(i: int) -> R:
+            found: R = examples[i]._replace(reference=everyones.get(i, ()))
+            return found
+
+        return Each(referenced, range(len(examples)))
 
     return scored
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,25 +15,33 @@ from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
 
 from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
-from rlhf_trainer.data.digests import path_of, source_digest, sources_of
+from rlhf_trainer.data.digests import path_of, source_digest, source_size, sources_of
 from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
+from rlhf_trainer.data.kept import Kept, key_of, place_of
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.stage_rows import (
+    Recipe,
     demonstration_rows,
     evaluation_rows,
+    is_demonstration,
     labelled_rows,
     preference_rows,
     pretraining_rows,
     prompt_rows,
     sft_rows,
 )
-from rlhf_trainer.disk import bring_source, keep_source, name_of, open_store
+from rlhf_trainer.disk import (
+    bring_source,
+    bring_spare,
+    keep_source,
+    keep_spare,
+    name_of,
+    open_store,
+)
 from rlhf_trainer.errors import BadData, ConfigurationError, shortened
 from rlhf_trainer.installed import refuse_missing_for_stages
 from rlhf_trainer.store import ObjectStore
-
-Read = Callable[[], Loaded[Any]]
 
 NAMED: Final = 4
 """Files that are not read, as many as a message names; the log has all."""
@@ -56,8 +64,8 @@ def prepare(run: StageRun) -> StageResult:
         _check_files(ref, run)
     refuse_beyond_context(run)
     _check_reward_model(run)
-    rows = _check_rows(run)
     digests = {ref.field: source_digest(ref, run.paths) for ref in refs}
+    rows = _check_rows(run, digests, store)
     return StageResult(
         exit_code=ExitCode.DONE,
         reason="Done",
@@ -152,7 +160,7 @@ def _check_function(source: FunctionReward, path: Path) -> None:
         )
 
 
-def _check_rows(run: StageRun) -> list[str]:
+def _check_rows(run: StageRun, digests: Mapping[str, str], store: ObjectStore | None) -> list[str]:
     """What each data set holds, in words; BadData with the problems of all of them together."""
     from rlhf_trainer.tokenizers import load_tokenizer
 
@@ -161,17 +169,48 @@ def _check_rows(run: StageRun) -> list[str]:
     tokenizer = load_tokenizer(run)
     refuse_unknown_tokens(run, tokenizer)
     known = vocabulary(path_of(run.model.source, run.paths))
-    for field, read in _readers(run, tokenizer).items():
+    demonstrated = False
+    for field, recipe in _recipes(run).items():
         try:
-            rows = read()
+            rows = _rows(run, field, recipe, digests[field], tokenizer, store)
             _refuse_unknown_tokens(rows, tokenizer, known)
             found.append(_counted(field, rows))
+            demonstrated = demonstrated or _has_demonstration(run, field, rows)
         except BadData as error:
             problems.append(f"spec.{field}: {error}")
     if problems:
         raise BadData("\n".join(problems))
-    _refuse_no_demonstrations(run, tokenizer)
+    if not demonstrated:
+        _refuse_no_demonstrations(run, tokenizer)
     return found
+
+
+def _has_demonstration(run: StageRun, field: str, rows: Loaded[Any]) -> bool:
+    """Whether some of the rows surely serves the reward stage: the data need not be read again."""
+    wanted, sft = Demonstrations.of(run.stages), run.stages.sft
+    if wanted is None or sft is None or field != "stages.sft.data" or sft.train_on != "answers":
+        return False
+    return any(is_demonstration(row, wanted.max_length) for row in rows.train)
+
+
+def _rows(
+    run: StageRun,
+    field: str,
+    recipe: Recipe[Any],
+    digest: str,
+    tokenizer: Any,
+    store: ObjectStore | None,
+) -> Loaded[Any]:
+    """The rows of a data set, as the stage will read them, and kept for it."""
+    read = partial(recipe.rows, tokenizer, run.paths, run.seed)
+    if not field.startswith("stages."):
+        return read()  # of an evaluation the first few are read
+    kept = Kept[Any](place_of(run, field), key_of(recipe, digest, tokenizer, run.seed))
+    if store is not None:
+        bring_spare(store, kept.path)
+    if kept.fill(read, source_size(recipe.source, run.paths)) and store is not None:
+        keep_spare(store, kept.path)
+    return kept.rows(read)
 
 
 def _refuse_no_demonstrations(run: StageRun, tokenizer: Any) -> None:
@@ -210,35 +249,30 @@ def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, known: int | None)
             )
 
 
-def _readers(run: StageRun, tokenizer: Any) -> dict[str, Read]:
+def _recipes(run: StageRun) -> dict[str, Recipe[Any]]:
     """How the rows of each data set are read, by field in the spec.
 
     What a stage with a command of its own reads is not ours to judge.
     """
-    readers: dict[str, Read] = {}
+    found: dict[str, Recipe[Any]] = {}
     for name, stage in run.stages.present().items():
         if stage.command:
             continue
-        rows_of = _rows_of(stage)
-        readers[f"stages.{name}.data"] = partial(rows_of, stage, tokenizer, run.paths, run.seed)
+        found[f"stages.{name}.data"] = _recipe_of(stage)
         if isinstance(stage, PPOStage) and stage.pretraining is not None:
-            readers[f"stages.{name}.pretraining.data"] = partial(
-                pretraining_rows, stage, tokenizer, run.paths, run.seed
-            )
+            found[f"stages.{name}.pretraining.data"] = pretraining_rows(stage)
     if run.evaluation is not None:
-        readers["evaluation.prompts"] = partial(
-            evaluation_rows, run.evaluation, tokenizer, run.paths, run.seed
-        )
-    return readers
+        found["evaluation.prompts"] = evaluation_rows(run.evaluation)
+    return found
 
 
-def _rows_of(stage: AnyStage) -> Callable[..., Loaded[Any]]:
+def _recipe_of(stage: AnyStage) -> Recipe[Any]:
     match stage:
         case SFTStage():
-            return sft_rows
+            return sft_rows(stage)
         case RewardStage():
-            return preference_rows
+            return preference_rows(stage)
         case DPOStage():
-            return labelled_rows if stage.loss == "kto" else preference_rows
+            return labelled_rows(stage) if stage.loss == "kto" else preference_rows(stage)
         case PPOStage():
-            return prompt_rows
+            return prompt_rows(stage)

@@ -5,6 +5,8 @@ Source: Ouyang et al. 2022 (InstructGPT), sec. 3.5, eq. 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
@@ -20,7 +22,7 @@ from rlhf_trainer.session import Session
 class PretrainingTexts:
     """Rows for language modelling; those of a step are a pure function of seed and step."""
 
-    def __init__(self, session: Session, config: PPOStage, rows: list[Encoded]) -> None:
+    def __init__(self, session: Session, config: PPOStage, rows: Sequence[Encoded]) -> None:
         self.session, self.config, self.rows = session, config, rows
 
     @classmethod
@@ -28,8 +30,7 @@ class PretrainingTexts:
         """The stage's mix, plain text or dialogues; None where it has none."""
         if config.pretraining is None:
             return None
-        run = session.run
-        rows = pretraining_rows(config, session.tokenizer, run.paths, run.seed)
+        rows = session.rows(pretraining_rows(config), "pretraining.data")
         return cls(session, config, rows.train)
 
     def micro_batches(self, step: int) -> list[tuple[TokenBatch, Tensor]]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
@@ -15,7 +16,10 @@ from rlhf_api.stages import AnyStage
 
 from rlhf_trainer.checkpoint import Checkpointer
 from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens
-from rlhf_trainer.data.digests import refuse_changed_sources
+from rlhf_trainer.data.digests import refuse_changed_sources, source_size
+from rlhf_trainer.data.kept import Kept, key_of, place_of
+from rlhf_trainer.data.load import Loaded
+from rlhf_trainer.data.stage_rows import Recipe
 from rlhf_trainer.disk import open_disk
 from rlhf_trainer.guards import Guard
 from rlhf_trainer.ranks import Ranks, left_open
@@ -37,6 +41,7 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,26 @@ class Session:
             if self.ranks.is_main:
                 hub = HubModel.of_start(self.run)
                 save_model(model, self.tokenizer, directory, lora, hub, state)
+
+    def rows(self, recipe: Recipe[E], part: str = "data") -> Loaded[E]:
+        """The rows of a data set of the stage, named by its place below the stage: as they are
+        kept, or else read and encoded, by one process on each disk. A collective. Raises BadData.
+        """
+        run, disk = self.run, self.checkpointer.disk
+        name = f"stages.{run.stage}.{part}"
+        read = partial(recipe.rows, self.tokenizer, run.paths, run.seed)
+        key = self.ranks.on_main(
+            lambda: key_of(recipe, run.sources.get(name), self.tokenizer, run.seed)
+        )
+        kept = Kept[E](place_of(run, name), key)
+        disk.bring_spare(kept.path)
+
+        def fill() -> None:
+            if kept.fill(read, source_size(recipe.source, run.paths)):
+                disk.keep_spare(kept.path)
+
+        disk.once(fill)
+        return kept.rows(read)
 
     def once(self, name: str, make: Callable[[], C]) -> C:
         """What was made by this name, or is now: it outlives a roll-back and ends with `close`."""

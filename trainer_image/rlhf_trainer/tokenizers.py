@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from rlhf_api.run import StageRun
 
+from rlhf_trainer.data.digests import path_digest
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import ConfigurationError, first_line
 
@@ -64,6 +67,15 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
             f"model, or name it in model.tokenizer"
         ) from None
     return tokenizer
+
+
+@lru_cache(maxsize=4)
+def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of all that decides its tokens and its template's text: the files that it would be
+    loaded from again."""
+    with TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        return path_digest(Path(directory))
 
 
 def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:

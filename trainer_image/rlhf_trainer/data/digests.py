@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rlhf_api.data import ModelSource
+from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.run import StageRun
 from rlhf_api.sources import SourceRef, named_sources, uris
 
@@ -34,6 +34,13 @@ def source_digest(ref: SourceRef, paths: Mapping[str, str]) -> str:
     """Digest of all that one field of the spec names, as ``sha256:<hex>``."""
     found = [path_digest(path_of(uri, paths)) for uri in uris(ref.value)]
     return found[0] if len(found) == 1 else _sha256("".join(found).encode())
+
+
+def source_size(value: DataSource, paths: Mapping[str, str]) -> int:
+    """Bytes of a data set's files."""
+    found = (path_of(uri, paths) for uri in uris(value))
+    files = (file for path in found for file in (path.rglob("*") if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def path_digest(path: Path) -> str:

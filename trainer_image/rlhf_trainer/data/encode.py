@@ -179,6 +179,18 @@ def encode_text(
     return Encoded(plain.id, tokens, [True] * len(tokens))
 
 
+def encode_language(
+    tokenizer: PreTrainedTokenizerBase,
+    row: PlainText | Dialogue,
+    max_length: int,
+    overlong: Overlong = "refuse",
+) -> Encoded:
+    """Plain text, or a dialogue with the loss on its answers. Raises RowProblem."""
+    if isinstance(row, PlainText):
+        return encode_text(tokenizer, row, max_length, overlong)
+    return encode_dialogue(tokenizer, row, max_length, overlong=overlong)
+
+
 def encode_all(loaded: Loaded[T], encode: Callable[[T], E], source: DataSource) -> Loaded[E]:
     """Every example encoded; what cannot be is refused or left out as the source says.
 

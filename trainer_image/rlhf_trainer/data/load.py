@@ -35,8 +35,8 @@ LOOKED_AT: Final = 64
 class Loaded(NamedTuple, Generic[T]):
     """Examples of one source in file order; ``skipped`` was left out on request."""
 
-    train: list[T]
-    heldout: list[T]
+    train: Sequence[T]
+    heldout: Sequence[T]
     skipped: list[BadRow]
     unread: Sequence[str] = ()  # files of the source's folder that nothing was read from
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from rlhf_api.base import identity
+from rlhf_api.data import DataSource
 from rlhf_api.job import Evaluation
 from rlhf_api.run import Demonstrations
 from rlhf_api.stages import DPOStage, PPOStage, RewardStage, SFTStage
@@ -22,11 +25,10 @@ from rlhf_trainer.data.encode import (
     encode_all,
     encode_dialogue,
     encode_labelled,
+    encode_language,
     encode_preference,
     encode_prompt,
-    encode_text,
 )
-from rlhf_trainer.data.examples import Dialogue, PlainText
 from rlhf_trainer.data.load import (
     Loaded,
     load_dialogues,
@@ -44,20 +46,41 @@ if TYPE_CHECKING:
 
 LEFT_OUT: Final = "data.json"
 UNLIMITED: Final = 1 << 30
+E = TypeVar("E")
 log = logging.getLogger(__name__)
 
 
-def sft_rows(
-    stage: SFTStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
-) -> Loaded[Encoded]:
+class Recipe(NamedTuple, Generic[E]):
+    """How a data set is read and encoded: with its files, the tokenizer and the seed, all that
+    decides what its rows are."""
+
+    load: Callable[[DataSource, Mapping[str, str], int], Loaded[Any]]
+    encode: Callable[..., E]  # (tokenizer, example, **settings)
+    source: DataSource
+    settings: Mapping[str, Any]
+
+    def rows(
+        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+    ) -> Loaded[E]:
+        """The rows, encoded. Raises BadData."""
+        encode = partial(self.encode, tokenizer, **self.settings)
+        return encode_all(self.load(self.source, paths, seed), encode, self.source)
+
+    @property
+    def text(self) -> str:
+        """All of it in words: another recipe has others."""
+        names = self.load.__name__, self.encode.__name__
+        return json.dumps([names, identity(self.source), dict(self.settings)], sort_keys=True)
+
+
+def sft_rows(stage: SFTStage) -> Recipe[Encoded]:
     """Dialogues with the loss mask that the stage asks for."""
-    return encode_all(
-        load_dialogues(stage.data, paths, seed),
-        lambda row: encode_dialogue(
-            tokenizer, row, stage.max_length, stage.train_on, stage.data.overlong
-        ),
-        stage.data,
-    )
+    settings = {
+        "max_length": stage.max_length,
+        "train_on": stage.train_on,
+        "overlong": stage.data.overlong,
+    }
+    return Recipe(load_dialogues, encode_dialogue, stage.data, settings)
 
 
 def demonstration_rows(
@@ -92,71 +115,46 @@ def demonstration_rows(
     return found
 
 
-def preference_rows(
-    stage: RewardStage | DPOStage,
-    tokenizer: PreTrainedTokenizerBase,
-    paths: Mapping[str, str],
-    seed: int,
-) -> Loaded[EncodedPreference]:
+def is_demonstration(row: Encoded, longest: int) -> bool:
+    """Whether a row of SFT, with the loss on its answers, is one of them without doubt: one that
+    has just so many tokens may have been cut."""
+    return len(row.tokens) < longest and bool(row.loss_mask[-1])
+
+
+def preference_rows(stage: RewardStage | DPOStage) -> Recipe[EncodedPreference]:
     """Pairs and ranked lists."""
-    return encode_all(
-        load_preferences(stage.data, paths, seed),
-        lambda row: encode_preference(tokenizer, row, stage.max_length, stage.data.overlong),
-        stage.data,
-    )
+    return Recipe(load_preferences, encode_preference, stage.data, _lengths(stage))
 
 
-def labelled_rows(
-    stage: DPOStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
-) -> Loaded[EncodedLabelled]:
+def labelled_rows(stage: DPOStage) -> Recipe[EncodedLabelled]:
     """Answers with a label, for KTO."""
-    return encode_all(
-        load_labelled(stage.data, paths, seed),
-        lambda row: encode_labelled(tokenizer, row, stage.max_length, stage.data.overlong),
-        stage.data,
-    )
+    return Recipe(load_labelled, encode_labelled, stage.data, _lengths(stage))
 
 
-def prompt_rows(
-    stage: PPOStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
-) -> Loaded[EncodedPrompt]:
+def _lengths(stage: RewardStage | DPOStage) -> dict[str, Any]:
+    return {"max_length": stage.max_length, "overlong": stage.data.overlong}
+
+
+def prompt_rows(stage: PPOStage) -> Recipe[EncodedPrompt]:
     """Prompts to sample from."""
-    length = stage.rollout.max_prompt_length
-    return encode_all(
-        load_prompts(stage.data, paths, seed),
-        lambda row: encode_prompt(tokenizer, row, length, stage.data.overlong),
-        stage.data,
-    )
+    source, length = stage.data, stage.rollout.max_prompt_length
+    settings = {"max_length": length, "overlong": source.overlong}
+    return Recipe(load_prompts, encode_prompt, source, settings)
 
 
-def pretraining_rows(
-    stage: PPOStage, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
-) -> Loaded[Encoded]:
+def pretraining_rows(stage: PPOStage) -> Recipe[Encoded]:
     """Text or dialogues of PPO's pretraining mix, no longer than a prompt and its response."""
     assert stage.pretraining is not None
     source = stage.pretraining.data
     length = stage.rollout.max_prompt_length + stage.rollout.max_new_tokens
-
-    def encode(row: PlainText | Dialogue) -> Encoded:
-        if isinstance(row, PlainText):
-            return encode_text(tokenizer, row, length, source.overlong)
-        return encode_dialogue(tokenizer, row, length, overlong=source.overlong)
-
-    return encode_all(load_language(source, paths, seed), encode, source)
+    settings = {"max_length": length, "overlong": source.overlong}
+    return Recipe(load_language, encode_language, source, settings)
 
 
-def evaluation_rows(
-    evaluation: Evaluation,
-    tokenizer: PreTrainedTokenizerBase,
-    paths: Mapping[str, str],
-    seed: int,
-) -> Loaded[EncodedPrompt]:
+def evaluation_rows(evaluation: Evaluation) -> Recipe[EncodedPrompt]:
     """All prompts of an evaluation, whole."""
-    return encode_all(
-        load_prompts(evaluation.prompts, paths, seed),
-        lambda row: encode_prompt(tokenizer, row, UNLIMITED),
-        evaluation.prompts,
-    )
+    settings = {"max_length": UNLIMITED}
+    return Recipe(load_prompts, encode_prompt, evaluation.prompts, settings)
 
 
 def evaluation_prompts(

@@ -28,6 +28,7 @@ from rlhf_trainer import evaluate, kto
 from rlhf_trainer.answer_task import AnswerTask, answer_logprobs, answer_rows
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, sums_of_rows
 from rlhf_trainer.data.batches import steps_in
+from rlhf_trainer.data.each import Each
 from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
@@ -103,12 +104,14 @@ class PairTask(AnswerTask[Compared, MicroBatch, int]):
         super().__init__(*rest)
 
     @staticmethod
-    def examples(session: Session, config: DPOStage) -> tuple[list[Compared], list[Compared]]:
+    def examples(
+        session: Session, config: DPOStage
+    ) -> tuple[Sequence[Compared], Sequence[Compared]]:
         """Training and held-out examples."""
-        rows = preference_rows(config, session.tokenizer, session.run.paths, session.run.seed)
+        rows = session.rows(preference_rows(config))
         if session.ranks.is_main:
             write_left_out(Path(session.run.output), rows)
-        return [Compared.of(row) for row in rows.train], [Compared.of(row) for row in rows.heldout]
+        return Each(Compared.of, rows.train), Each(Compared.of, rows.heldout)
 
     def of_whole(self, whole: Sequence[Compared], parts: Sequence[Sequence[Compared]]) -> int:
         """Queries."""

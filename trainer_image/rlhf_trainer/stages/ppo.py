@@ -94,7 +94,7 @@ class Prompts:
 
     def __init__(self, session: Session, config: PPOStage) -> None:
         run = session.run
-        loaded = prompt_rows(config, session.tokenizer, run.paths, run.seed)
+        loaded = session.rows(prompt_rows(config))
         if session.ranks.is_main:
             write_left_out(Path(run.output), loaded)
         self.seed, self.samples = run.seed, config.rollout.samples_per_prompt

@@ -24,6 +24,7 @@ from torch import Tensor
 from rlhf_trainer.answer_task import AnswerTask, answer_rows, tokens_of
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, by_query
 from rlhf_trainer.data.batches import steps_in
+from rlhf_trainer.data.each import Each
 from rlhf_trainer.data.encode import Answer, Encoded, EncodedPreference
 from rlhf_trainer.data.stage_rows import demonstration_rows, preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
@@ -51,7 +52,7 @@ def train(session: Session) -> StageResult:
     """One attempt of the stage, on one rank."""
     config, run, ranks = session.config, session.run, session.ranks
     assert isinstance(config, RewardStage)
-    rows = preference_rows(config, session.tokenizer, run.paths, run.seed)
+    rows = session.rows(preference_rows(config))
     if ranks.is_main:
         write_left_out(Path(run.output), rows)
 
@@ -64,7 +65,7 @@ def train(session: Session) -> StageResult:
         model.trunk = add_lora(trunk, config.lora)
     total = steps_in(len(rows.train), config.global_batch_size, config.epochs, config.max_steps)
     engine = Engine.create(model, config, ranks=ranks, total_steps=total)
-    learnt, heldout = (list(map(Query.of, part)) for part in (rows.train, rows.heldout))
+    learnt, heldout = (Each(Query.of, part) for part in (rows.train, rows.heldout))
     task = RewardTask(session, config, learnt, heldout, total, is_packable)
     reference = reference_queries(session, config, learnt)
 

@@ -36,7 +36,7 @@ def train(session: Session) -> StageResult:
     """One attempt of the stage, on one rank."""
     config = session.config
     assert isinstance(config, SFTStage)
-    rows = sft_rows(config, session.tokenizer, session.run.paths, session.run.seed)
+    rows = session.rows(sft_rows(config))
     if session.ranks.is_main:
         write_left_out(Path(session.run.output), rows)
 

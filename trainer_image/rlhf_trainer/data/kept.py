@@ -1,0 +1,209 @@
+"""Encoded rows, kept in a file: one process reads and encodes a data set, and all others, of all
+attempts, read what it made.
+
+A file is the SHA-256 of the rest in hex and a newline; the records of all rows (`records.py`),
+those to train on first; where each record begins, 8 bytes each; the rest as JSON, with the key of
+all that decides what the rows are; and the length of that in 8 bytes. It is read by `pread`: ranks
+of a node share its pages as they would a mapping's, but where a file server takes a mapped file
+away, a process is killed without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+
+from rlhf_api.run import StageRun
+
+from rlhf_trainer.data.digests import path_digest
+from rlhf_trainer.data.each import Each
+from rlhf_trainer.data.load import Loaded
+from rlhf_trainer.data.problems import BadRow
+from rlhf_trainer.data.records import from_record, to_record
+from rlhf_trainer.data.stage_rows import Recipe
+from rlhf_trainer.durable import sync
+from rlhf_trainer.errors import Transient
+from rlhf_trainer.tokenizers import digest_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+E = TypeVar("E")
+SEAL: Final = 65
+"""Bytes of the SHA-256 and its newline."""
+LENGTH: Final = struct.Struct("<q")
+ROOM: Final = 10
+"""A file is written where the disk has so many times its size free: checkpoints go first."""
+LIBRARIES: Final = ("transformers", "tokenizers", "jinja2", "pyarrow")
+"""Whose versions can make other rows of the same files."""
+log = logging.getLogger(__name__)
+
+
+def place_of(run: StageRun, field: str) -> Path:
+    """Where a job keeps the rows of a data set, one for each field of its spec."""
+    return Path(run.lineage).parent / "rows" / field / "encoded"
+
+
+def key_of(
+    recipe: Recipe[Any], data: str | None, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> str | None:
+    """SHA-256 of all that decides what rows are; `data` is the digest of their files. None where
+    that cannot be told."""
+    if data is None:
+        return None
+    try:
+        loaded_from = digest_of(tokenizer)
+    except Exception as error:  # tokenizers with code of their own raise whatever they like
+        log.warning("rows are not kept: the tokenizer cannot be written: %s", error)
+        return None
+    code = path_digest(Path(__file__).parent)
+    versions = {name: version(name) for name in LIBRARIES} | {"python": sys.version}
+    parts = [recipe.text, data, seed, loaded_from, code, versions, sys.byteorder]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class _About(NamedTuple):
+    """What a file holds beside rows."""
+
+    key: str
+    kind: str
+    train: int  # rows
+    heldout: int
+    skipped: list[list[Any]]
+    unread: list[str]
+
+
+class Kept(Generic[E]):
+    """The place of a data set's rows."""
+
+    def __init__(self, path: Path, key: str | None) -> None:
+        """`key` changes with anything that would make other rows. None: nothing is kept."""
+        self.path, self.key = path, key
+        self._rows: Loaded[E] | None = None
+
+    def fill(self, read: Callable[[], Loaded[E]], size: int) -> bool:
+        """Have the rows in the file, unless it holds them, by reading and encoding them; whether it
+        was written. `size`: bytes of the data, as encoded rows take about as many.
+
+        Where the file cannot be written, a line in the log says so, and no more. Raises what `read`
+        raises.
+        """
+        if self.key is None or self._found() is not None or not self._has_room(size):
+            return False
+        self._rows = rows = read()
+        try:
+            _write(self.path, self.key, rows)
+        except (OSError, ValueError) as error:
+            log.warning("rows are not kept in %s: %s", self.path, error)
+            return False
+        self._rows = None  # from now on the file's
+        return True
+
+    def rows(self, read: Callable[[], Loaded[E]]) -> Loaded[E]:
+        """The rows in the file; where it does not hold them, they are read and encoded."""
+        return self._found() or read()
+
+    def _found(self) -> Loaded[E] | None:
+        if self._rows is None and self.key is not None:
+            try:
+                self._rows = _read(self.path, self.key)
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, TypeError, EOFError, struct.error) as error:
+                log.warning("%s is passed over: %s", self.path, error)
+        return self._rows
+
+    def _has_room(self, size: int) -> bool:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(self.path.parent).free > ROOM * size
+        except OSError:
+            return False
+
+
+def _write(path: Path, key: str, rows: Loaded[Any]) -> None:
+    """All of it, or nothing that has the file's name."""
+    draft = path.with_name(f".tmp-{path.name}")
+    try:
+        with draft.open("w+b") as file:
+            file.write(b"0" * SEAL)
+            for part in _parts(key, rows):
+                file.write(part)
+            file.seek(SEAL)
+            seal = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            file.write(f"{seal}\n".encode())
+        sync(draft)
+        draft.replace(path)
+        sync(path.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _parts(key: str, rows: Loaded[Any]) -> Iterator[bytes]:
+    begins = array("q", [SEAL])
+    for row in chain(rows.train, rows.heldout):
+        record = to_record(row)
+        begins.append(begins[-1] + len(record))
+        yield record
+    yield begins.tobytes()
+    kind = type(rows.train[0]).__name__
+    skipped = [list(row) for row in rows.skipped]
+    counts = len(rows.train), len(rows.heldout)
+    about = json.dumps(_About(key, kind, *counts, skipped, list(rows.unread))).encode()
+    yield about
+    yield LENGTH.pack(len(about))
+
+
+def _read(path: Path, key: str) -> Loaded[Any] | None:
+    """What `_write` wrote under this key; None under another. ValueError where it is damaged."""
+    file = path.open("rb")
+    try:
+        found = _opened(file, key)
+    except BaseException:
+        file.close()
+        raise
+    if found is None:
+        file.close()
+    return found
+
+
+def _opened(file: BufferedReader, key: str) -> Loaded[Any] | None:
+    end = file.seek(-LENGTH.size, os.SEEK_END)
+    (length,) = LENGTH.unpack(file.read())
+    file.seek(end - length)
+    about = _About(*json.loads(file.read(length)))
+    if about.key != key:
+        return None
+    file.seek(0)
+    seal = file.read(SEAL).decode("ascii").strip()
+    if hashlib.file_digest(file, "sha256").hexdigest() != seal:
+        raise ValueError("it is damaged: its SHA-256 is another")
+    begins = array("q")
+    rows = about.train + about.heldout
+    file.seek(end - length - begins.itemsize * (rows + 1))
+    begins.fromfile(file, rows + 1)
+
+    def row(index: int) -> Any:
+        begin, end = begins[index], begins[index + 1]
+        try:
+            record = os.pread(file.fileno(), end - begin, begin)
+        except OSError as error:
+            raise Transient(f"{file.name} cannot be read: {error.strerror}") from error
+        return from_record(about.kind, record)
+
+    train, heldout = (Each(row, part) for part in (range(about.train), range(about.train, rows)))
+    return Loaded(train, heldout, [BadRow(*row) for row in about.skipped], about.unread)
