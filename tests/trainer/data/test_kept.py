@@ -133,6 +133,8 @@ def test_a_disk_without_room_or_that_cannot_be_written_is_in_nobodys_way(
 ) -> None:
     (tmp_path / "file").touch()
     assert not Kept[Any](tmp_path / "file/encoded", "key").fill(never, 100)  # others read, too
+    (tmp_path / "closed/.tmp-encoded").mkdir(parents=True)
+    assert not Kept[Any](tmp_path / "closed/encoded", "key").fill(never, 100)
     here = Kept[Any](tmp_path / "encoded", "key")
     free = shutil.disk_usage(tmp_path).free
     assert not here.fill(never, free // 5)

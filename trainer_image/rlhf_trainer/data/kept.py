@@ -126,16 +126,24 @@ class Kept(Generic[E]):
         return self._rows
 
     def _has_room(self, size: int) -> bool:
+        """Whether it can be written, before others wait for it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            draft = _draft_of(self.path)
+            draft.touch()
+            draft.unlink()
             return shutil.disk_usage(self.path.parent).free > ROOM * size
         except OSError:
             return False
 
 
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")
+
+
 def _write(path: Path, key: str, rows: Loaded[Any]) -> None:
     """All of it, or nothing that has the file's name."""
-    draft = path.with_name(f".tmp-{path.name}")
+    draft = _draft_of(path)
     try:
         with draft.open("w+b") as file:
             file.write(b"0" * SEAL)
