@@ -22,6 +22,15 @@ from rlhf_trainer.freed_memory import keep_freed_memory
 from rlhf_trainer.heartbeat import Heartbeat
 from rlhf_trainer.quiet import import_deepspeed
 
+LONGEST_WAIT: Final = timedelta(hours=6)
+"""Of a rank for another that writes, uploads or asks; one that is lost ends the wait at once, one
+that stands still within `heartbeat`'s time."""
+TORCHRUN_DEFAULTS: Final[Mapping[str, str]] = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "1",
+}
 T = TypeVar("T")
 
 
@@ -220,17 +229,6 @@ def _raise_first(outcomes: Sequence[Exception | None]) -> None:
     for failed in outcomes:
         if failed is not None:
             raise failed
-
-
-LONGEST_WAIT: Final = timedelta(hours=6)
-"""Of a rank for another that writes, uploads or asks; one that is lost ends the wait at once, one
-that stands still within `heartbeat`'s time."""
-TORCHRUN_DEFAULTS: Final[Mapping[str, str]] = {
-    "RANK": "0",
-    "WORLD_SIZE": "1",
-    "LOCAL_RANK": "0",
-    "LOCAL_WORLD_SIZE": "1",
-}
 
 
 def cpu_threads(env: Mapping[str, str], cores: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import queue
 import ssl
 import threading
@@ -27,11 +28,15 @@ from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.trackers import Report, end_trackers, finite, start_trackers
 
 POST_INTERVAL: Final = 5.0
+"""Seconds between two reports to the operator, at least."""
 TOKEN_LIFETIME: Final = 300.0
+"""Seconds for which a token is used before its file, which the kubelet renews, is read again."""
 ANSWER_READ: Final = 1 << 16
 """Bytes of an answer that are looked at; there is nothing in it to read."""
 LINE_INTERVAL: Final = 2.0
+"""Seconds after which a step has a line in the log again, however small its share of the run."""
 LINE_SHARE: Final = 0.1
+"""Share of the run after which a step has a line, however soon."""
 SHOWN: Final = {
     "train/loss": "loss",
     "train/accuracy": "accuracy",
@@ -49,8 +54,6 @@ class Telemetry:
     def __init__(
         self, run: StageRun, ranks: Ranks, environment: Mapping[str, str] | None = None
     ) -> None:
-        import os
-
         given = os.environ if environment is None else environment
         self._is_main, self._stage = ranks.is_main, run.stage
         self.newest: dict[str, float] = {}

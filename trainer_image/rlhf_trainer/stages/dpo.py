@@ -42,6 +42,10 @@ from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit
 from rlhf_trainer.task import Contribution
 
+FIGURES = ("train/accuracy", "dpo/margin", "dpo/chosen_reward", "dpo/rejected_reward")
+"""Share of comparisons with the better answer's implicit reward above the other's (a tie is wrong);
+mean implicit rewards β·log(π/π_ref) and their difference."""
+
 
 def train(session: Session) -> StageResult:
     """One attempt of the stage, on one rank."""
@@ -178,8 +182,3 @@ class PairTask(AnswerTask[Compared, MicroBatch, int]):
         if not config.sft_coef:
             return found
         return found._replace(loss=found.loss - config.sft_coef * means[0])
-
-
-FIGURES = ("train/accuracy", "dpo/margin", "dpo/chosen_reward", "dpo/rejected_reward")
-"""Share of comparisons with the better answer's implicit reward above the other's (a tie is wrong);
-mean implicit rewards β·log(π/π_ref) and their difference."""
