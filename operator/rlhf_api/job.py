@@ -126,6 +126,9 @@ class ObjectMeta(Contract):
         max_length=63,
         description="Namespace.",
     )
+    annotations: dict[str, str] | None = Field(
+        default=None, description="What people and tools note down; `rlhf.dev/…` are ours to read."
+    )
     uid: str = Field(default="", description="Set by the API server.")
     generation: int = Field(default=1, description="Set by the API server.")
     deletion_timestamp: str | None = Field(

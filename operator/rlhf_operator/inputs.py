@@ -190,6 +190,4 @@ def _stage_settings(spec: JobSpec, stage: str) -> dict[str, Any]:
 
 def annotation(job: RLHFJob, key: str) -> str | None:
     """An annotation of the RLHFJob, as a user or a tool set it."""
-    annotations = (job.metadata.model_extra or {}).get("annotations") or {}
-    value = annotations.get(key) if isinstance(annotations, dict) else None
-    return value if isinstance(value, str) else None
+    return (job.metadata.annotations or {}).get(key)

@@ -113,6 +113,19 @@ def test_a_manifest_that_is_no_mapping_is_refused(obj: object) -> None:
         parse_job(obj)
 
 
+@pytest.mark.parametrize(
+    ("annotations", "path"),
+    [("a: b", ""), (["a"], ""), ({"rlhf.dev/retry-sft": 3}, ".rlhf.dev/retry-sft")],
+)
+def test_annotations_that_an_api_server_would_refuse_are_refused(
+    annotations: object, path: str
+) -> None:
+    job = {**FULL, "metadata": {**FULL["metadata"], "annotations": annotations}}
+    with pytest.raises(InvalidJob, match="is not allowed here") as caught:
+        parse_job(job)
+    assert [problem.path for problem in caught.value.problems] == [f"metadata.annotations{path}"]
+
+
 def test_a_long_value_is_cut_in_the_message() -> None:
     problem = only_problem({f"{SFT}.trainOn": "x" * 100_000})
     assert len(str(problem)) < 200

@@ -22,7 +22,7 @@ from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.fingerprints import fingerprints
 from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
 from rlhf_operator.local.progress_server import LoopbackServer
-from rlhf_operator.local.store import Store
+from rlhf_operator.local.store import Store, annotated
 from rlhf_operator.names import ANNOTATION_RETRY_STAGE
 from rlhf_operator.settle import every_stage
 
@@ -66,10 +66,7 @@ def _retried(job: RLHFJob, status: JobStatus | None) -> RLHFJob:
     """Each run is a person's wish to try again, however the attempts of the last one ended."""
     stages = every_stage(status or JobStatus())
     again = {f"{ANNOTATION_RETRY_STAGE}{name}": str(was.attempt) for name, was in stages.items()}
-    extra = (job.metadata.model_extra or {}).get("annotations") or {}
-    annotations = {**extra, **again}
-    metadata = job.metadata.model_copy(update={"annotations": annotations})
-    return job.model_copy(update={"metadata": metadata})
+    return annotated(job, again)
 
 
 def _run_to_the_end(cluster: LocalCluster) -> None:

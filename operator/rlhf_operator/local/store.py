@@ -113,7 +113,7 @@ class Store:
 
 def annotate(directory: Path, job: RLHFJob, annotations: Mapping[str, str]) -> None:
     """Sets annotations of the job of a run, between two runs. Raises LocalRunError."""
-    store = Store(directory, _annotated(job, dict(annotations)), lambda job: None)
+    store = Store(directory, annotated(job, annotations), lambda job: None)
     try:
         store.write(store.status or JobStatus())
     finally:
@@ -188,22 +188,18 @@ def _continued(job: RLHFJob, previous: RLHFJob | None) -> RLHFJob:
     metadata = job.metadata.model_copy(update=update)
     continued = job.model_copy(update={"metadata": metadata, "status": None})
     approvals = _approvals(previous) if previous and uid == previous.metadata.uid else {}
-    return _annotated(continued, approvals | _annotations(job))
+    return annotated(continued, approvals | (job.metadata.annotations or {}))
 
 
 def _approvals(job: RLHFJob) -> dict[str, str]:
     """Each names the result that it is for, so that those of earlier runs do no harm."""
-    given = _annotations(job)
-    return {key: value for key, value in given.items() if str(key).startswith(ANNOTATION_APPROVE)}
+    given = job.metadata.annotations or {}
+    return {key: value for key, value in given.items() if key.startswith(ANNOTATION_APPROVE)}
 
 
-def _annotations(job: RLHFJob) -> dict[str, str]:
-    found = (job.metadata.model_extra or {}).get("annotations")
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def _annotated(job: RLHFJob, added: dict[str, str]) -> RLHFJob:
+def annotated(job: RLHFJob, added: Mapping[str, str]) -> RLHFJob:
+    """The job with these annotations beside those that it has."""
     if not added:
         return job
-    update = {"annotations": _annotations(job) | added}
+    update = {"annotations": {**(job.metadata.annotations or {}), **added}}
     return job.model_copy(update={"metadata": job.metadata.model_copy(update=update)})
