@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ PLAIN_TEMPLATE: Final = (
 """For a tokenizer without a chat template: roles in plain words, no special tokens but EOS. A
 prompt ends with a newline: no answer begins after a space that is a token of its own."""
 
+HOW_LOADED: Final = ("is_local", "local_files_only", "name_or_path")
 FRESH_PAD: Final = "<|pad|>"
 
 
@@ -72,9 +74,13 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
 @lru_cache(maxsize=4)
 def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of all that decides its tokens and its template's text: the files that it would be
-    loaded from again."""
+    loaded from again, but for how it was: stages are offline, and `prepare` is not."""
     with TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
+        file = Path(directory, "tokenizer_config.json")
+        config = json.loads(file.read_text("utf-8"))
+        rest = {name: value for name, value in config.items() if name not in HOW_LOADED}
+        file.write_text(json.dumps(rest, sort_keys=True), "utf-8")
         return path_digest(Path(directory))
 
 

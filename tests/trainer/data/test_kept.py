@@ -175,7 +175,9 @@ def test_what_makes_other_rows_makes_another_key(tokenizer: Any, tmp_path: Path)
     assert len({key(), *others}) == len(others) + 1
     assert key() == key(learningRate=1.0, data={"secret": "token"})
     tokenizer.save_pretrained(tmp_path)  # as a stage hands it on
-    assert key() == key(own=type(tokenizer).from_pretrained(tmp_path))
+    for is_offline in (False, True):  # prepare is not, stages are
+        loaded = type(tokenizer).from_pretrained(tmp_path, local_files_only=is_offline)
+        assert key() == key(own=loaded)
     assert key_of(sft_rows(stage()), None, tokenizer, 1) is None
 
 
