@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,14 @@ def test_models_and_code_that_are_not_there_are_named(in_pod: Pod) -> None:
     Path("inputs/nothing/config.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="init: random"):
         prepare(prepare_run(in_pod, stages))
+
+
+def test_weights_that_were_cut_short_are_found_before_training(in_pod: Pod) -> None:
+    in_pod.paths["model"] = str(shutil.copytree(in_pod.model, "inputs/cut"))
+    weights = Path("inputs/cut/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ConfigurationError, match=r"model\.safetensors is no whole file"):
+        prepare(prepare_run(in_pod, {"sft": every_stage(in_pod)["sft"]}))
 
 
 def test_a_reward_model_that_nobody_could_load_is_refused_before_it_is_trained(

@@ -141,6 +141,10 @@ def _check_model(source: ModelSource, path: Path) -> None:
         raise ConfigurationError(
             f"{source.source}: there are no weights (*.safetensors); `init: random` draws new ones"
         )
+    if source.init == "pretrained":
+        from rlhf_trainer.models import refuse_damaged_weights
+
+        refuse_damaged_weights(path)
 
 
 def _check_reward_model(run: StageRun) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
-from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from rlhf_api.run import StageRun
 
-from rlhf_trainer.data.digests import path_digest
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import ConfigurationError, first_line
 
@@ -28,7 +24,6 @@ PLAIN_TEMPLATE: Final = (
 """For a tokenizer without a chat template: roles in plain words, no special tokens but EOS. A
 prompt ends with a newline: no answer begins after a space that is a token of its own."""
 
-HOW_LOADED: Final = ("is_local", "local_files_only", "name_or_path")
 FRESH_PAD: Final = "<|pad|>"
 
 
@@ -69,19 +64,6 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
             f"model, or name it in model.tokenizer"
         ) from None
     return tokenizer
-
-
-@lru_cache(maxsize=4)
-def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of all that decides its tokens and its template's text: the files that it would be
-    loaded from again, but for how it was: stages are offline, and `prepare` is not."""
-    with TemporaryDirectory() as directory:
-        tokenizer.save_pretrained(directory)
-        file = Path(directory, "tokenizer_config.json")
-        config = json.loads(file.read_text("utf-8"))
-        rest = {name: value for name, value in config.items() if name not in HOW_LOADED}
-        file.write_text(json.dumps(rest, sort_keys=True), "utf-8")
-        return path_digest(Path(directory))
 
 
 def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:

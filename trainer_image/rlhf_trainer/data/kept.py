@@ -19,10 +19,12 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib.metadata import version
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from rlhf_api.run import StageRun
@@ -35,7 +37,6 @@ from rlhf_trainer.data.records import from_record, to_record
 from rlhf_trainer.data.stage_rows import Recipe
 from rlhf_trainer.durable import sync
 from rlhf_trainer.errors import Transient
-from rlhf_trainer.tokenizers import digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +49,8 @@ ROOM: Final = 10
 """A file is written where the disk has so many times its size free: checkpoints go first."""
 LIBRARIES: Final = ("transformers", "tokenizers", "jinja2", "pyarrow")
 """Whose versions can make other rows of the same files."""
+HOW_LOADED: Final = ("is_local", "local_files_only", "name_or_path")
+"""What a tokenizer's own configuration tells of the way by which it came."""
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +67,7 @@ def key_of(
     if data is None:
         return None
     try:
-        loaded_from = digest_of(tokenizer)
+        loaded_from = _digest_of(tokenizer)
     except Exception as error:  # tokenizers with code of their own raise whatever they like
         log.warning("rows are not kept: the tokenizer cannot be written: %s", error)
         return None
@@ -72,6 +75,19 @@ def key_of(
     versions = {name: version(name) for name in LIBRARIES} | {"python": sys.version}
     parts = [recipe.text, data, seed, loaded_from, code, versions, sys.byteorder]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of all that decides its tokens and its template's text: the files that it would be
+    loaded from again, but for how it was: stages are offline, and `prepare` is not."""
+    with TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        file = Path(directory, "tokenizer_config.json")
+        config = json.loads(file.read_text("utf-8"))
+        rest = {name: value for name, value in config.items() if name not in HOW_LOADED}
+        file.write_text(json.dumps(rest, sort_keys=True), "utf-8")
+        return path_digest(Path(directory))
 
 
 class _About(NamedTuple):
