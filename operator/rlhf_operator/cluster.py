@@ -86,8 +86,9 @@ class KubernetesCluster:
         return manifest
 
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
-        """From the cache, too; but where a Job has ended and its pods were never seen, they are
-        asked for: the watch of Jobs may be ahead of that of pods, which tell how it ended."""
+        """From the cache, too; but where a Job has ended, or says that its pods have, and they were
+        never seen, they are asked for: the watch of Jobs may be ahead of that of pods, which tell
+        how it ended."""
         key = key_of(job)
         found = self._attempts(job, now)
         if any(self._hides_pods(job, attempt) for attempt in found):
@@ -119,7 +120,8 @@ class KubernetesCluster:
     def _hides_pods(self, job: RLHFJob, attempt: Attempt) -> bool:
         """Whether the end of an attempt is about to be counted without all of its pods."""
         status = stage_status(job.status or JobStatus(), attempt.stage)
-        if attempt.condition is None or attempt.number != status.attempt:
+        is_over = attempt.has_ended or attempt.condition is not None
+        if not is_over or attempt.number != status.attempt:
             return False
         of = (attempt.stage, attempt.number)
         seen = [p for p in self._cache.children(key_of(job), "Pod") if observe.attempt_of(p) == of]

@@ -69,6 +69,20 @@ def test_the_pods_of_a_job_that_ended_unseen_are_asked_for_once(condition: str, 
     assert server.asked == 1
 
 
+def test_the_pods_of_a_job_that_says_only_that_they_have_succeeded_are_asked_for() -> None:
+    ended = pod("Succeeded")
+    terminated = {"exitCode": 0, "finishedAt": "2026-01-01T12:00:00Z"}
+    container = {"name": "trainer", "state": {"terminated": terminated}}
+    ended["status"]["containerStatuses"] = [container]
+    cache, job = Cache(), workload("SuccessCriteriaMet")
+    job["status"]["completedIndexes"] = "0"
+    cache.put(job)
+    cluster = KubernetesCluster(cast(Api, Server(ended)), cache, Platform(), {})
+    under_way = JobStatus(stages={"sft": StageStatus(attempt=1)})
+    observed = asyncio.run(cluster.observe(JOB.model_copy(update={"status": under_way}), NOON))
+    assert [p.exit_code for a in observed.attempts for p in a.pods] == [0]
+
+
 class Takes(Server):
     """Takes all that is made."""
 
