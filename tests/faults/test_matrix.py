@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cells of each test."""
     is_full = metafunc.config.getoption("--faults") == "all"
     if "happening" in metafunc.fixturenames:
-        metafunc.parametrize("happening", STORMS if is_full else ())
+        metafunc.parametrize("happening", STORMS)
         return
     of = {phase: cells(phase) for phase in PHASES} if is_full else {"sample": SAMPLE}
     metafunc.parametrize("table", of.values(), ids=of)
@@ -36,6 +36,7 @@ def test_a_job_survives_whatever_happens_to_it(
         assert asyncio.run(play_all(table, installed, fake_nodes, nursery, tmp_path)) == {}
 
 
+@pytest.mark.all_faults
 def test_jobs_survive_a_control_plane_that_is_away(
     happening: str, installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path
 ) -> None:
