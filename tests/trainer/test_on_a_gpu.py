@@ -84,7 +84,7 @@ def kto(models: Mapping[str, nn.Module], session: Any) -> Tensor:
     reference = Reference(None, nullcontext, CUDA)
     config = DPOStage.model_validate(DATA | {"loss": "kto"})
     task = KtoTask(session, config, [example], [], 1, True, reference)
-    (batch,) = task.micro_batches("train", [0])
+    (batch,) = task.micro_batches("train", [0], [example])
     return task.contribution(models["lm"], batch).loss  # type: ignore[arg-type]
 
 

@@ -111,11 +111,12 @@ class Task(ABC, Generic[E, M, W]):
         """This rank's examples of a step; a pure function of it, so that a resume sees the same."""
         seed, size = self.session.run.seed, self.settings.global_batch_size
         chosen = global_batch(len(self.train), size, seed, step)
-        mine = list(self.micro_batches("train", chosen))
+        whole = [self.train[i] for i in chosen]
+        mine = list(self.micro_batches("train", chosen, whole))
         lengths = [micro_batch.rows.packed.lengths for micro_batch in mine]
         tokens = sum(map(sum, lengths))
         cells = tokens if self.is_packable else sum(map(padded_cells, lengths))
-        return StepBatch(mine, [self.train[i].id for i in chosen], tokens, cells)
+        return StepBatch(mine, [example.id for example in whole], tokens, cells)
 
     @torch.no_grad()
     def evaluate(self, engine: Engine) -> dict[str, float]:
@@ -124,26 +125,25 @@ class Task(ABC, Generic[E, M, W]):
         if not self.heldout:
             return {}
         engine.module.eval()
-        everything = range(len(self.heldout))
-        mine = (self.contribution(engine, m) for m in self.micro_batches("heldout", everything))
+        whole = list(self.heldout)
+        everything = self.micro_batches("heldout", range(len(whole)), whole)
+        mine = (self.contribution(engine, micro_batch) for micro_batch in everything)
         parts = (
             {"eval/loss": loss} | {name: figures[of] for of, name in self.evaluated.items()}
             for loss, figures in mine
         )
         return _sums(self.session.ranks, parts, ("eval/loss", *self.evaluated.values()))
 
-    def micro_batches(self, split: Split, chosen: Sequence[int]) -> Iterator[M]:
-        """This rank's micro-batches of the chosen examples; on all ranks equally many. Each is laid
-        out as it is asked for: held-out examples may be many, and need not be there at once."""
+    def micro_batches(self, split: Split, chosen: Sequence[int], whole: Sequence[E]) -> Iterator[M]:
+        """This rank's micro-batches of the chosen examples, which are `whole`; on all ranks equally
+        many. Each is laid out as it is asked for: held-out examples may be many, and need not be
+        on the device at once."""
         lengths, ranks = self._lengths[split], self.session.ranks
         mine = shares(chosen, lengths, self.settings, self.is_packable, ranks)
-        parts = [self._chosen(split, part) for part in mine]
-        of_whole = self.of_whole(self._chosen(split, chosen), parts)
+        examples = dict(zip(chosen, whole, strict=True))
+        parts = [[examples[i] for i in part] for part in mine]
+        of_whole = self.of_whole(whole, parts)
         return (self.laid(part, of_whole) for part in parts)
-
-    def _chosen(self, split: Split, indices: Sequence[int]) -> list[E]:
-        examples = self.train if split == "train" else self.heldout
-        return [examples[i] for i in indices]
 
 
 def shares(
