@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import warm
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Script, succeed
 from cluster.kubelet.script import index_of
@@ -17,7 +18,7 @@ from cluster_jobs import JOBS, manifest
 from faults.audit import Audit
 from faults.invariants import Endless, Run, is_ready, outcome
 from faults.ledger import Ledger, Object
-from faults.nursery import KUBECONFIG, Forked, Nursery
+from faults.operators import KUBECONFIG, start
 from faults.proxy import Proxy
 from faults.weather import Disturbance, Weather
 
@@ -57,12 +58,9 @@ def play(pod: Object) -> Script:
 class Campaign:
     """Plans on one control plane, whose nodes have a kubelet that plays `play`."""
 
-    def __init__(
-        self, control_plane: ControlPlane, nursery: Nursery, ledger: Ledger, directory: Path
-    ) -> None:
+    def __init__(self, control_plane: ControlPlane, ledger: Ledger, directory: Path) -> None:
         self._client = control_plane.client
         self._kubeconfig = control_plane.kubeconfig
-        self._nursery = nursery
         self._ledger = ledger
         self._directory = directory
         self._namespaces: list[str] = []
@@ -133,7 +131,7 @@ class Campaign:
             flags = ("--namespace", namespace, "--no-leader-election", "--health-port", "0")
             log = self._log(namespace)
             ahead = fault.clock(audit.life)
-            operator = self._nursery.start(*flags, directory=directory, log=log, ahead=ahead)
+            operator = start(*flags, directory=directory, log=log, ahead=ahead)
             ends = [self._is_done(namespace, proxy), proxy.killed.wait(), _has_ended(operator)]
             tasks = [asyncio.ensure_future(end) for end in ends]
             try:
@@ -190,7 +188,7 @@ class Campaign:
         return f"Calls:\n{calls}\nStatus: {status}\nLog:\n{log[-3000:]}"
 
 
-async def _has_ended(operator: Forked) -> None:
+async def _has_ended(operator: warm.Forked) -> None:
     """Returns when it is gone, killed or not."""
     while operator.is_running:
         await asyncio.sleep(0.25)

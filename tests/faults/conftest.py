@@ -15,7 +15,6 @@ from faults.audit import killed_at_every_call, once
 from faults.campaign import ATTEMPTS, Campaign, play
 from faults.invariants import Expected
 from faults.ledger import Ledger
-from faults.nursery import Nursery
 from faults.plans import every, sample
 from faults.results import UNDISTURBED, Results
 from faults.weather import Disturbance, disturbances
@@ -42,16 +41,14 @@ def results(
     """Of a fixed sample, or of every fault at every call with `--faults=all`."""
     is_full = request.config.getoption("--faults") == "all"
     folder = tmp_path_factory.mktemp("faults")
-    with Kubelet(installed.kubeconfig, Scripted(play)), Nursery() as nursery:
-        return asyncio.run(campaign(installed, nursery, folder, is_full))
+    with Kubelet(installed.kubeconfig, Scripted(play)):
+        return asyncio.run(campaign(installed, folder, is_full))
 
 
-async def campaign(
-    control_plane: ControlPlane, nursery: Nursery, folder: Path, is_full: bool
-) -> Results:
+async def campaign(control_plane: ControlPlane, folder: Path, is_full: bool) -> Results:
     """First the run that nothing disturbs: its calls are those at which the faults strike."""
     async with Ledger(control_plane.kubeconfig) as ledger:
-        campaign = Campaign(control_plane, nursery, ledger, folder)
+        campaign = Campaign(control_plane, ledger, folder)
         undisturbed = await campaign.run()
         calls = [call.name for call in undisturbed.audit.calls]
         plans = every(calls) if is_full else sample(calls)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import warm
 from cluster.client import Client
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, succeed
@@ -28,7 +29,7 @@ from faults.invariants import is_live, is_ready
 from faults.ledger import Entry, History, Ledger, Object
 from faults.line import Line
 from faults.matrix import AWAY, HAPPENINGS, PHASES, SEEN_BY_NOBODY, STORMS, Cell, counts
-from faults.nursery import KUBECONFIG, Forked, Nursery
+from faults.operators import KUBECONFIG, start
 
 JOB: Final = "tiny"
 AT_A_TIME: Final = 6
@@ -45,7 +46,6 @@ FROZEN_FOR: Final = 45.0
 DOWN: Final = 1.5
 """Seconds for which no operator is there after it has happened."""
 _numbers = itertools.count(1)
-_starting = threading.Lock()
 
 
 class Held(Scripted):
@@ -180,10 +180,10 @@ class Story:
 
     # How it goes
 
-    def play(self, ledger: Ledger, nursery: Nursery, folder: Path) -> Iterator[str]:
+    def play(self, ledger: Ledger, folder: Path) -> Iterator[str]:
         """How the rules were broken."""
         self.history: History = ledger.history(self.namespace)
-        self._begin(nursery, folder)
+        self._begin(folder)
         try:
             self._reach()
             if self.cell.operator == "down":
@@ -205,7 +205,7 @@ class Story:
             for node in self._own:
                 self._nodes.remove(node)
 
-    def _begin(self, nursery: Nursery, folder: Path) -> None:
+    def _begin(self, folder: Path) -> None:
         name = self.namespace
         self.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         self.client.wait_for("v1/serviceaccounts", "default", lambda found: bool(found), name)
@@ -227,13 +227,12 @@ class Story:
         if self.cell.happening not in (*AWAY, *STORMS):
             flags.append("--no-leader-election")
         self.log = folder / f"{name}.log"
-        self._order = partial(nursery.start, *flags, directory=directory, log=self.log)
+        self._order = partial(start, *flags, directory=directory, log=self.log)
         self._start()
         self._make()
 
     def _start(self) -> None:
-        with _starting:
-            self.operator: Forked = self._order()
+        self.operator: warm.Forked = self._order()
 
     def _make(self) -> None:
         made = manifest(self.namespace, JOB, nodes=2, stages="sft reward dpo")
@@ -631,23 +630,21 @@ async def play_all(
     cells: Iterable[Cell],
     plane: ControlPlane,
     nodes: FakeNodes,
-    nursery: Nursery,
     folder: Path,
 ) -> dict[str, list[str]]:
     """How each of them broke the rules, by its name; those that did not are left out."""
-    return await _play(cells, AT_A_TIME, None, plane, nodes, nursery, folder)
+    return await _play(cells, AT_A_TIME, None, plane, nodes, folder)
 
 
 async def play_storm(
     cells: Sequence[Cell],
     plane: ControlPlane,
     nodes: FakeNodes,
-    nursery: Nursery,
     folder: Path,
 ) -> dict[str, list[str]]:
     """The same of cells of one storm, which are struck together."""
     storm = Storm(cells[0].happening, plane, len(cells))
-    return await _play(cells, len(cells), storm, plane, nodes, nursery, folder)
+    return await _play(cells, len(cells), storm, plane, nodes, folder)
 
 
 async def _play(
@@ -656,7 +653,6 @@ async def _play(
     storm: Storm | None,
     plane: ControlPlane,
     nodes: FakeNodes,
-    nursery: Nursery,
     folder: Path,
 ) -> dict[str, list[str]]:
     held, few = Held(), asyncio.Semaphore(at_a_time)
@@ -666,7 +662,7 @@ async def _play(
     async def run(cell: Cell, ledger: Ledger) -> None:
         async with few:
             story = Story(cell, plane, kubelet, held, nodes, storm)
-            found = await asyncio.to_thread(_played, story, ledger, nursery, folder)
+            found = await asyncio.to_thread(_played, story, ledger, folder)
             if found:
                 broken[str(cell)] = found
                 print(f"{cell}:", *found, f"({story.log})", sep="\n  ")
@@ -679,10 +675,10 @@ async def _play(
     return broken
 
 
-def _played(story: Story, ledger: Ledger, nursery: Nursery, folder: Path) -> list[str]:
+def _played(story: Story, ledger: Ledger, folder: Path) -> list[str]:
     found: list[str] = []
     try:
-        found += story.play(ledger, nursery, folder)
+        found += story.play(ledger, folder)
     except Exception as error:
         found.append(f"{type(error).__name__}: {error}")
         if story.storm:

@@ -15,7 +15,6 @@ from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNodes
 
 from faults.matrix import PHASES, SAMPLE, STORMS, Cell, cells, storm
-from faults.nursery import Nursery
 from faults.stories import play_all, play_storm
 
 
@@ -32,14 +31,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_a_job_survives_whatever_happens_to_it(
     table: Sequence[Cell], installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path
 ) -> None:
-    with Nursery() as nursery:
-        assert asyncio.run(play_all(table, installed, fake_nodes, nursery, tmp_path)) == {}
+    assert asyncio.run(play_all(table, installed, fake_nodes, tmp_path)) == {}
 
 
 @pytest.mark.all_faults
 def test_jobs_survive_a_control_plane_that_is_away(
     happening: str, installed: ControlPlane, fake_nodes: FakeNodes, tmp_path: Path
 ) -> None:
-    with Nursery() as nursery:
-        struck = play_storm(storm(happening), installed, fake_nodes, nursery, tmp_path)
-        assert asyncio.run(struck) == {}
+    struck = play_storm(storm(happening), installed, fake_nodes, tmp_path)
+    assert asyncio.run(struck) == {}

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,11 +28,17 @@ IMAGE = Path(__file__).parent / "image"
 CLIENT = IMAGE / "forking.py"
 TRAINER = ("warm.trainer",)
 COMMANDS = ("warm.commands",)
+_starting = threading.Lock()
+
+
+def server(modules: Sequence[str]) -> Path:
+    """The socket of a process that has imported these modules; it ends with this process."""
+    with _starting:
+        return _started(modules)
 
 
 @cache
-def server(modules: Sequence[str]) -> Path:
-    """The socket of a process that has imported these modules; it ends with this process."""
+def _started(modules: Sequence[str]) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     tests = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
@@ -96,9 +103,15 @@ class Forked:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it is there."""
+        return self.poll() is None
+
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL; returns when it is gone. Nothing happens where it has ended."""
         self.send_signal(signal.SIGKILL)
+        self.wait()
 
     def terminate(self) -> None:
         """SIGTERM."""
