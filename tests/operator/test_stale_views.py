@@ -15,6 +15,7 @@ from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import JobKey, OutOfDate
 from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
+from rlhf_operator.observed import Pod
 from rlhf_operator.render import Platform
 
 Object = dict[str, Any]
@@ -52,11 +53,15 @@ class Server:
         return [self.pod], 9
 
 
-def seen(server: Server, cache: Cache, status: StageStatus) -> tuple[str, ...]:
+def pods_seen(server: Server, cache: Cache, status: StageStatus) -> list[Pod]:
     cluster = KubernetesCluster(cast(Api, server), cache, Platform(), {})
     job = JOB.model_copy(update={"status": JobStatus(stages={"sft": status})})
     observed = asyncio.run(cluster.observe(job, NOON))
-    return tuple(p.phase for a in observed.attempts for p in a.pods)
+    return [pod for attempt in observed.attempts for pod in attempt.pods]
+
+
+def seen(server: Server, cache: Cache, status: StageStatus) -> tuple[str, ...]:
+    return tuple(pod.phase for pod in pods_seen(server, cache, status))
 
 
 @pytest.mark.parametrize(("condition", "phase"), [("Complete", "Succeeded"), ("Failed", "Failed")])
@@ -77,10 +82,8 @@ def test_the_pods_of_a_job_that_says_only_that_they_have_succeeded_are_asked_for
     cache, job = Cache(), workload("SuccessCriteriaMet")
     job["status"]["completedIndexes"] = "0"
     cache.put(job)
-    cluster = KubernetesCluster(cast(Api, Server(ended)), cache, Platform(), {})
-    under_way = JobStatus(stages={"sft": StageStatus(attempt=1)})
-    observed = asyncio.run(cluster.observe(JOB.model_copy(update={"status": under_way}), NOON))
-    assert [p.exit_code for a in observed.attempts for p in a.pods] == [0]
+    found = pods_seen(Server(ended), cache, StageStatus(attempt=1))
+    assert [pod.exit_code for pod in found] == [0]
 
 
 class Takes(Server):
