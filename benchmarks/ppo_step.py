@@ -225,11 +225,11 @@ def word_tokenizer(vocabulary: int, kind: Any) -> Any:
 
 def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timing]:
     """The stage's own functions, one rollout after another."""
-    from rlhf_trainer.experience import assemble
-    from rlhf_trainer.ppo_update import steps_per_rollout, update
+    from rlhf_trainer.ppo.experience import assemble
+    from rlhf_trainer.ppo.team import assemble_team
+    from rlhf_trainer.ppo.update import steps_per_rollout, update
     from rlhf_trainer.session import Session
     from rlhf_trainer.stages import ppo
-    from rlhf_trainer.team import assemble_team
 
     timings = []
     with inside(folder):

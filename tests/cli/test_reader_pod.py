@@ -12,7 +12,7 @@ from pod_security import violations
 from rlhf_api.job import RLHFJob
 from rlhf_cli.targets import reader
 from rlhf_cli.targets.reader_pod import reader_pod
-from rlhf_trainer.copying import parser
+from rlhf_trainer.checkpoints.copying import parser
 from s3_server import bucket, write_keys
 
 PATTERNS = ["checkpoints/assistant-1/sft-2/attempt-*/metrics.jsonl"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from rlhf_api.stages.common import LoRA
-from rlhf_trainer.lora import add_lora
+from rlhf_trainer.models.lora import add_lora
 
 
 def adapted(model: Any, lora: LoRA) -> Any:

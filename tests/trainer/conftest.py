@@ -58,12 +58,12 @@ def ranks() -> Iterator[Any]:
 @pytest.fixture
 def open_session(in_pod: Pod, ranks: Any) -> Iterator[Any]:
     """Opens a Session on the shared process group, for stages that are trained in this process."""
-    from rlhf_trainer.checkpoint import Checkpointer
-    from rlhf_trainer.disk import SharedDisk
+    from rlhf_trainer.checkpoints.checkpoint import Checkpointer
+    from rlhf_trainer.checkpoints.disk import SharedDisk
     from rlhf_trainer.guards import Guard
+    from rlhf_trainer.models.tokenizers import load_tokenizer
     from rlhf_trainer.session import Session, seed_everything
     from rlhf_trainer.telemetry import Telemetry
-    from rlhf_trainer.tokenizers import load_tokenizer
 
     opened = []
 

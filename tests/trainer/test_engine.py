@@ -157,9 +157,9 @@ def test_an_optimizer_in_the_hosts_memory_takes_the_same_steps(
 
 def write_other_weights() -> int:
     """The body of a forked rank: all weights 3, as written after a step under ZeRO-3."""
-    from rlhf_trainer.actor_critic import copy_weights, weights_replaced
+    from rlhf_trainer.models.actor_critic import copy_weights, weights_replaced
+    from rlhf_trainer.models.whole_weights import merged_state_dict
     from rlhf_trainer.ranks import Ranks
-    from rlhf_trainer.whole_weights import merged_state_dict
 
     ranks = Ranks.start()
     engine = make_engine(Path("model"), ranks, 3)
@@ -188,7 +188,7 @@ def test_ranks_meet_before_a_frozen_model_is_partitioned(
 ) -> None:
     """Its weights are read from a slow disk, and DeepSpeed's collectives do not wait for long."""
     import deepspeed
-    from rlhf_trainer.actor_critic import frozen
+    from rlhf_trainer.models.actor_critic import frozen
 
     order: list[str] = []
 

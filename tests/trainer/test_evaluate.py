@@ -10,7 +10,7 @@ import pytest
 from rlhf_api.stages.ppo import FunctionReward
 from rlhf_trainer import evaluate
 from rlhf_trainer.errors import ConfigurationError
-from rlhf_trainer.models import load_policy
+from rlhf_trainer.models.language_models import load_policy
 from rlhf_trainer.stages import sft
 from rlhf_trainer.user_code import call_function, load_function
 from trainer_pod import TEMPLATE, Pod, sft_rows

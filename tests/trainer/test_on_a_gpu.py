@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 from rlhf_api.stages import DPOStage, PPOStage, RewardStage, SFTStage
-from rlhf_trainer.actor_critic import Actor, Critic, TokenScores
 from rlhf_trainer.data.answer_rows import AnswerRow
 from rlhf_trainer.data.encode import Answer, Encoded
-from rlhf_trainer.kto import Judged, KtoTask
-from rlhf_trainer.ppo_update import MicroBatch, _actor_loss, _value_loss
-from rlhf_trainer.preference_reference import Reference
-from rlhf_trainer.scalar_models import scalar_from_trunk
-from rlhf_trainer.scored_lm import ScoredLM, token_batch
+from rlhf_trainer.models.actor_critic import Actor, Critic, TokenScores
+from rlhf_trainer.models.scalar_models import scalar_from_trunk
+from rlhf_trainer.models.scored_lm import ScoredLM, token_batch
+from rlhf_trainer.ppo.update import MicroBatch, _actor_loss, _value_loss
+from rlhf_trainer.preference.kto import Judged, KtoTask
+from rlhf_trainer.preference.reference import Reference
 from rlhf_trainer.sequences import enable_packing
 from rlhf_trainer.stages.dpo import Compared, PairTask
 from rlhf_trainer.stages.reward import Query, RewardTask

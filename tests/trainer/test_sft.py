@@ -17,12 +17,12 @@ import pytest
 import torch
 from rlhf_api.run import PEER_LOST
 from rlhf_api.stages import SFTStage
+from rlhf_trainer.checkpoints.vouched import verify
 from rlhf_trainer.data.digests import path_digest
 from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.stages import sft
-from rlhf_trainer.vouched import verify
 from trainer_pod import TINY, Pod, sft_rows, small_sft
 
 

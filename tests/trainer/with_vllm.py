@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from rlhf_trainer.models import load_directory
+from rlhf_trainer.models.language_models import load_directory
 from rlhf_trainer.rollout.native import generate
 from rlhf_trainer.rollout.sampling import Responses
 from rlhf_trainer.rollout.vllm import VLLM, Colocated

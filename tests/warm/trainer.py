@@ -7,7 +7,7 @@ import_deepspeed()
 
 import peft  # noqa: E402, F401
 import rlhf_trainer.__main__  # noqa: E402
-import rlhf_trainer.launch  # noqa: E402
+import rlhf_trainer.launcher.launch  # noqa: E402
 import rlhf_trainer.prepare  # noqa: E402
 import rlhf_trainer.stages.dpo  # noqa: E402
 import rlhf_trainer.stages.ppo  # noqa: E402

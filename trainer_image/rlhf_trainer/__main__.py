@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         case ["run", stage_file] | ["prepare", stage_file]:
             return run_stage(stage_file)
         case ["launch", *rest]:
-            from rlhf_trainer.launch import main as launch
+            from rlhf_trainer.launcher.launch import main as launch
 
             return launch(rest)
         case ["chat", directory, *rest]:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
             return chat(directory, rest)
         case ["copy", *rest]:
-            from rlhf_trainer.copying import main as copy
+            from rlhf_trainer.checkpoints.copying import main as copy
 
             return copy(rest)
         case ["-h" | "--help"]:

@@ -1,7 +1,7 @@
 """Advantage estimators: GAE for PPO; GRPO, RLOO and REINFORCE++ without a critic; whitening.
 
 None of them carries a gradient. They see the whole global batch, which every rank holds
-(`experience`).
+(`ppo.experience`).
 
 Shapes: B batch, T time (columns aligned with log-probs), G groups (prompts), K answers a prompt.
 Masks: `response_mask_BT` is True where a token of the response counts, its EOS included.

@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 import torch
 
-from rlhf_trainer.context import context_length
 from rlhf_trainer.errors import ConfigurationError, TrainerError
+from rlhf_trainer.models.context import context_length
 
 HELP = "Type a message; /reset starts afresh, /exit leaves."
 
@@ -72,8 +72,8 @@ class Chat:
     def __init__(
         self, directory: Path, max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0
     ) -> None:
-        from rlhf_trainer.models import load_directory
-        from rlhf_trainer.tokenizers import plain_template, read_tokenizer
+        from rlhf_trainer.models.language_models import load_directory
+        from rlhf_trainer.models.tokenizers import plain_template, read_tokenizer
 
         self.model = load_directory(directory).eval()
         self.tokenizer = read_tokenizer(directory)

@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 import torch
 from rlhf_api.job import Evaluation
 
-from rlhf_trainer.context import context_length
 from rlhf_trainer.data.encode import EncodedPrompt
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.data.stage_rows import UNLIMITED, evaluation_prompts
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import BadData, ConfigurationError
-from rlhf_trainer.models import generation_ends, input_of, load_output
+from rlhf_trainer.models.context import context_length
+from rlhf_trainer.models.language_models import generation_ends, input_of, load_output
 from rlhf_trainer.session import Session
 from rlhf_trainer.user_code import call_function, load_function
 

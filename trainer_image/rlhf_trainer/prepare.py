@@ -14,7 +14,15 @@ from rlhf_api.sources import SourceRef, uris
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
 
-from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
+from rlhf_trainer.checkpoints.disk import (
+    bring_source,
+    bring_spare,
+    keep_source,
+    keep_spare,
+    name_of,
+    open_store,
+)
+from rlhf_trainer.checkpoints.store import ObjectStore
 from rlhf_trainer.data.digests import path_of, source_digest, source_size, sources_of
 from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
@@ -31,17 +39,9 @@ from rlhf_trainer.data.stage_rows import (
     prompt_rows,
     sft_rows,
 )
-from rlhf_trainer.disk import (
-    bring_source,
-    bring_spare,
-    keep_source,
-    keep_spare,
-    name_of,
-    open_store,
-)
 from rlhf_trainer.errors import BadData, ConfigurationError, shortened
 from rlhf_trainer.installed import refuse_missing_for_stages
-from rlhf_trainer.store import ObjectStore
+from rlhf_trainer.models.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
 
 NAMED: Final = 4
 """Files that are not read, as many as a message names; the log has all."""
@@ -142,14 +142,14 @@ def _check_model(source: ModelSource, path: Path) -> None:
             f"{source.source}: there are no weights (*.safetensors); `init: random` draws new ones"
         )
     if source.init == "pretrained":
-        from rlhf_trainer.models import refuse_damaged_weights
+        from rlhf_trainer.models.language_models import refuse_damaged_weights
 
         refuse_damaged_weights(path)
 
 
 def _check_reward_model(run: StageRun) -> None:
-    from rlhf_trainer.models import model_config
-    from rlhf_trainer.scalar_models import refuse_without_classifier
+    from rlhf_trainer.models.language_models import model_config
+    from rlhf_trainer.models.scalar_models import refuse_without_classifier
 
     if run.stages.reward is not None and not run.stages.reward.command:
         refuse_without_classifier(model_config(path_of(run.model.source, run.paths)))
@@ -166,7 +166,7 @@ def _check_function(source: FunctionReward, path: Path) -> None:
 
 def _check_rows(run: StageRun, digests: Mapping[str, str], store: ObjectStore | None) -> list[str]:
     """What each data set holds, in words; BadData with the problems of all of them together."""
-    from rlhf_trainer.tokenizers import load_tokenizer
+    from rlhf_trainer.models.tokenizers import load_tokenizer
 
     found: list[str] = []
     problems: list[str] = []

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from rlhf_api.run import StageRun
 from rlhf_api.stages import AnyStage
 
-from rlhf_trainer.checkpoint import Checkpointer
-from rlhf_trainer.context import refuse_beyond_context, refuse_unknown_tokens
+from rlhf_trainer.checkpoints.checkpoint import Checkpointer
+from rlhf_trainer.checkpoints.disk import open_disk
+from rlhf_trainer.checkpoints.vouched import verify_inputs
 from rlhf_trainer.data.digests import refuse_changed_sources, source_size
 from rlhf_trainer.data.kept import Kept, key_of, place_of
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.stage_rows import Recipe
-from rlhf_trainer.disk import open_disk
 from rlhf_trainer.guards import Guard
+from rlhf_trainer.models.context import refuse_beyond_context, refuse_unknown_tokens
 from rlhf_trainer.ranks import Ranks, left_open
 from rlhf_trainer.telemetry import Telemetry
-from rlhf_trainer.vouched import verify_inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class Session:
     @classmethod
     def open(cls, run: StageRun) -> Session:
         """Join the ranks and open all that a stage needs. Close it with `close`."""
-        from rlhf_trainer.tokenizers import load_tokenizer
+        from rlhf_trainer.models.tokenizers import load_tokenizer
 
         ranks = Ranks.start()
         guard = Guard(ranks)
@@ -92,9 +92,9 @@ class Session:
         Under ZeRO-3 a model is gathered layer by layer, as it may be larger than a device. One with
         an adapter that is handed on alone is gathered as a whole.
         """
-        from rlhf_trainer.lora import HubModel
-        from rlhf_trainer.models import save_model
-        from rlhf_trainer.whole_weights import merged_state_dict
+        from rlhf_trainer.models.language_models import save_model
+        from rlhf_trainer.models.lora import HubModel
+        from rlhf_trainer.models.whole_weights import merged_state_dict
 
         lora = self.config.lora
         hands_on_adapter = lora is not None and lora.output == "adapter"

@@ -20,7 +20,7 @@ from rlhf_cli.targets.target import LogOptions, PodView, Target, all_stages, end
 COLOURS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of the terminal, by the rank."""
 OF_RANK: Final = re.compile(r"(?P<time>\d{4}-\S+ )?(?P<mark>\[rank (?P<rank>\d{1,6})\] )")
-"""How lines of ranks that share a pod begin (rlhf_trainer.rank_lines), after --timestamps' time."""
+"""How lines of ranks that share a pod begin (rlhf_trainer.launcher.rank_lines), after a time."""
 LOOK_EVERY: Final = 1.0
 
 

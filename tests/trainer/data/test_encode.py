@@ -33,7 +33,7 @@ from rlhf_trainer.data.load import Loaded, load_dialogues
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.errors import BadData
-from rlhf_trainer.tokenizers import PLAIN_TEMPLATE
+from rlhf_trainer.models.tokenizers import PLAIN_TEMPLATE
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
 
-from rlhf_trainer.lora import plain_model
+from rlhf_trainer.models.lora import plain_model
 from rlhf_trainer.rollout.cache import ReservedCache
 from rlhf_trainer.rollout.sampling import Responses, Sampling, sample
 from rlhf_trainer.sequences import ATTENTION, model_inputs, pack_rows

@@ -23,8 +23,8 @@ from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError, first_line
 from rlhf_trainer.installed import ENGINE
-from rlhf_trainer.lora import is_adapter_alone
-from rlhf_trainer.models import input_of
+from rlhf_trainer.models.language_models import input_of
+from rlhf_trainer.models.lora import is_adapter_alone
 from rlhf_trainer.quiet import no_prints
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rollout.sampling import Responses

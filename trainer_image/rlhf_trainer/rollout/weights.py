@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from rlhf_trainer.lora import plain_model
-from rlhf_trainer.whole_weights import layers_whole
+from rlhf_trainer.models.lora import plain_model
+from rlhf_trainer.models.whole_weights import layers_whole
 
 
 def checkpoint_weights(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -24,20 +24,21 @@ from rlhf_api.run import StageResult
 from rlhf_api.stages import DPOStage
 from torch import Tensor
 
-from rlhf_trainer import evaluate, kto
-from rlhf_trainer.answer_task import AnswerTask, answer_logprobs, answer_rows
+from rlhf_trainer import evaluate
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, sums_of_rows
 from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.each import Each
 from rlhf_trainer.data.encode import EncodedPreference
 from rlhf_trainer.data.stage_rows import preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
-from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import PreferenceLoss, dpo_loss, ipo_loss, orpo_loss, simpo_loss
-from rlhf_trainer.models import load_policy
-from rlhf_trainer.policy_kl import kl_to_reference
-from rlhf_trainer.preference_reference import Reference, with_reference
-from rlhf_trainer.scored_lm import ScoredLM
+from rlhf_trainer.models.language_models import load_policy
+from rlhf_trainer.models.lora import add_lora
+from rlhf_trainer.models.scored_lm import ScoredLM
+from rlhf_trainer.preference import kto
+from rlhf_trainer.preference.answer_task import AnswerTask, answer_logprobs, answer_rows
+from rlhf_trainer.preference.policy_kl import kl_to_reference
+from rlhf_trainer.preference.reference import Reference, with_reference
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit
 from rlhf_trainer.task import Contribution

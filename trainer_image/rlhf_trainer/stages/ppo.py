@@ -20,13 +20,15 @@ from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
 
 from rlhf_trainer import evaluate
-from rlhf_trainer.actor_critic import TokenScores
-from rlhf_trainer.answered import Answered, Question
-from rlhf_trainer.balance import balanced_micro_batches, tokens_at_once
 from rlhf_trainer.data.batches import global_batch
 from rlhf_trainer.data.stage_rows import prompt_rows, write_left_out
 from rlhf_trainer.errors import ConfigurationError, Terminated
-from rlhf_trainer.experience import (
+from rlhf_trainer.models.actor_critic import TokenScores
+from rlhf_trainer.models.scored_lm import token_batch
+from rlhf_trainer.peak_memory import PeakMemory
+from rlhf_trainer.ppo.answered import Answered, Question
+from rlhf_trainer.ppo.balance import balanced_micro_batches, tokens_at_once
+from rlhf_trainer.ppo.experience import (
     Experience,
     ExperienceFigures,
     Rollout,
@@ -35,16 +37,14 @@ from rlhf_trainer.experience import (
     kl_per_response,
     score_tokens,
 )
-from rlhf_trainer.peak_memory import PeakMemory
-from rlhf_trainer.ppo_update import UpdateFigures, steps_per_rollout, update
-from rlhf_trainer.pretraining import PretrainingTexts
+from rlhf_trainer.ppo.pretraining import PretrainingTexts
+from rlhf_trainer.ppo.reward_sources import ROWS_OF_MICRO_BATCH
+from rlhf_trainer.ppo.team import Team, assemble_team, value_of
+from rlhf_trainer.ppo.update import UpdateFigures, steps_per_rollout, update
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.reward_sources import ROWS_OF_MICRO_BATCH
 from rlhf_trainer.rewards import AdaptiveKL, FixedKL
-from rlhf_trainer.scored_lm import token_batch
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import is_due
-from rlhf_trainer.team import Team, assemble_team, value_of
 
 
 def train(session: Session) -> StageResult:

@@ -21,23 +21,23 @@ from rlhf_api.run import StageResult
 from rlhf_api.stages import RewardStage
 from torch import Tensor
 
-from rlhf_trainer.answer_task import AnswerTask, answer_rows, tokens_of
 from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, by_query
 from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.each import Each
 from rlhf_trainer.data.encode import Answer, Encoded, EncodedPreference
 from rlhf_trainer.data.stage_rows import demonstration_rows, preference_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
-from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import mean_of_comparisons, ranked_loss, reward_pair_loss
-from rlhf_trainer.models import load_policy, trunk_of
-from rlhf_trainer.scalar_models import (
+from rlhf_trainer.models.language_models import load_policy, trunk_of
+from rlhf_trainer.models.lora import add_lora
+from rlhf_trainer.models.scalar_models import (
     REWARD_STATISTICS,
     refuse_without_classifier,
     save_scalar,
     scalar_from_trunk,
     scalar_state_dict,
 )
+from rlhf_trainer.preference.answer_task import AnswerTask, answer_rows, tokens_of
 from rlhf_trainer.sequences import enable_packing, model_inputs
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit

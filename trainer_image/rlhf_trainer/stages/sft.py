@@ -22,10 +22,10 @@ from rlhf_trainer.data.encode import Encoded
 from rlhf_trainer.data.stage_rows import sft_rows, write_left_out
 from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.logprobs import packed_logprobs
-from rlhf_trainer.lora import add_lora
 from rlhf_trainer.losses import sft_loss
-from rlhf_trainer.models import load_policy
-from rlhf_trainer.scored_lm import ScoredLM, TokenBatch
+from rlhf_trainer.models.language_models import load_policy
+from rlhf_trainer.models.lora import add_lora
+from rlhf_trainer.models.scored_lm import ScoredLM, TokenBatch
 from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit

@@ -1,0 +1,1 @@
+"""What PPO's stage is made of: its models, their rewards, the experience, the update."""

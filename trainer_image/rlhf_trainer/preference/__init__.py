@@ -1,0 +1,1 @@
+"""What stages share that learn from answers which people compared or labelled."""
