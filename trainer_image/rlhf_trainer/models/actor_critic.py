@@ -80,8 +80,8 @@ class Critic(nn.Module):
     def forward(self, batch: TokenBatch) -> Tensor:
         """Scores at the batch's positions: (N,) fp32."""
         trunk = plain_model(self.model.trunk)
-        hidden_NH = packed_hidden(trunk, batch.packed, self.is_packable)
-        scores_N: Tensor = self.model.score(hidden_NH[batch.positions]).squeeze(-1).float()
+        hidden_NH = packed_hidden(trunk, batch.packed, batch.positions, self.is_packable)
+        scores_N: Tensor = self.model.score(hidden_NH).squeeze(-1).float()
         return scores_N + self.offset
 
     def gradient_checkpointing_enable(self, options: dict[str, Any] | None = None) -> None:

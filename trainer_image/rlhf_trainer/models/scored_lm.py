@@ -84,9 +84,9 @@ class ScoredLM(nn.Module):
         does more to them than its head does."""
         plain = plain_model(self.lm)
         if self.splits:
-            hidden_TH = packed_hidden(trunk_of(plain), batch.packed, self.is_packable)
-            return hidden_TH[batch.positions], None
-        inputs, real_BT = model_inputs(batch.packed, self.is_packable)
+            trunk, positions = trunk_of(plain), batch.positions
+            return packed_hidden(trunk, batch.packed, positions, self.is_packable), None
+        inputs, real_BT = model_inputs(batch.packed, self.is_packable, batch.positions)
         with _last_hidden(trunk_of(plain)) as seen:
             if real_BT is None:
                 inputs["logits_to_keep"] = batch.positions

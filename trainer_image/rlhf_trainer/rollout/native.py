@@ -123,8 +123,8 @@ class _Batch:
             return self._padded_prefill()
         packed = pack_rows(self.prompts, self.device)
         self.cache.expect_packed(packed.lengths, self.width, self.device)
-        inputs, _ = model_inputs(packed, is_packable=True)
         last_B = torch.tensor(packed.lengths, device=self.device).cumsum(0) - 1
+        inputs, _ = model_inputs(packed, True, last_B)
         inputs |= {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": last_B}
         logits_BV: Tensor = self.model(**inputs).logits[0]
         self.cache.packed_is_in(self.width)

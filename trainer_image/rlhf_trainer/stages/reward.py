@@ -192,11 +192,12 @@ class RewardTask(AnswerTask[Query, MicroBatch, int]):
 
     def _scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
         """Score of each answer, read at its last token: (R,)."""
-        inputs, real_BT = model_inputs(micro_batch.rows.packed, self.is_packable)
+        rows = micro_batch.rows
+        inputs, real_BT = model_inputs(rows.packed, self.is_packable, rows.last_R)
         del inputs["use_cache"]  # a scalar model never caches
         scores_BT: Tensor = engine(**inputs)
         scores_N = scores_BT[0] if real_BT is None else scores_BT[real_BT]
-        return scores_N[micro_batch.rows.last_R]
+        return scores_N[rows.last_R]
 
     def _loss(self, scores_QK: Tensor, there_QK: Tensor, micro_batch: MicroBatch) -> Tensor:
         ranked_Q = ranked_loss(scores_QK, micro_batch.ranks_QK, there_QK)
