@@ -46,17 +46,15 @@ backward pass in bf16 four times."""
 class Group(NamedTuple):
     """Neighbouring rows that attention computes as one right-padded rectangle (rows, longest)."""
 
-    start: int  # first packed token
     rows: int
     longest: int
     to_padded: Tensor | None  # (rows·longest,) index into the group's tokens; None: no pads
     to_packed: Tensor | None  # (tokens,) index into the rectangle
 
     @property
-    def stop(self) -> int:
-        """One past the last packed token."""
-        tokens = self.rows * self.longest if self.to_packed is None else len(self.to_packed)
-        return self.start + tokens
+    def tokens(self) -> int:
+        """Packed tokens, without pads."""
+        return self.rows * self.longest if self.to_packed is None else len(self.to_packed)
 
 
 class Packed(NamedTuple):
@@ -171,9 +169,12 @@ def segments_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return seen
-    q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    outs = [_group_attention(g, q_NHD, k_NKD, v_NKD, scale, sliding_window) for g in segments]
+    # Split rather than sliced: a slice's gradient is as large as what it was taken from.
+    sizes = [group.tokens for group in segments]
+    qs, ks, vs = (torch.split(x[0].transpose(0, 1), sizes) for x in (query, key, value))
+    parts = zip(segments, qs, ks, vs, strict=True)
+    outs = [_group_attention(*part, scale, sliding_window) for part in parts]
     return (outs[0] if len(outs) == 1 else torch.cat(outs))[None], None
 
 
@@ -188,7 +189,6 @@ def _group_attention(
 
 
 def _rectangle(group: Group, x_NHD: Tensor) -> Tensor:
-    x_NHD = x_NHD[group.start : group.stop]
     if group.to_padded is not None:
         x_NHD = x_NHD.index_select(0, group.to_padded)
     return x_NHD.view(group.rows, group.longest, *x_NHD.shape[1:]).transpose(1, 2)
@@ -247,12 +247,11 @@ def _near(time: int, window: int, device: torch.device) -> Tensor:
 
 
 def _groups(lengths: Sequence[int], device: torch.device | str) -> tuple[Group, ...]:
-    groups, first, start = [], 0, 0
+    groups, first = [], 0
     for i in range(1, len(lengths) + 1):
         if i < len(lengths) and _fill(lengths[first : i + 1]) >= GROUP_FILL:
             continue
-        groups.append(_group(lengths[first:i], start, device))
-        start += sum(lengths[first:i])
+        groups.append(_group(lengths[first:i], device))
         first = i
     return tuple(groups)
 
@@ -261,17 +260,17 @@ def _fill(lengths: Sequence[int]) -> float:
     return sum(lengths) / (len(lengths) * max(lengths))
 
 
-def _group(lengths: Sequence[int], start: int, device: torch.device | str) -> Group:
+def _group(lengths: Sequence[int], device: torch.device | str) -> Group:
     rows, longest = len(lengths), max(lengths)
     if sum(lengths) == rows * longest:
-        return Group(start, rows, longest, None, None)
+        return Group(rows, longest, None, None)
     length_B1 = torch.tensor(lengths)[:, None]
     column_BT = torch.arange(longest).expand(rows, longest)
     first_B1 = length_B1.cumsum(0) - length_B1
     # A pad reads its row's last token: any finite value will do, nothing real attends to it.
     to_padded = (first_B1 + column_BT.minimum(length_B1 - 1)).flatten()
     to_packed = (column_BT < length_B1).flatten().nonzero().squeeze(1)
-    return Group(start, rows, longest, to_padded.to(device), to_packed.to(device))
+    return Group(rows, longest, to_padded.to(device), to_packed.to(device))
 
 
 def _padded_inputs(packed: Packed) -> tuple[dict[str, Any], Tensor]:
