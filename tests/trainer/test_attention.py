@@ -11,6 +11,7 @@ from rlhf_trainer.sequences import (
     causal_attention,
     enable_packing,
     model_inputs,
+    of_packed,
     pack_rows,
     segments_attention,
 )
@@ -109,11 +110,12 @@ def with_sinks(strength: float) -> Any:
 def test_a_model_whose_attention_has_sinks_keeps_them(strength: float) -> None:
     model = with_sinks(strength)
     expected = logits(model)
-    inputs, real_BT = model_inputs(pack_rows(IDS.tolist()), enable_packing(model))
+    inputs, cell_N = model_inputs(pack_rows(IDS.tolist()), enable_packing(model))
     with torch.no_grad():
         found = model(**inputs).logits
-    found_NV = found[0] if real_BT is None else found[real_BT]
-    torch.testing.assert_close(found_NV, expected.flatten(0, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        of_packed(found, cell_N), expected.flatten(0, 1), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(

@@ -5,6 +5,9 @@ alone. Attention takes the packed row apart into groups of rows of about equal l
 attention over right-padded rows needs no mask: a pad is to the right of all that is real. The
 groups travel to the attention function as a keyword of the model's forward pass.
 
+Answers to one prompt share its tokens: the prompt is laid once, attention reads it in the row of
+each answer (for pairs: Wang and Hegde 2024, https://arxiv.org/abs/2410.20305).
+
 A model is packed only if `enable_packing` has seen that it gives the same logits that way; others
 (ALiBi, state-space layers, soft-capped attention, models with attention code of their own) get
 right-padded rows with an attention mask.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -48,12 +52,12 @@ class Group(NamedTuple):
 
     rows: int
     longest: int
-    to_padded: Tensor | None  # (rows·longest,) index into the group's tokens; None: no pads
+    to_padded: Tensor | None  # (rows·longest,) index into the group's tokens; None: they are it
     to_packed: Tensor | None  # (tokens,) index into the rectangle
 
     @property
     def tokens(self) -> int:
-        """Packed tokens, without pads."""
+        """Packed tokens: without pads, and what rows share once."""
         return self.rows * self.longest if self.to_packed is None else len(self.to_packed)
 
 
@@ -63,24 +67,70 @@ class Packed(NamedTuple):
     input_ids: Tensor  # (1, N)
     position_ids: Tensor  # (1, N), from 0 in each row
     lengths: tuple[int, ...]  # tokens of each row
+    shared: tuple[int, ...]  # how many of them, from its first, are those of the row before
     groups: tuple[Group, ...]
 
     @property
     def starts(self) -> list[int]:
-        """First packed token of each row."""
-        starts, total = [], 0
-        for length in self.lengths:
-            starts.append(total)
-            total += length
-        return starts
+        """Packed position of the first token that is each row's own."""
+        own = (length - shared for length, shared in zip(self.lengths, self.shared, strict=True))
+        return [0, *accumulate(own)][:-1]
 
 
-def pack_rows(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Packed:
-    """Lay rows end to end, in the order given: order them by length, and groups have few pads."""
+def pack_rows(
+    rows: Sequence[Sequence[int]],
+    device: torch.device | str = "cpu",
+    shared: Sequence[int] | None = None,
+) -> Packed:
+    """Lay rows end to end, in the order given: order them by length, and groups have few pads.
+
+    Of row i, the first `shared[i]` tokens are not laid again: row i − 1 begins with them, too.
+    """
     lengths = tuple(len(row) for row in rows)
-    tokens = torch.tensor([t for row in rows for t in row], dtype=torch.long, device=device)
-    positions = torch.cat([torch.arange(n, device=device) for n in lengths])
-    return Packed(tokens[None], positions[None], lengths, _groups(lengths, device))
+    shared = (0,) * len(rows) if shared is None else tuple(shared)
+    own = list(zip(rows, lengths, shared, strict=True))
+    tokens = torch.tensor(
+        [t for row, _, s in own for t in row[s:]], dtype=torch.long, device=device
+    )
+    positions = torch.cat([torch.arange(s, n, device=device) for _, n, s in own])
+    groups = _groups(lengths, shared, device)
+    return Packed(tokens[None], positions[None], lengths, shared, groups)
+
+
+def pack_answers_to(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    device: torch.device | str = "cpu",
+) -> tuple[Packed, list[int]]:
+    """Prompts with their answers, longest first, a prompt's answers together; and the packed
+    position of each prompt's last token, in the order given.
+
+    A prompt is laid once but for that last token, which each answer's first is predicted from: so
+    no position is asked for twice. Answers whose lengths differ much share nothing, as rows of a
+    group that are mostly pads cost attention more than the prompt does.
+    """
+    families: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        families.setdefault(tuple(prompt), []).append(i)
+    length = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    in_order = [
+        part
+        for family in families.values()
+        for part in (
+            [family] if _fill([length[i] for i in family]) >= GROUP_FILL else [[i] for i in family]
+        )
+    ]
+    in_order.sort(key=lambda part: -max(length[i] for i in part))
+    order = [i for part in in_order for i in part]
+    shared = [
+        max(0, len(prompts[i]) - 1) if k else 0 for part in in_order for k, i in enumerate(part)
+    ]
+    packed = pack_rows([[*prompts[i], *answers[i]] for i in order], device, shared)
+    last = {
+        i: start + len(prompts[i]) - 1 - common
+        for i, start, common in zip(order, packed.starts, shared, strict=True)
+    }
+    return packed, [last[i] for i in range(len(prompts))]
 
 
 def packed_hidden(
@@ -88,17 +138,21 @@ def packed_hidden(
 ) -> Tensor:
     """The trunk's last hidden states at some packed positions, each of them once: (W, hidden
     size)."""
-    inputs, real_BT = model_inputs(packed, is_packable, positions_W)
+    inputs, cell_N = model_inputs(packed, is_packable, positions_W)
     hidden_BTH: Tensor = trunk(**inputs).last_hidden_state
-    hidden_NH = hidden_BTH[0] if real_BT is None else hidden_BTH[real_BT]
-    return hidden_NH[positions_W]
+    return of_packed(hidden_BTH, cell_N)[positions_W]
+
+
+def of_packed(output_BTX: Tensor, cell_N: Tensor | None) -> Tensor:
+    """A model's output of packed tokens (N, …): `cell_N` as `model_inputs` gave it."""
+    return output_BTX[0] if cell_N is None else output_BTX.flatten(0, 1)[cell_N]
 
 
 def model_inputs(
     packed: Packed, is_packable: bool, wanted_W: Tensor | None = None
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """Keywords of a model's forward pass; and, for a model that takes padded rows, the mask (B, T)
-    that turns its output back into N packed tokens.
+    """Keywords of a model's forward pass; and, for a model that takes padded rows, the cell of its
+    output (B, T) that each of the N packed tokens is in.
 
     `wanted_W`: positions, each once, beside which the output may be anything; default all.
     """
@@ -246,12 +300,14 @@ def _near(time: int, window: int, device: torch.device) -> Tensor:
     return (distance_TT >= 0) & (distance_TT < window)
 
 
-def _groups(lengths: Sequence[int], device: torch.device | str) -> tuple[Group, ...]:
+def _groups(
+    lengths: Sequence[int], shared: Sequence[int], device: torch.device | str
+) -> tuple[Group, ...]:
     groups, first = [], 0
     for i in range(1, len(lengths) + 1):
-        if i < len(lengths) and _fill(lengths[first : i + 1]) >= GROUP_FILL:
+        if i < len(lengths) and (shared[i] or _fill(lengths[first : i + 1]) >= GROUP_FILL):
             continue
-        groups.append(_group(lengths[first:i], device))
+        groups.append(_group(lengths[first:i], shared[first:i], device))
         first = i
     return tuple(groups)
 
@@ -260,28 +316,36 @@ def _fill(lengths: Sequence[int]) -> float:
     return sum(lengths) / (len(lengths) * max(lengths))
 
 
-def _group(lengths: Sequence[int], device: torch.device | str) -> Group:
+def _group(lengths: Sequence[int], shared: Sequence[int], device: torch.device | str) -> Group:
     rows, longest = len(lengths), max(lengths)
-    if sum(lengths) == rows * longest:
+    if not any(shared) and sum(lengths) == rows * longest:
         return Group(rows, longest, None, None)
-    length_B1 = torch.tensor(lengths)[:, None]
-    column_BT = torch.arange(longest).expand(rows, longest)
-    first_B1 = length_B1.cumsum(0) - length_B1
+    read: list[Tensor] = []  # by each row: packed tokens
+    cells: list[Tensor] = []  # of each row's own tokens
+    laid = 0
+    for row, (length, common) in enumerate(zip(lengths, shared, strict=True)):
+        own = torch.arange(laid, laid + length - common)
+        read.append(torch.cat([read[-1][:common], own]) if common else own)
+        cells.append(row * longest + torch.arange(common, length))
+        laid += len(own)
     # A pad reads its row's last token: any finite value will do, nothing real attends to it.
-    to_padded = (first_B1 + column_BT.minimum(length_B1 - 1)).flatten()
-    to_packed = (column_BT < length_B1).flatten().nonzero().squeeze(1)
-    return Group(rows, longest, to_padded.to(device), to_packed.to(device))
+    padded = [torch.cat([row, row[-1:].expand(longest - len(row))]) for row in read]
+    return Group(rows, longest, torch.cat(padded).to(device), torch.cat(cells).to(device))
 
 
 def _padded_inputs(packed: Packed) -> tuple[dict[str, Any], Tensor]:
     device = packed.input_ids.device
+    whole = _group(packed.lengths, packed.shared, device)
+    ids = packed.input_ids[0]
+    cell_N = torch.arange(len(ids), device=device) if whole.to_packed is None else whole.to_packed
+    ids = ids if whole.to_padded is None else ids[whole.to_padded]
     lengths = torch.tensor(packed.lengths, device=device)
-    column_T = torch.arange(max(packed.lengths), device=device)
-    real_BT = column_T < lengths[:, None]
-    input_ids = torch.zeros(real_BT.shape, dtype=torch.long, device=device)
-    input_ids[real_BT] = packed.input_ids[0]
-    inputs = {"input_ids": input_ids, "attention_mask": real_BT.long(), "use_cache": False}
-    return inputs, real_BT
+    real_BT = torch.arange(whole.longest, device=device) < lengths[:, None]
+    return {
+        "input_ids": ids.view(whole.rows, whole.longest),
+        "attention_mask": real_BT.long(),
+        "use_cache": False,
+    }, cell_N
 
 
 def _might_pack(model: Any) -> bool:

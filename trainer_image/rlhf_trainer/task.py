@@ -58,7 +58,7 @@ class StepBatch(NamedTuple, Generic[M]):
 
     micro_batches: Sequence[M]  # equally many on every rank
     row_ids: Sequence[str]
-    tokens: int  # that are computed and no pads, on this rank
+    tokens: int  # of its rows, on this rank; a prompt counts for each of its answers
     padded: int  # of the same rectangles, pads included
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf_trainer.data.encode import Answer
-from rlhf_trainer.sequences import Packed, pack_rows
+from rlhf_trainer.sequences import Packed, pack_answers_to
 
 
 class AnswerRow(NamedTuple):
@@ -39,17 +39,15 @@ class AnswerRows(NamedTuple):
 
 
 def pack_answers(rows: Sequence[AnswerRow], device: torch.device) -> AnswerRows:
-    """Lay rows end to end, longest first, so that attention's groups have few pads."""
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].length)
-    packed = pack_rows([[*rows[i].prompt, *rows[i].answer.tokens] for i in order], device)
-    starts = dict(zip(order, packed.starts, strict=True))
+    """Lay rows end to end, longest first, a prompt once for all of its answers."""
+    prompts, answers = [row.prompt for row in rows], [row.answer for row in rows]
+    packed, ends = pack_answers_to(prompts, [answer.tokens for answer in answers], device)
     counted, last, counts = [], [], []
-    for i, (prompt, answer) in enumerate(rows):
-        first = starts[i] + len(prompt)
-        positions = [first + k for k, counts_in in enumerate(answer.mask) if counts_in]
+    for end, answer in zip(ends, answers, strict=True):
+        positions = [end + 1 + k for k, counts_in in enumerate(answer.mask) if counts_in]
         counted += positions
         counts.append(len(positions))
-        last.append(first + len(answer.tokens) - 1)
+        last.append(end + len(answer.tokens))
     at_M = torch.tensor(counted, dtype=torch.long, device=device)
     return AnswerRows(
         packed=packed,

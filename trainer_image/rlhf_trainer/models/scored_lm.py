@@ -20,7 +20,15 @@ from torch.utils.checkpoint import checkpoint
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.models.language_models import trunk_of
 from rlhf_trainer.models.lora import plain_model
-from rlhf_trainer.sequences import Packed, enable_packing, model_inputs, pack_rows, packed_hidden
+from rlhf_trainer.sequences import (
+    Packed,
+    enable_packing,
+    model_inputs,
+    of_packed,
+    pack_answers_to,
+    pack_rows,
+    packed_hidden,
+)
 
 LOGITS_AT_ONCE: Final = 1 << 26
 """Logits computed at a time: 256 MiB in fp32, and a few times as much in what is made of them."""
@@ -42,8 +50,7 @@ def token_batch(
     responses: Sequence[Sequence[int]],
     device: torch.device | str,
 ) -> TokenBatch:
-    """Prompts with their responses; give rows of similar length next to each other. The last token
-    of a row, which predicts nothing, is left out.
+    """Prompts with their responses. The last token of a row, which predicts nothing, is left out.
 
     Without rows it is one token whose output nobody wants: a rank without work still makes its
     forward and backward pass, which hold collectives under ZeRO-3.
@@ -51,12 +58,8 @@ def token_batch(
     if not prompts:
         none = torch.empty(0, dtype=torch.long, device=device)
         return TokenBatch(pack_rows([[0]], device), none, none)
-    rows = [[*p, *r][:-1] for p, r in zip(prompts, responses, strict=True)]
-    packed = pack_rows(rows, device)
-    spans = [
-        torch.arange(start + len(p) - 1, start + len(row))
-        for start, p, row in zip(packed.starts, prompts, rows, strict=True)
-    ]
+    packed, last = pack_answers_to(prompts, [r[:-1] for r in responses], device)
+    spans = [torch.arange(at, at + len(r)) for at, r in zip(last, responses, strict=True)]
     targets = torch.tensor([t for r in responses for t in r], dtype=torch.long, device=device)
     return TokenBatch(packed, torch.cat(spans).to(device), targets)
 
@@ -86,14 +89,15 @@ class ScoredLM(nn.Module):
         if self.splits:
             trunk, positions = trunk_of(plain), batch.positions
             return packed_hidden(trunk, batch.packed, positions, self.is_packable), None
-        inputs, real_BT = model_inputs(batch.packed, self.is_packable, batch.positions)
+        inputs, cell_N = model_inputs(batch.packed, self.is_packable, batch.positions)
         with _last_hidden(trunk_of(plain)) as seen:
-            if real_BT is None:
+            if cell_N is None:
                 inputs["logits_to_keep"] = batch.positions
                 kept_NV: Tensor = plain(**inputs).logits[0]
                 return seen[0][0, batch.positions], kept_NV
-            logits_TV: Tensor = plain(**inputs).logits[real_BT]
-        return seen[0][real_BT][batch.positions], logits_TV[batch.positions]
+            logits_BTV: Tensor = plain(**inputs).logits
+        hidden_NH, logits_NV = (of_packed(x, cell_N) for x in (seen[0], logits_BTV))
+        return hidden_NH[batch.positions], logits_NV[batch.positions]
 
     def score(
         self, hidden_NH: Tensor, logits_NV: Tensor | None, targets_N: Tensor, figures: Figures

@@ -38,7 +38,7 @@ from rlhf_trainer.models.scalar_models import (
     scalar_state_dict,
 )
 from rlhf_trainer.preference.answer_task import AnswerTask, answer_rows, tokens_of
-from rlhf_trainer.sequences import enable_packing, model_inputs
+from rlhf_trainer.sequences import enable_packing, model_inputs, of_packed
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit
 from rlhf_trainer.task import Contribution, shares
@@ -193,11 +193,10 @@ class RewardTask(AnswerTask[Query, MicroBatch, int]):
     def _scores(self, engine: Engine, micro_batch: MicroBatch) -> Tensor:
         """Score of each answer, read at its last token: (R,)."""
         rows = micro_batch.rows
-        inputs, real_BT = model_inputs(rows.packed, self.is_packable, rows.last_R)
+        inputs, cell_N = model_inputs(rows.packed, self.is_packable, rows.last_R)
         del inputs["use_cache"]  # a scalar model never caches
         scores_BT: Tensor = engine(**inputs)
-        scores_N = scores_BT[0] if real_BT is None else scores_BT[real_BT]
-        return scores_N[rows.last_R]
+        return of_packed(scores_BT, cell_N)[rows.last_R]
 
     def _loss(self, scores_QK: Tensor, there_QK: Tensor, micro_batch: MicroBatch) -> Tensor:
         ranked_Q = ranked_loss(scores_QK, micro_batch.ranks_QK, there_QK)

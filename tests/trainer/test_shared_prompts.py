@@ -1,0 +1,63 @@
+"""A prompt with several answers is read once, and says what it says in a row for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from rlhf_trainer.models.language_models import without_dropout
+from rlhf_trainer.models.scored_lm import ScoredLM, token_batch
+from rlhf_trainer.sequences import pack_answers_to
+from torch import Tensor
+from trainer_pod import TINY
+
+ASKED, OTHER = [1, 40, 41, 42, 43, 44], [1, 50, 51]
+PROMPTS = [ASKED, OTHER, ASKED, OTHER, ASKED, [1]]
+ANSWERS = [[60, 61, 2], [70, 2], [62, 63, 2], [71], [2], [80, 2]]
+
+
+def scored(model: ScoredLM, rows: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-probs of some rows' answers, and the gradients of their squares' sum."""
+    batch = token_batch([PROMPTS[i] for i in rows], [ANSWERS[i] for i in rows], "cpu")
+    (logprobs,) = model(batch)
+    logprobs.square().sum().backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return logprobs.detach(), found
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("family", TINY)
+def test_answers_and_gradients_are_those_of_rows_by_themselves(
+    family: str, packs: bool, models: Mapping[str, Path]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(models[family])
+    model = ScoredLM(without_dropout(plain).double(), packs)
+    together, gradients = scored(model, list(range(len(PROMPTS))))
+    alone = [scored(model, [i]) for i in range(len(PROMPTS))]
+    expected = {name: sum(one[1][name] for one in alone) for name in gradients}
+    near = 1e-11 if family == "gpt2" else 1e-5  # the others' norms compute in fp32 always
+    torch.testing.assert_close(together, torch.cat([one[0] for one in alone]), atol=near, rtol=0)
+    torch.testing.assert_close(gradients, expected, atol=near, rtol=1e-5)
+
+
+def test_a_prompt_is_laid_once_but_for_its_last_token() -> None:
+    packed, last = pack_answers_to(PROMPTS, ANSWERS)
+    assert sorted(packed.lengths) == sorted(
+        len(p) + len(a) for p, a in zip(PROMPTS, ANSWERS, strict=True)
+    )
+    laid = packed.input_ids[0].tolist()
+    assert len(laid) == sum(packed.lengths) - 2 * (len(ASKED) - 1) - (len(OTHER) - 1)
+    for prompt, answer, at in zip(PROMPTS, ANSWERS, last, strict=True):
+        assert laid[at : at + 1 + len(answer)] == [prompt[-1], *answer]
+        assert packed.position_ids[0, at] == len(prompt) - 1
+
+
+def test_answers_whose_lengths_differ_much_share_nothing() -> None:
+    packed, _ = pack_answers_to([OTHER, OTHER], [[60] * 30, [61]])
+    assert packed.shared == (0, 0)
+    assert len(packed.groups) == 2
