@@ -57,7 +57,9 @@ def test_a_prompt_is_laid_once_but_for_its_last_token() -> None:
         assert packed.position_ids[0, at] == len(prompt) - 1
 
 
-def test_answers_whose_lengths_differ_much_share_nothing() -> None:
-    packed, _ = pack_answers_to([OTHER, OTHER], [[60] * 30, [61]])
-    assert packed.shared == (0, 0)
-    assert len(packed.groups) == 2
+def test_rows_whose_lengths_differ_much_share_nothing() -> None:
+    packed, last = pack_answers_to([OTHER] * 4, [[61], [60] * 30, [62], [63] * 28])
+    assert packed.lengths == (33, 31, 4, 4)
+    assert packed.shared == (0, 2, 0, 2)
+    assert [group.rows for group in packed.groups] == [2, 2]
+    assert last == [33 + 29 + 2, 2, 33 + 29 + 4, 33]

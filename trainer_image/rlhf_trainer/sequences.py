@@ -106,31 +106,32 @@ def pack_answers_to(
     position of each prompt's last token, in the order given.
 
     A prompt is laid once but for that last token, which each answer's first is predicted from: so
-    no position is asked for twice. Answers whose lengths differ much share nothing, as rows of a
-    group that are mostly pads cost attention more than the prompt does.
+    no position is asked for twice. Rows whose lengths differ much share nothing: attention would
+    read more pads than the prompt has tokens.
     """
-    families: dict[tuple[int, ...], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        families.setdefault(tuple(prompt), []).append(i)
-    length = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
-    in_order = [
-        part
-        for family in families.values()
-        for part in (
-            [family] if _fill([length[i] for i in family]) >= GROUP_FILL else [[i] for i in family]
-        )
-    ]
-    in_order.sort(key=lambda part: -max(length[i] for i in part))
-    order = [i for part in in_order for i in part]
-    shared = [
-        max(0, len(prompts[i]) - 1) if k else 0 for part in in_order for k, i in enumerate(part)
-    ]
+    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    runs = _rows_that_share(prompts, lengths)
+    order = [i for run in runs for i in run]
+    shared = [max(0, len(prompts[i]) - 1) if k else 0 for run in runs for k, i in enumerate(run)]
     packed = pack_rows([[*prompts[i], *answers[i]] for i in order], device, shared)
     last = {
         i: start + len(prompts[i]) - 1 - common
         for i, start, common in zip(order, packed.starts, shared, strict=True)
     }
     return packed, [last[i] for i in range(len(prompts))]
+
+
+def _rows_that_share(prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
+    """All rows, longest first, in runs with the same prompt that fill their rectangle."""
+    runs: dict[tuple[int, ...], list[list[int]]] = {}
+    for i in sorted(range(len(prompts)), key=lambda i: -lengths[i]):
+        of_prompt = runs.setdefault(tuple(prompts[i]), [])
+        if of_prompt and _fill([lengths[k] for k in (*of_prompt[-1], i)]) >= GROUP_FILL:
+            of_prompt[-1].append(i)
+        else:
+            of_prompt.append([i])
+    every = (run for of_prompt in runs.values() for run in of_prompt)
+    return sorted(every, key=lambda run: -lengths[run[0]])
 
 
 def packed_hidden(
