@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rlhf_trainer.models.language_models import load_directory, trunk_of
+from rlhf_trainer.models.scalar_models import load_scalar
 from rlhf_trainer.sequences import (
     SHORT,
     causal_attention,
@@ -16,7 +19,7 @@ from rlhf_trainer.sequences import (
     segments_attention,
 )
 from torch import Tensor
-from trainer_pod import IDS, logits
+from trainer_pod import IDS, TINY, logits, write_model
 
 
 def by_the_equation(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -116,6 +119,29 @@ def test_a_model_whose_attention_has_sinks_keeps_them(strength: float) -> None:
     torch.testing.assert_close(
         of_packed(found, cell_N), expected.flatten(0, 1), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("load", [load_directory, load_scalar])
+def test_a_model_whose_attention_has_a_soft_cap_keeps_it(load: Any, tmp_path: Path) -> None:
+    """torch's own attention knows none, and transformers takes it for Gemma 2 unasked."""
+    from transformers import AutoModel
+
+    tiny = {**TINY["llama"], "head_dim": 8, "initializer_range": 0.5}
+    path = write_model(tmp_path, "gemma2", **tiny, attn_logit_softcapping=0.5)
+    expected, uncapped = (
+        hidden(AutoModel.from_pretrained(path, attn_implementation=kind))
+        for kind in ("eager", "sdpa")
+    )
+    assert (expected - uncapped).abs().max() > 0.1
+    found = hidden(trunk_of(load(path)) if load is load_directory else load(path).trunk)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def hidden(trunk: Any) -> Tensor:
+    """Last hidden states of IDS."""
+    with torch.no_grad():
+        found: Tensor = trunk.eval()(input_ids=IDS).last_hidden_state
+    return found
 
 
 def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(

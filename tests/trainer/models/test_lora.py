@@ -98,6 +98,23 @@ def test_tied_embeddings_stay_tied(in_pod: Pod, tokenizer: Any, tmp_path: Path) 
     torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_tied_embeddings_that_an_adapter_parts_are_told_to_be_two(
+    layer: str, in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Where the configuration calls them one, vLLM and others read one of them for both."""
+    path = write_model(tmp_path / "tied", "llama", tie_word_embeddings=True)
+    run = in_pod.stage_run("sft", SFT, inputs={"policy": {"path": str(path)}})
+    lora = LoRA(rank=2, target_modules=[layer])
+    model = adapted(load_policy(run), lora)
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    assert model.config.tie_word_embeddings
+    loaded = load_output(run, tmp_path / "saved")
+    assert not loaded.config.tie_word_embeddings
+    torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+    assert (logits(loaded) - logits(load_policy(run))).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("output", ["merged", "adapter"])
 def test_adapters_of_a_mixtures_experts_come_back_as_they_were(
     output: Any, in_pod: Pod, tokenizer: Any, tmp_path: Path

@@ -167,11 +167,11 @@ def start(in_pod: Pod, ranks: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(name, "0")
     source = in_pod.data("prompts", [{"prompt": "a"}])
 
-    def with_llm(llm: Any) -> Colocated:
+    def with_llm(llm: Any, **options: Any) -> Colocated:
         monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
         run = in_pod.stage_run("ppo", {"data": {"source": source}, "rollout": {"engine": "vllm"}})
         assert isinstance(run.config, PPOStage)
-        return Colocated(run, run.config, ranks)
+        return Colocated(run, run.config, ranks, **options)
 
     return with_llm
 
@@ -182,6 +182,16 @@ def test_a_model_that_vllm_does_not_start_with_is_a_configuration_error(start: A
 
     with pytest.raises(ConfigurationError, match="Head size 7 is not supported; change"):
         start(refuse)
+
+
+@pytest.mark.parametrize(("unties", "told"), [(False, {}), (True, {"tie_word_embeddings": False})])
+def test_a_head_that_an_adapter_parts_from_the_embeddings_is_read(
+    unties: bool, told: dict[str, bool], start: Any
+) -> None:
+    """vLLM passes over the head's weights where the configuration calls it tied."""
+    asked: dict[str, Any] = {}
+    start(asked.update, unties=unties)
+    assert asked["hf_overrides"] == told
 
 
 def test_weights_that_the_actor_does_not_have_are_named(start: Any) -> None:

@@ -22,6 +22,7 @@ from rlhf_trainer.models.lora import (
     is_adapter_alone,
     plain_model,
     save_adapter,
+    told_as_merged,
 )
 from rlhf_trainer.models.whole_weights import merged_state_dict
 
@@ -135,7 +136,8 @@ def save_model(
         save_adapter(model, directory, hub)
     else:
         state = merged_state_dict(model) if state is None else state
-        plain_model(model).save_pretrained(directory, state_dict=state)
+        with told_as_merged(model):
+            plain_model(model).save_pretrained(directory, state_dict=state)
     tokenizer.save_pretrained(directory)
 
 
@@ -240,11 +242,15 @@ def refuse_damaged_weights(path: Path) -> None:
 
 
 def model_config(path: Path) -> Any:
-    """The configuration in a model's directory."""
+    """The configuration in a model's directory, with an attention that computes all of it: torch's
+    own, which transformers takes unasked, leaves out soft caps (Gemma 2)."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         message = f"no model configuration in {path}: {first_line(error)}"
         raise ConfigurationError(message) from None
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        config._attn_implementation = "eager"
+    return config

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -140,6 +141,28 @@ def plain_model(model: Any) -> Any:
 def has_adapter(module: Any) -> bool:
     """Whether this layer is a base layer with an adapter around it."""
     return hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+
+
+def parts_ties(model: Any) -> bool:
+    """Whether embeddings and head are one weight that an adapter on either makes two."""
+    plain = plain_model(model)
+    if not getattr(plain.config, "tie_word_embeddings", False):
+        return False
+    return has_adapter(plain.get_input_embeddings()) or has_adapter(plain.get_output_embeddings())
+
+
+@contextmanager
+def told_as_merged(model: Any) -> Iterator[None]:
+    """Within it the configuration is that of the model with its adapters merged: who reads one
+    weight where there are two loses what was learnt (huggingface/transformers#45127)."""
+    config, parted = plain_model(model).config, parts_ties(model)
+    if parted:
+        config.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        if parted:
+            config.tie_word_embeddings = True
 
 
 def adapted_parameter(module: Any) -> str:

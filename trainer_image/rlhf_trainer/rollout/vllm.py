@@ -24,7 +24,7 @@ from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError, first_line
 from rlhf_trainer.installed import ENGINE
 from rlhf_trainer.models.language_models import input_of
-from rlhf_trainer.models.lora import is_adapter_alone
+from rlhf_trainer.models.lora import is_adapter_alone, parts_ties
 from rlhf_trainer.quiet import no_prints
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rollout.sampling import Responses
@@ -46,7 +46,10 @@ class VLLM:
     def __init__(self, session: Session, config: PPOStage, lm: Any) -> None:
         self.settings, self.seed, self.lm = config.rollout, session.run.seed, lm
         self.ends = end_token_ids(session.tokenizer)
-        self.engine = session.once("vllm", lambda: Colocated(session.run, config, session.ranks))
+        unties = parts_ties(lm)
+        self.engine = session.once(
+            "vllm", lambda: Colocated(session.run, config, session.ranks, unties)
+        )
 
     def answer(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[int], rows_in_all: int, rollout: int
@@ -82,8 +85,10 @@ class VLLM:
 class Colocated:
     """vLLM's engine in this process. It starts once in a process and outlives a roll-back."""
 
-    def __init__(self, run: StageRun, config: PPOStage, ranks: Ranks) -> None:
+    def __init__(self, run: StageRun, config: PPOStage, ranks: Ranks, unties: bool = False) -> None:
+        """`unties`: the weights have a head of their own, whatever the policy's config.json says"""
         self._is_on_gpu = ranks.device.type == "cuda"
+        self._overrides = {"tie_word_embeddings": False} if unties else {}
         _set_environment(ranks)
         with _process_as_it_was(ranks), no_prints():
             try:
@@ -112,6 +117,7 @@ class Colocated:
             model=configuration_of(run),
             load_format="dummy",  # the actor's weights come before the first prompt
             skip_tokenizer_init=True,
+            hf_overrides=self._overrides,
             generation_config="vllm",  # nothing but what each request says
             dtype=str(model_dtype(config, ranks)).removeprefix("torch."),
             max_model_len=settings.max_prompt_length + settings.max_new_tokens,
