@@ -19,7 +19,7 @@ from rlhf_trainer.sequences import (
     segments_attention,
 )
 from torch import Tensor
-from trainer_pod import IDS, TINY, logits, write_model
+from trainer_pod import IDS, MIXTURE, TINY, logits, write_model
 
 
 def by_the_equation(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -142,6 +142,23 @@ def hidden(trunk: Any) -> Tensor:
     with torch.no_grad():
         found: Tensor = trunk.eval()(input_ids=IDS).last_hidden_state
     return found
+
+
+@pytest.mark.parametrize(("family", "packs"), [("phimoe", False), ("mistral", True)])
+def test_a_window_that_attention_knows_by_the_mask_alone_is_kept(
+    family: str, packs: bool, tmp_path: Path
+) -> None:
+    """The trial's rows are shorter than any real window, and saw no difference."""
+    settings = MIXTURE if family == "phimoe" else TINY[family]
+    own = {**settings, "sliding_window": 8, "initializer_range": 0.5}
+    model = load_directory(write_model(tmp_path, family, **own)).eval()
+    ids = torch.arange(40, 60)[None]
+    with torch.no_grad():
+        expected = model(ids).logits[0]
+        assert enable_packing(model) == packs
+        inputs, _ = model_inputs(pack_rows(ids.tolist()), packs)
+        torch.testing.assert_close(model(**inputs).logits[0], expected, atol=1e-4, rtol=1e-4)
+    assert model.config.sliding_window == 8
 
 
 def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(

@@ -18,7 +18,8 @@ Shapes: B rows, T time, N packed tokens, H query heads, K key heads, D head size
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -183,11 +184,12 @@ def enable_packing(model: Any) -> bool:
     if not _might_pack(model):
         return False
     try:
-        own_NV = _logits_row_by_row(model)
-        model.set_attn_implementation(ATTENTION)
-        if _packs_exactly(model, own_NV):
-            _go_on_with_wanted(model, own_NV)
-            return True
+        with _short_windows(model):
+            own_NV = _logits_row_by_row(model)
+            model.set_attn_implementation(ATTENTION)
+            if _packs_exactly(model, own_NV):
+                _go_on_with_wanted(model, own_NV)
+                return True
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError):
         pass  # a model with attention or masks of its own: padded rows serve it
     model.set_attn_implementation(before)
@@ -358,6 +360,25 @@ def _might_pack(model: Any) -> bool:
         and set(layers) <= {"full_attention", "sliding_attention"}
         and "position_ids" in inspect.signature(model.forward).parameters
     )
+
+
+@contextmanager
+def _short_windows(model: Any) -> Iterator[None]:
+    """Within it sliding windows are narrower than the trial's rows: some models (PhiMoE) tell their
+    attention of them by the mask alone, which packed rows have none of."""
+    owners = (model.config, *model.modules())
+    windows = [(owner, vars(owner)["sliding_window"]) for owner in owners if _has_window(owner)]
+    for owner, _ in windows:
+        owner.sliding_window = 3
+    try:
+        yield
+    finally:
+        for owner, window in windows:
+            owner.sliding_window = window
+
+
+def _has_window(owner: Any) -> bool:
+    return bool(vars(owner).get("sliding_window"))
 
 
 def _trial_rows(model: Any) -> list[list[int]]:

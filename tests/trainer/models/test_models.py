@@ -14,7 +14,9 @@ from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError
 from rlhf_trainer.models.language_models import load_directory, load_policy, save_model
 from rlhf_trainer.models.scalar_models import load_scalar
 from rlhf_trainer.models.tokenizers import load_tokenizer, read_tokenizer
-from trainer_pod import IDS, TINY, Pod, logits, write_model, write_tokenizer
+from rlhf_trainer.rollout.native import generate
+from rlhf_trainer.sequences import enable_packing
+from trainer_pod import IDS, MIXTURE, TINY, Pod, logits, write_model, write_tokenizer
 
 SFT = {"data": {"source": "unused"}}
 
@@ -111,6 +113,23 @@ def test_a_model_says_in_training_what_it_says_in_evaluation(
         torch.testing.assert_close(
             model.train()(input_ids=IDS).logits, expected, atol=1e-6, rtol=1e-5
         )
+
+
+def test_a_mixture_whose_routers_are_to_give_their_logits_is_read_and_answers(
+    tmp_path: Path,
+) -> None:
+    """With them, transformers puts a loss before the logits, and raises at a token with a cache."""
+    path = write_model(tmp_path, "mixtral", **MIXTURE, output_router_logits=True)
+    model = load_directory(path)
+    assert enable_packing(model)
+    prompts = [[1, 40, 50], [1, 41]]
+    found = generate(
+        model, prompts, max_new_tokens=3, temperature=0, eos_token_ids=[2], pad_token_id=0
+    )
+    for prompt, answer in zip(prompts, found.tokens, strict=True):
+        with torch.no_grad():
+            logits_TV = model(input_ids=torch.tensor([prompt + answer])).logits[0]
+        assert logits_TV.argmax(-1)[len(prompt) - 1 : -1].tolist() == answer
 
 
 def test_fresh_weights_come_from_the_seed_and_leave_the_random_state_alone(in_pod: Pod) -> None:

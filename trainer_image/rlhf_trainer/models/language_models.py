@@ -242,8 +242,11 @@ def refuse_damaged_weights(path: Path) -> None:
 
 
 def model_config(path: Path) -> Any:
-    """The configuration in a model's directory, with an attention that computes all of it: torch's
-    own, which transformers takes unasked, leaves out soft caps (Gemma 2)."""
+    """The configuration in a model's directory, for a model that runs as our stages run it.
+
+    Attention keeps its soft cap (Gemma 2), which torch's own, taken unasked, leaves out; routers of
+    experts give no logits, with which transformers cannot decode (huggingface/transformers#30731).
+    """
     from transformers import AutoConfig
 
     try:
@@ -251,6 +254,9 @@ def model_config(path: Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         message = f"no model configuration in {path}: {first_line(error)}"
         raise ConfigurationError(message) from None
-    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+    text = config.get_text_config()
+    if getattr(text, "attn_logit_softcapping", None) is not None:
         config._attn_implementation = "eager"
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False
     return config
