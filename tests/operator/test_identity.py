@@ -116,6 +116,12 @@ def test_a_field_that_came_later_is_not_part_of_jobs_that_do_not_set_it() -> Non
     assert changed(hashes(before), hashes(on)) == ALL
 
 
+def test_a_higher_clip_came_later_too() -> None:
+    assert "clipHigh" not in a_job().build().spec.to_dict()["stages"]["ppo"]
+    higher = a_job().with_spec("stages.ppo.clipHigh", 0.28).build()
+    assert changed(BASE, hashes(higher)) == {"ppo"}
+
+
 def test_another_rollout_engine_gives_other_responses() -> None:
     job = a_job().with_spec("stages.ppo.rollout", {"engine": "vllm"}).build()
     assert changed(BASE, hashes(job)) == {"ppo"}

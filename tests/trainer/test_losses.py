@@ -167,14 +167,14 @@ def policy_by_loops(
     logprobs: Sequence[float],
     old: Sequence[float],
     advantages: Sequence[float],
-    clip: float,
+    clip: tuple[float, float],
     dual: float | None,
 ) -> float:
     """The paper's objective to be maximised, token by token; the loss is its negative mean."""
     total = 0.0
     for new, before, a in zip(logprobs, old, advantages, strict=True):
         ratio = math.exp(new - before)
-        objective = min(ratio * a, min(max(ratio, 1 - clip), 1 + clip) * a)
+        objective = min(ratio * a, min(max(ratio, 1 - clip[0]), 1 + clip[1]) * a)
         if dual is not None and a < 0:
             objective = max(objective, dual * a)
         total += objective
@@ -184,10 +184,14 @@ def policy_by_loops(
 NEW, OLD, ADV = [-1.0, -1.0, -2.0, -0.1, -3.0], [-1.5, -0.5, -2.05, -2.1, -1.0], [2, 1, 3, -1, -2]
 
 
+@pytest.mark.parametrize("high", [None, 0.28])
 @pytest.mark.parametrize("dual", [None, 3.0])
-def test_policy_loss_is_the_negative_clipped_objective(dual: float | None) -> None:
-    got = ls.ppo_policy_loss(f64(*NEW), f64(*OLD), f64(*ADV), torch.ones(5), 0.2, dual)
-    want = policy_by_loops(NEW, OLD, ADV, 0.2, dual)
+def test_policy_loss_is_the_negative_clipped_objective(
+    dual: float | None, high: float | None
+) -> None:
+    mask = torch.ones(5)
+    got = ls.ppo_policy_loss(f64(*NEW), f64(*OLD), f64(*ADV), mask, 0.2, dual, clip_high=high)
+    want = policy_by_loops(NEW, OLD, ADV, (0.2, high or 0.2), dual)
     assert got.loss.item() == pytest.approx(want, abs=1e-12)
 
 
@@ -209,6 +213,15 @@ def test_policy_statistics_by_hand() -> None:
     kl = (0.5 - math.log(1.5)) * 2 + (-0.5 - math.log(0.5))
     assert got.approx_kl.item() == pytest.approx(kl / 4, abs=1e-12)
     assert got.loss.item() == pytest.approx(-(1.2 + 0.5 - 1.5 + 1.0) / 4, abs=1e-12)
+
+
+def test_a_higher_upper_clip_lets_good_tokens_grow_further_and_bad_ones_shrink_no_more() -> None:
+    new, old = f64(math.log(1.25), math.log(0.75)).requires_grad_(), f64(0.0, 0.0)
+    got = ls.ppo_policy_loss(new, old, f64(2.0, -2.0), torch.ones(2), 0.2, clip_high=0.28)
+    assert got.loss.item() == pytest.approx(-(1.25 * 2 - 0.8 * 2) / 2, abs=1e-12)
+    assert got.clip_fraction.item() == 0.5
+    (grad,) = torch.autograd.grad(got.loss, new)
+    assert grad.tolist() == pytest.approx([-1.25, 0.0], abs=1e-12)
 
 
 def test_dual_clip_bounds_the_loss_of_a_bad_token_and_stops_its_gradient() -> None:

@@ -118,12 +118,14 @@ def ppo_policy_loss(
     clip: float = 0.2,
     dual_clip: float | None = None,
     *,
+    clip_high: float | None = None,
     importance_weights: Tensor | None = None,
     global_token_count: TokenCount | None = None,
 ) -> PolicyLoss:
     """−min(ρA, clip(ρ, 1−ε, 1+ε)A), token mean; ρ = exp(clamp(log π − log π_old, ±20)).
 
-    Source: Schulman et al. 2017 (PPO), eq. 7. `dual_clip` c > 1 bounds the loss at −cA where A < 0
+    Source: Schulman et al. 2017 (PPO), eq. 7. `clip_high` takes the place of ε above 1 (Yu et al.
+    2025, DAPO, sec. 3.1). `dual_clip` c > 1 bounds the loss at −cA where A < 0
     (Ye et al. 2020, sec. "Dual-clip PPO"). `importance_weights`, from
     `truncated_importance_weights`, multiply each token's loss.
     """
@@ -136,7 +138,8 @@ def ppo_policy_loss(
     log_ratio = log_ratio.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     ratio = log_ratio.exp()
     unclipped = -ratio * advantages
-    clipped = -ratio.clamp(1 - clip, 1 + clip) * advantages
+    above = clip if clip_high is None else clip_high
+    clipped = -ratio.clamp(1 - clip, 1 + above) * advantages
     loss = torch.maximum(unclipped, clipped)
     if dual_clip is not None:
         ceiling = -dual_clip * advantages

@@ -217,6 +217,13 @@ class PPOStage(StageCommon):
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount γ.")
     lam: float = Field(default=0.95, ge=0, le=1, description="GAE λ.")
     clip: float = Field(default=0.2, gt=0, lt=1, description="ε of the clipped ratio.")
+    clip_high: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="ε above 1, where it is another (DAPO's clip-higher, 0.28): unlikely tokens "
+        "may then become likelier faster; default: clip.",
+    )
     dual_clip: float | None = Field(
         default=None, gt=1, description="c of dual-clip PPO for negative advantages; default: off."
     )

@@ -188,6 +188,7 @@ def _actor_loss(
         batch.mask,
         config.clip,
         config.dual_clip,
+        clip_high=config.clip_high,
         importance_weights=batch.importance_weights,
         global_token_count=count,
     )
