@@ -78,7 +78,7 @@ def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
     [
         {"critic": "shared"},
         {"lora": {"rank": 4}, "critic": "shared"},
-        {"lora": {"rank": 4}, "entropyCoef": 0.01, "dualClip": 3.0},
+        {"lora": {"rank": 4}, "entropyCoef": 0.01, "dualClip": 3.0, "clipHigh": 0.28},
         {
             "advantage": "grpo",
             "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4},
@@ -131,12 +131,15 @@ def test_grpo_weighs_its_kl_by_the_coefficient_that_adapts(train: Train) -> None
     assert kl[0][2] != kl[1][2]
 
 
-def test_while_a_shared_critic_warms_up_no_pretraining_text_moves_the_policy(
+def test_while_a_critic_warms_up_neither_text_moves_the_policy_nor_its_kl_the_coefficient(
     train: Train, in_pod: Any
 ) -> None:
+    """A policy that does not train yet is no nearer to the reference than it ought to be."""
     text = {"source": in_pod.data("texts", [{"text": "aaa aaa"}] * 4), "evalFraction": 0}
     settings = {"critic": "shared", "rollouts": 2, "criticWarmupRollouts": 1}
-    _, metrics = train(**settings, pretraining={"data": text})
+    beta = {"coef": 0.02, "adaptive": {"target": 6.0, "horizon": 8}}
+    _, metrics = train(**settings, pretraining={"data": text}, kl=beta)
+    assert [m["ppo/kl_coef"] for m in metrics[:2]] == [0.02, 0.02]
     assert "ppo/pretraining_loss" not in metrics[0]
     assert metrics[1]["ppo/kl"] == pytest.approx(0, abs=1e-5)
     assert metrics[1]["ppo/pretraining_loss"] > 0

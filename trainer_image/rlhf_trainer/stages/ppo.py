@@ -79,7 +79,8 @@ def train(session: Session) -> StageResult:
             )
             clock.lap("update")
         metrics = base | named(config, team, figures, updated, rollout, beta.coef, clock)
-        beta.update(figures.kl, config.global_batch_size)
+        if done >= config.critic_warmup_rollouts:  # until then the policy stands still
+            beta.update(figures.kl, config.global_batch_size)
         done += 1
         session.telemetry.log(done, metrics)
         session.telemetry.progress(done, config.rollouts)
