@@ -30,6 +30,7 @@ from rlhf_trainer.data.rendering import (
     refuse_unless_shown,
     rendered,
     tokenised,
+    tokenised_behind,
 )
 from rlhf_trainer.data.turns import Turns, marked
 from rlhf_trainer.errors import BadData
@@ -284,11 +285,11 @@ def _answer(
     pieces = pieces_of(tokenizer, turns, extras)
     refuse_unless_shown(pieces, turns)
     first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
-    shown = Piece("".join(piece.text for piece in pieces[:first]), -1)
-    ids = tokenised(tokenizer, [shown, *pieces[first:]])
+    shown = "".join(piece.text for piece in pieces[:first])
+    ids = tokenised_behind(tokenizer, shown, pieces[first:])
     tokens: list[int] = []
     mask: list[bool] = []
-    for piece, part in zip(pieces[first:], ids[1:], strict=True):
+    for piece, part in zip(pieces[first:], ids, strict=True):
         tokens += part
         mask += [piece.turn >= 0] * len(part)
     return Answer(tokens, mask)

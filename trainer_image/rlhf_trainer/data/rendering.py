@@ -154,9 +154,18 @@ def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> P
 
 def tokenised(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[list[int]]:
     """Token ids of each piece. No special tokens are added: the template wrote them."""
-    if _adds_space(tokenizer) and tokenizer.is_fast:
+    if _reads_whole(tokenizer):
         return _tokenised_whole(tokenizer, pieces)
     return [tokenizer(piece.text, add_special_tokens=False)["input_ids"] for piece in pieces]
+
+
+def tokenised_behind(
+    tokenizer: PreTrainedTokenizerBase, shown: str, pieces: Sequence[Piece]
+) -> list[list[int]]:
+    """The same of pieces that follow a text; that is read again only where it may matter."""
+    if _reads_whole(tokenizer):
+        return tokenised(tokenizer, [Piece(shown, -1), *pieces])[1:]
+    return tokenised(tokenizer, pieces)
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -307,6 +316,10 @@ def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 def _ends_with_special(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     return text.endswith(_special_tokens(tokenizer))
+
+
+def _reads_whole(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(_adds_space(tokenizer) and tokenizer.is_fast)
 
 
 @lru_cache(maxsize=16)
