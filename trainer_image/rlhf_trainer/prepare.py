@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from rlhf_api.cpus import usable_cpus
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.run import Demonstrations, ExitCode, StageResult, StageRun
 from rlhf_api.sources import SourceRef, uris
@@ -23,10 +23,10 @@ from rlhf_trainer.checkpoints.disk import (
     open_store,
 )
 from rlhf_trainer.checkpoints.store import ObjectStore
-from rlhf_trainer.data.digests import path_of, source_digest, source_size, sources_of
+from rlhf_trainer.data.digests import path_of, source_digest, sources_of
 from rlhf_trainer.data.encode import tokens_of_row
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
-from rlhf_trainer.data.kept import Kept, key_of, place_of
+from rlhf_trainer.data.kept import Kept, key_of
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.stage_rows import (
     Recipe,
@@ -206,15 +206,15 @@ def _rows(
     store: ObjectStore | None,
 ) -> Loaded[Any]:
     """The rows of a data set, as the stage will read them, and kept for it."""
-    read = partial(recipe.rows, tokenizer, run.paths, run.seed)
-    if not field.startswith("stages."):
-        return read()  # of an evaluation the first few are read
-    kept = Kept[Any](place_of(run, field), key_of(recipe, digest, tokenizer, run.seed))
+    if not field.startswith("stages."):  # of an evaluation the first few are read
+        return recipe.rows(tokenizer, run.paths, run.seed, usable_cpus())
+    key = key_of(recipe, digest, tokenizer, run.seed)
+    kept = Kept.of(run, field, recipe, tokenizer, key)
     if store is not None:
         bring_spare(store, kept.path)
-    if kept.fill(read, source_size(recipe.source, run.paths)) and store is not None:
+    if kept.fill() and store is not None:
         keep_spare(store, kept.path)
-    return kept.rows(read)
+    return kept.rows()
 
 
 def _refuse_no_demonstrations(run: StageRun, tokenizer: Any) -> None:

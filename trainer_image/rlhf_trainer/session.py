@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
@@ -17,8 +16,8 @@ from rlhf_api.stages import AnyStage
 from rlhf_trainer.checkpoints.checkpoint import Checkpointer
 from rlhf_trainer.checkpoints.disk import open_disk
 from rlhf_trainer.checkpoints.vouched import verify_inputs
-from rlhf_trainer.data.digests import refuse_changed_sources, source_size
-from rlhf_trainer.data.kept import Kept, key_of, place_of
+from rlhf_trainer.data.digests import refuse_changed_sources
+from rlhf_trainer.data.kept import Kept, key_of
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.stage_rows import Recipe
 from rlhf_trainer.guards import Guard
@@ -110,19 +109,18 @@ class Session:
         """
         run, disk = self.run, self.checkpointer.disk
         name = f"stages.{run.stage}.{part}"
-        read = partial(recipe.rows, self.tokenizer, run.paths, run.seed)
         key = self.ranks.on_main(
             lambda: key_of(recipe, run.sources.get(name), self.tokenizer, run.seed)
         )
-        kept = Kept[E](place_of(run, name), key)
+        kept = Kept.of(run, name, recipe, self.tokenizer, key)
         disk.bring_spare(kept.path)
 
         def fill() -> None:
-            if kept.fill(read, source_size(recipe.source, run.paths)):
+            if kept.fill():
                 disk.keep_spare(kept.path)
 
         disk.once(fill)
-        return kept.rows(read)
+        return kept.rows()
 
     def once(self, name: str, make: Callable[[], C]) -> C:
         """What was made by this name, or is now: it outlives a roll-back and ends with `close`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from copy import deepcopy
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
@@ -464,6 +466,19 @@ def test_of_all_rows_a_token_takes_four_bytes_and_its_mask_one(tokenizer: Any) -
     assert (list(row.tokens), list(row.loss_mask)) == (whole.tokens, whole.loss_mask)
     both = encode_preference(tokenizer, preference, 9999)
     assert [(list(a.tokens), list(a.mask)) for a in pair.answers] == both.answers
+
+
+@pytest.mark.parametrize("template", [case[0] for case in CASES.values()], ids=[*CASES])
+def test_a_process_that_is_sent_a_tokenizer_makes_the_same_rows(make: Any, template: str) -> None:
+    encode = partial(encode_dialogue, make(template), max_length=99, overlong="truncate")
+    sent = pickle.loads(pickle.dumps(encode))
+    row = Dialogue("a:1", TURNS)
+    assert (sent is not encode, sent(row)) == (True, encode(row))
+    with pytest.raises(RowProblem) as here:
+        encode(row._replace(extras=Extras((), (("unheard", True),))))
+    with pytest.raises(RowProblem) as there:
+        sent(row._replace(extras=Extras((), (("unheard", True),))))
+    assert (str(there.value), there.value.hint) == (str(here.value), here.value.hint)
 
 
 def test_what_cannot_be_encoded_is_settled_as_the_source_says(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from data_files import jsonl
+from rlhf_api.cpus import usable_cpus
 from rlhf_api.stages import SFTStage
 from rlhf_trainer.data.encode import (
     Answer,
@@ -66,8 +67,16 @@ LOADED = Loaded[Any](
 )
 
 
-def never() -> Any:
+def never(cpus: int = 1) -> Any:
     raise AssertionError("the rows are read and encoded again")
+
+
+def made(cpus: int) -> Loaded[Any]:
+    return LOADED
+
+
+def kept_in(path: Path, read: Any = never, key: str | None = "key", size: int = 100) -> Kept[Any]:
+    return Kept[Any](path, key, read, lambda: size)
 
 
 def the_same(found: Loaded[Any]) -> bool:
@@ -77,15 +86,15 @@ def the_same(found: Loaded[Any]) -> bool:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where rows are kept."""
-    kept = Kept[Any](tmp_path / "rows/encoded", "key")
-    assert kept.fill(lambda: LOADED, 100)
+    kept = kept_in(tmp_path / "rows/encoded", made)
+    assert kept.fill()
     return kept.path
 
 
 def test_rows_are_made_once_and_found_by_all_with_what_was_said_of_them(path: Path) -> None:
-    another = Kept[Any](path, "key")
-    assert not another.fill(never, 100)
-    found = another.rows(never)
+    another = kept_in(path)
+    assert not another.fill()
+    found = another.rows()
     assert the_same(found)
     assert found.train[-1] == LOADED.train[-1]
     assert [*found.train[1:3]] == LOADED.train[1:3]
@@ -94,9 +103,9 @@ def test_rows_are_made_once_and_found_by_all_with_what_was_said_of_them(path: Pa
 
 
 def test_rows_of_another_key_are_no_rows_and_are_written_over(path: Path) -> None:
-    assert Kept[Any](path, "other").rows(lambda: LOADED) is LOADED
-    assert Kept[Any](path, "other").fill(lambda: LOADED, 100)
-    assert the_same(Kept[Any](path, "other").rows(never))
+    assert kept_in(path, made, "other").rows() is LOADED
+    assert kept_in(path, made, "other").fill()
+    assert the_same(kept_in(path, key="other").rows())
     assert [file.name for file in path.parent.iterdir()] == ["encoded"]
 
 
@@ -122,27 +131,40 @@ def test_damaged_rows_are_passed_over_and_made_again(
 ) -> None:
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
-        assert Kept[Any](path, "key").rows(lambda: LOADED) is LOADED
+        assert kept_in(path, made).rows() is LOADED
     assert "is passed over" in caplog.text
-    assert Kept[Any](path, "key").fill(lambda: LOADED, 100)
-    assert the_same(Kept[Any](path, "key").rows(never))
+    assert kept_in(path, made).fill()
+    assert the_same(kept_in(path).rows())
+
+
+def test_one_process_uses_all_cpus_and_many_one_each(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def read(cpus: int) -> Loaded[Any]:
+        seen.append(cpus)
+        return LOADED
+
+    kept_in(tmp_path / "encoded", read).fill()
+    kept_in(tmp_path / "encoded", read, "other").rows()
+    assert seen == [usable_cpus(), 1]
 
 
 def test_a_disk_without_room_or_that_cannot_be_written_is_in_nobodys_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    assert not Kept[Any](tmp_path / "file/encoded", "key").fill(never, 100)  # others read, too
+    assert not kept_in(tmp_path / "file/encoded").fill()  # others read, too
     (tmp_path / "closed/.tmp-encoded").mkdir(parents=True)
-    assert not Kept[Any](tmp_path / "closed/encoded", "key").fill(never, 100)
-    here = Kept[Any](tmp_path / "encoded", "key")
+    assert not kept_in(tmp_path / "closed/encoded").fill()
     free = shutil.disk_usage(tmp_path).free
-    assert not here.fill(never, free // 5)
+    assert not kept_in(tmp_path / "encoded", size=free // 5).fill()
     monkeypatch.setattr("rlhf_trainer.data.kept.sync", full)
-    assert not here.fill(lambda: LOADED, 100)
-    assert here.rows(never) is LOADED  # whoever made them has them
+    reads = iter([LOADED])
+    here = kept_in(tmp_path / "encoded", lambda cpus: next(reads))
+    assert not here.fill()
+    assert here.rows() is LOADED  # whoever made them has them
     assert not [*tmp_path.glob("*encoded*")]
-    assert Kept[Any](tmp_path / "encoded", None).rows(lambda: LOADED) is LOADED
+    assert kept_in(tmp_path / "encoded", made, key=None).rows() is LOADED
 
 
 def full(path: Path) -> None:

@@ -7,10 +7,12 @@ of the length; a prompt loses its start. A first BOS token always stays.
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
 
@@ -22,6 +24,7 @@ from rlhf_trainer.data.examples import (
     Preference,
     Prompt,
 )
+from rlhf_trainer.data.in_order import in_order
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
 from rlhf_trainer.data.rendering import (
@@ -41,10 +44,13 @@ if TYPE_CHECKING:
 Overlong = Literal["refuse", "truncate"]
 ANSWER_SHARE = 3 / 4
 """Share of the length that answers may take from their prompt."""
+TOLD_EVERY: Final = 50_000
+"""Rows, which take one CPU a minute; then a line of the log says how far it is."""
 
 Example = Dialogue | Preference | Prompt | Labelled | PlainText
 T = TypeVar("T", bound=Example)
 E = TypeVar("E")
+log = logging.getLogger(__name__)
 
 
 class Encoded(NamedTuple):
@@ -192,14 +198,17 @@ def encode_language(
     return encode_dialogue(tokenizer, row, max_length, overlong=overlong)
 
 
-def encode_all(loaded: Loaded[T], encode: Callable[[T], E], source: DataSource) -> Loaded[E]:
-    """Every example encoded; what cannot be is refused or left out as the source says.
+def encode_all(
+    loaded: Loaded[T], encode: Callable[[T], E], source: DataSource, cpus: int = 1
+) -> Loaded[E]:
+    """Every example encoded, on so many CPUs; what cannot be is refused or left out as the source
+    says.
 
     Raises BadData with file, line and reason.
     """
     bad = list(loaded.skipped)
-    train = _encoded(loaded.train, encode, bad)
-    heldout = _encoded(loaded.heldout, encode, bad)
+    train = _encoded(loaded.train, encode, bad, cpus)
+    heldout = _encoded(loaded.heldout, encode, bad, cpus)
     total = len(loaded.train) + len(loaded.heldout) + len(loaded.skipped)
     settle(source, bad, total)
     if not train:
@@ -226,15 +235,27 @@ def asked_text(turns: Turns) -> str:
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in told)
 
 
-def _encoded(examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow]) -> list[E]:
+def _encoded(
+    examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow], cpus: int
+) -> list[E]:
     encoded: list[E] = []
-    for example in examples:
-        try:
-            encoded.append(_compact(encode(example)))
-        except RowProblem as problem:
-            file, _, line = example.id.rpartition(":")
-            bad.append(BadRow(file, int(line), str(problem), problem.hint))
+    rows = in_order(partial(_row_or_bad, encode), examples, cpus)
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            encoded.append(row)
+        if number % TOLD_EVERY == 0:
+            log.info("%d of %d rows are encoded", number, len(examples))
     return encoded
+
+
+def _row_or_bad(encode: Callable[[T], E], example: T) -> E | BadRow:
+    try:
+        return _compact(encode(example))
+    except RowProblem as problem:
+        file, _, line = example.id.rpartition(":")
+        return BadRow(file, int(line), str(problem), problem.hint)
 
 
 def _compact(row: E) -> E:

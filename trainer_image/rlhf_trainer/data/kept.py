@@ -19,7 +19,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from io import BufferedReader
 from itertools import chain
@@ -27,9 +27,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
+from rlhf_api.cpus import usable_cpus
 from rlhf_api.run import StageRun
 
-from rlhf_trainer.data.digests import path_digest
+from rlhf_trainer.data.digests import path_digest, source_size
 from rlhf_trainer.data.each import Each
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow
@@ -104,21 +105,42 @@ class _About(NamedTuple):
 class Kept(Generic[E]):
     """The place of a data set's rows."""
 
-    def __init__(self, path: Path, key: str | None) -> None:
-        """`key` changes with anything that would make other rows. None: nothing is kept."""
-        self.path, self.key = path, key
+    def __init__(
+        self,
+        path: Path,
+        key: str | None,
+        read: Callable[[int], Loaded[E]],
+        size: Callable[[], int],
+    ) -> None:
+        """`key` changes with anything that would make other rows; None: nothing is kept. `read`
+        reads and encodes them, on so many CPUs. `size`: bytes of the data, as encoded rows take
+        about as many."""
+        self.path, self.key, self._read, self._size = path, key, read, size
         self._rows: Loaded[E] | None = None
 
-    def fill(self, read: Callable[[], Loaded[E]], size: int) -> bool:
-        """Have the rows in the file, unless it holds them, by reading and encoding them; whether it
-        was written. `size`: bytes of the data, as encoded rows take about as many.
+    @classmethod
+    def of(
+        cls,
+        run: StageRun,
+        field: str,
+        recipe: Recipe[E],
+        tokenizer: PreTrainedTokenizerBase,
+        key: str | None,
+    ) -> Kept[E]:
+        """Those of a field of the job's spec; for the key, see `key_of`."""
+        read = partial(recipe.rows, tokenizer, run.paths, run.seed)
+        return cls(place_of(run, field), key, read, partial(source_size, recipe.source, run.paths))
+
+    def fill(self) -> bool:
+        """Have the rows in the file, unless it holds them, by reading and encoding them on all
+        CPUs; whether it was written.
 
         Where the file cannot be written, a line in the log says so, and no more. Raises what `read`
         raises.
         """
-        if self.key is None or self._found() is not None or not self._has_room(size):
+        if self.key is None or self._found() is not None or not self._has_room():
             return False
-        self._rows = rows = read()
+        self._rows = rows = self._read(usable_cpus())
         try:
             _write(self.path, self.key, rows)
         except (OSError, ValueError) as error:
@@ -127,9 +149,10 @@ class Kept(Generic[E]):
         self._rows = None  # from now on the file's
         return True
 
-    def rows(self, read: Callable[[], Loaded[E]]) -> Loaded[E]:
-        """The rows in the file; where it does not hold them, they are read and encoded."""
-        return self._found() or read()
+    def rows(self) -> Loaded[E]:
+        """The rows in the file; where it does not hold them, they are read and encoded, on one CPU:
+        all ranks do so at once."""
+        return self._found() or self._read(1)
 
     def _found(self) -> Loaded[E] | None:
         if self._rows is None and self.key is not None:
@@ -141,14 +164,14 @@ class Kept(Generic[E]):
                 log.warning("%s is passed over: %s", self.path, error)
         return self._rows
 
-    def _has_room(self, size: int) -> bool:
+    def _has_room(self) -> bool:
         """Whether it can be written, before others wait for it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             draft = _draft_of(self.path)
             draft.touch()
             draft.unlink()
-            return shutil.disk_usage(self.path.parent).free > ROOM * size
+            return shutil.disk_usage(self.path.parent).free > ROOM * self._size()
         except OSError:
             return False
 

@@ -60,11 +60,11 @@ class Recipe(NamedTuple, Generic[E]):
     settings: Mapping[str, Any]
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int, cpus: int = 1
     ) -> Loaded[E]:
         """The rows, encoded. Raises BadData."""
         encode = partial(self.encode, tokenizer, **self.settings)
-        return encode_all(self.load(self.source, paths, seed), encode, self.source)
+        return encode_all(self.load(self.source, paths, seed), encode, self.source, cpus)
 
     @property
     def text(self) -> str:
