@@ -23,7 +23,7 @@ MODIFIED = 1_700_000_000
 
 class Bucket(ThreadingHTTPServer):
     """Keys and bytes; `asked` are the keys that were read, `put` those that were written, in their
-    order."""
+    order; `requests` the method of each request."""
 
     def __init__(self, files: dict[str, bytes], access_key: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -32,6 +32,7 @@ class Bucket(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.put: list[str] = []
         self.deleted: list[str] = []
+        self.requests: list[str] = []
         self.refuse: set[str] = set()
         self.broken: Callable[[str], bool] = lambda key: False
         self.shut: Callable[[str], bool] = lambda key: False
@@ -107,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             parts = self.server.parts.pop(query["uploadId"])
             self._store(key, b"".join(parts[number] for number in sorted(parts)))
             self._send(200, _xml("CompleteMultipartUploadResult", Key=key), True)
+        elif self.server.broken(key):
+            self._send(503, _error("SlowDown"), True)
         else:  # several keys at once
             for gone in re.findall(r"<Key>(.*?)</Key>", content.decode()):
                 self._remove(gone)
@@ -146,6 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _asked(self) -> tuple[str, dict[str, str]] | None:
         """The key and the query; None where the answer was a refusal."""
+        self.server.requests.append(self.command)
         parts = urlsplit(self.path)
         name, _, key = unquote(parts.path).lstrip("/").partition("/")
         given = parse_qs(parts.query, keep_blank_values=True)

@@ -84,7 +84,8 @@ def test_the_manifest_is_uploaded_last_and_removed_first(
         of_step = [key for key in server.put if f"step-{step:08d}" in key and key[-1] != "/"]
         assert of_step[-1] == STEPS.format(1, step, "manifest.json")
         assert len(of_step) == 3
-    gone = [key for key in server.deleted if "step-00000001" in key and key in server.put]
+    files = (key for key in server.put if key[-1] != "/")
+    gone = [key for key in files if "step-00000001" in key and key in server.deleted]
     first = server.deleted.index(STEPS.format(1, 1, "state.pt"))
     assert STEPS.format(1, 1, "manifest.json") in server.deleted[:first]
     assert len(set(gone)) == 3
@@ -308,6 +309,32 @@ def test_a_store_that_fails_for_a_moment_is_tried_again(
     server.broken = lambda key: next(failures, False)
     ObjectStore(STORE, "store").write("a", b"1")
     assert server.files["team/a"] == b"1"
+
+
+def test_a_small_file_takes_a_request_and_a_folder_goes_with_a_few(
+    in_pod: Pod, server: Bucket
+) -> None:
+    """Requests are paid for, and of others of the same store a second has thousands at most."""
+    Path("small").write_bytes(b"1")
+    store = ObjectStore(STORE, "store")
+    store.put({f"folder/{i}": Path("small") for i in range(20)})
+    assert server.requests == ["PUT"] * 20
+    server.requests.clear()
+    store.remove_folder("folder", "0")
+    assert len(server.requests) < 10
+    assert not store.sizes("")
+    store.remove_folder("folder", "0")  # nothing is there
+
+
+def test_a_store_that_deletes_one_file_at_a_time_is_asked_for_each(
+    in_pod: Pod, server: Bucket
+) -> None:
+    store = ObjectStore(STORE, "store")
+    for name in ("folder/0", "folder/1", "other"):
+        store.write(name, b"1")
+    server.broken = lambda key: not key
+    store.remove_folder("folder", "0")
+    assert [*store.sizes("")] == ["other"]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -83,6 +83,7 @@ def file_system(scheme: str, credentials: Credentials) -> Any:
         connect_timeout=CONNECT_WITHIN,
         request_timeout=ANSWER_WITHIN,
         background_writes=False,  # what is read faster than it is sent would fill the memory
+        allow_delayed_open=True,  # a small file takes one request, and not three
     )
 
 
