@@ -104,6 +104,7 @@ class Children:
         self._refusals.recall(job, item)
         try:
             self._cache.put(await self._api.create(resource, item))
+            self._refusals.forget(job, item)
         except ApiError as error:
             if error.code == 409 and error.reason == "AlreadyExists":
                 await self._meet(job, resource, item)
@@ -200,6 +201,7 @@ class Children:
             if error.code in (404, 409):  # nobody was asked; or another is there, or it is written
                 raise OutOfDate(str(error)) from error
             raise self._refusals.refusal(job, item, error, "Deleting") from error
+        self._refusals.forget(job, item, "Deleting")
         if "deletionTimestamp" in answer.get("metadata", {}):
             self._cache.put(answer)
         else:

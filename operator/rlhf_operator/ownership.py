@@ -13,6 +13,8 @@ from rlhf_operator.observe import controller, controller_uid, is_of_another
 QUOTA: Final = ("exceeded quota", "status unknown for quota")
 """What the API server says where a quota is used up, and where it is so new that nobody has added
 up yet."""
+DENIED: Final = re.compile("denied (the )?request")
+"""As the API server words what admission policies, and webhooks, say."""
 USED: Final = re.compile(r", used: .*?(?=, limited: )")
 
 
@@ -67,14 +69,14 @@ def owner_text(item: Object) -> str:
 def refusal(error: ApiError, item: Object, doing: str = "") -> Exception:
     """What the API server says of a change that it does not take; passing errors stay errors.
 
-    But for a webhook of somebody else that does not answer: that lasts until somebody mends it.
+    But for a webhook of somebody else that does not answer: that lasts until somebody mends it. One
+    that says no may do so with any code.
     `doing`: what was to be done to the object, where it was not to be made.
     """
-    told = without_use(str(error))
-    said = f"{doing} {item['kind']} {item['metadata']['name']}: {told}".strip()
+    said = _said(error, item, doing)
     if error.code >= 500 and "failed calling webhook" in str(error):
         return Refused("Reconciling", "WebhookFailed", said)
-    if error.is_passing:
+    if error.is_passing and not is_denied(error):
         return error
     if error.code == 403 and any(text in str(error) for text in QUOTA):
         return Refused("Reconciling", "QuotaExceeded", said)
@@ -83,6 +85,21 @@ def refusal(error: ApiError, item: Object, doing: str = "") -> Exception:
     if error.code == 403:
         return Refused("Stalled", "Forbidden", said)
     return Refused("Stalled", "ChildRefused", said)
+
+
+def lasting(error: ApiError, item: Object, doing: str = "") -> Refused:
+    """What should have passed by now, and may still."""
+    return Refused("Reconciling", "RequestFails", _said(error, item, doing))
+
+
+def is_denied(error: ApiError) -> bool:
+    """Whether a policy or a webhook has looked at the object, and says no."""
+    return bool(DENIED.search(str(error)))
+
+
+def _said(error: ApiError, item: Object, doing: str) -> str:
+    told = without_use(str(error))
+    return f"{doing} {item['kind']} {item['metadata']['name']}: {told}".strip()
 
 
 def without_use(text: str) -> str:

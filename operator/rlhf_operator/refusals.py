@@ -6,6 +6,7 @@ time (a port, an address, a webhook's own numbers), and then that would never en
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -13,7 +14,7 @@ from rlhf_api.job import RLHFJob
 
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import REFUSED_AGAIN, Refused
-from rlhf_operator.ownership import refusal
+from rlhf_operator.ownership import is_denied, lasting, refusal
 from rlhf_operator.server_clock import Clock, own_clock
 
 HOLDS: Final = REFUSED_AGAIN * 0.75
@@ -22,14 +23,21 @@ KNOWS_NOBODY: Final = timedelta(seconds=5)
 """For how long an API server that has just started may forbid whatever somebody has a right to: it
 answers before it has read roles and bindings."""
 
+PATIENCE: Final = REFUSED_AGAIN
+"""For how long what may pass by itself is told to nobody. An API server may break over one object
+for ever, and answer all else."""
+KNOWN_FOR: Final = 3 * REFUSED_AGAIN
+"""For how long after it was said last it is known since when it is said."""
+
 Key = tuple[str, int, str, str, str]
 
 
 class Told(NamedTuple):
-    """What was said of a change."""
+    """What was said of a change; `sort` is the reason of its condition, empty for what passes."""
 
     first: datetime
     last: datetime
+    sort: str
     error: Exception
 
 
@@ -38,28 +46,38 @@ class Refusals:
 
     def __init__(self, clock: Clock = own_clock) -> None:
         self._clock = clock
-        self._told: dict[Key, Told] = {}
+        self._told: OrderedDict[Key, Told] = OrderedDict()  # by when it was said last
 
     def recall(self, job: RLHFJob, item: Object, doing: str = "") -> None:
         """Raises what was said of this change, where that was a moment ago."""
         told = self._told.get(_key(job, item, doing))
-        if told and isinstance(told.error, Refused) and self._is_fresh(told):
+        if told and isinstance(told.error, Refused) and self._is_within(HOLDS, told):
             raise told.error.with_traceback(None)
 
     def refusal(self, job: RLHFJob, item: Object, error: ApiError, doing: str = "") -> Exception:
-        """What the error means, remembered where it is a refusal."""
+        """What the error means, remembered."""
+        self._forget_old()
         meant, key, now = refusal(error, item, doing), _key(job, item, doing), self._clock()
-        if not isinstance(meant, Refused):
-            return meant
-        self._told = {of: told for of, told in self._told.items() if self._is_fresh(told)}
-        first = self._told[key].first if key in self._told else now
-        if meant.state.reason == "Forbidden" and now - first < KNOWS_NOBODY:
+        sort = meant.state.reason if isinstance(meant, Refused) else ""
+        before = self._told.pop(key, None)
+        first = before.first if before and before.sort == sort else now
+        if sort == "Forbidden" and not is_denied(error) and now - first < KNOWS_NOBODY:
             meant = error
-        self._told[key] = Told(first, now, meant)
+        if not sort and now - first >= PATIENCE:
+            meant = lasting(error, item, doing)
+        self._told[key] = Told(first, now, sort, meant)
         return meant
 
-    def _is_fresh(self, told: Told) -> bool:
-        return timedelta() <= self._clock() - told.last < HOLDS
+    def forget(self, job: RLHFJob, item: Object, doing: str = "") -> None:
+        """It was done."""
+        self._told.pop(_key(job, item, doing), None)
+
+    def _forget_old(self) -> None:
+        while self._told and not self._is_within(KNOWN_FOR, next(iter(self._told.values()))):
+            self._told.popitem(last=False)
+
+    def _is_within(self, span: timedelta, told: Told) -> bool:
+        return timedelta() <= self._clock() - told.last < span
 
 
 def _key(job: RLHFJob, item: Object, doing: str) -> Key:

@@ -48,6 +48,8 @@ FORBIDDEN = 'jobs.batch "tiny-sft-1" is forbidden: '
         ),
         (403, "Forbidden", f"{FORBIDDEN}User cannot create jobs", ("Stalled", "Forbidden")),
         (400, "BadRequest", 'admission webhook "x" denied it', ("Stalled", "ChildRefused")),
+        (500, "", 'admission webhook "x" denied the request: no', ("Stalled", "ChildRefused")),
+        (429, "", 'admission webhook "x" denied the request: no', ("Stalled", "ChildRefused")),
     ],
 )
 def test_a_refusal_that_lasts_becomes_a_condition(
@@ -117,6 +119,70 @@ def test_an_api_server_that_has_just_started_fails_no_job() -> None:
     with pytest.raises(Refused) as refused:
         asyncio.run(cluster.apply(job, [wanted(job)]))
     assert refused.value.state[:2] == ("Stalled", "Forbidden")
+
+
+DENIED = (
+    "jobs.batch \"tiny-sft-1\" is forbidden: ValidatingAdmissionPolicy 'cost' with binding 'cost' "
+    "denied request: put a cost label on it"
+)
+"""As kube-apiserver 1.36 words it; MutatingAdmissionPolicies begin with `policy 'cost'`."""
+
+
+def test_a_policy_s_refusal_is_told_at_once() -> None:
+    """Whoever has just started knows no rights yet, but no policies either."""
+
+    class Strict:
+        async def create(self, *_: Any) -> None:
+            raise ApiError(403, "Forbidden", DENIED)
+
+    cluster = KubernetesCluster(cast(Api, Strict()), Cache(), Platform(), {}, clock=lambda: NOON)
+    job = a_job().build()
+    with pytest.raises(Refused, match="put a cost label on it") as refused:
+        asyncio.run(cluster.apply(job, [wanted(job)]))
+    assert refused.value.state[:2] == ("Stalled", "Forbidden")
+
+
+class Breaks:
+    """An API server that breaks over a Job, and over nothing else, until it is mended.
+
+    kube-apiserver 1.36 does so over a MutatingAdmissionPolicy whose patch has a list of objects.
+    """
+
+    is_broken = True
+    asked = 0
+
+    async def create(self, _: Any, body: dict[str, Any]) -> dict[str, Any]:
+        self.asked += 1
+        if self.is_broken:
+            raise ApiError(0, "Unreachable", "Server disconnected")
+        return body | {"metadata": body["metadata"] | {"uid": "u", "resourceVersion": "7"}}
+
+
+def test_what_should_pass_and_does_not_is_told_after_a_minute() -> None:
+    now, api, cache = NOON, Breaks(), Cache()
+    cluster = KubernetesCluster(cast(Api, api), cache, Platform(), {}, clock=lambda: now)
+    job = a_job().build()
+
+    def apply(seconds: float) -> None:
+        nonlocal now
+        now = NOON + timedelta(seconds=seconds)
+        asyncio.run(cluster.apply(job, [wanted(job)]))
+
+    for seconds in (0, 1, 30, 59):
+        with pytest.raises(ApiError):
+            apply(seconds)
+    for seconds in (64, 124, 184, 185):  # once a minute
+        with pytest.raises(Refused) as refused:
+            apply(seconds)
+        assert refused.value.state[:2] == ("Reconciling", "RequestFails")
+        assert "Job tiny-sft-1: no answer Unreachable: Server disconnected" in str(refused.value)
+    assert api.asked == 7
+    api.is_broken = False
+    apply(244)
+    cache.remove(cache.children(KEY, "Job")[0])
+    api.is_broken = True
+    with pytest.raises(ApiError):  # it was made meanwhile: what breaks now may pass by itself
+        apply(245)
 
 
 def wanted(job: RLHFJob) -> dict[str, Any]:
