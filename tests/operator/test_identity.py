@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import JobBuilder, a_job
-from rlhf_api.job import RLHFJob
+from rlhf_api.base import identity
+from rlhf_api.fields import aliases, contracts_in
+from rlhf_api.job import JobSpec, RLHFJob
 from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
+from rlhf_operator.names import short
 
 SOURCES = {
     "model": "sha256:base",
@@ -105,13 +110,63 @@ def test_a_field_written_out_with_its_default_is_the_same_meaning() -> None:
     assert changed(BASE, hashes(job)) == set()
 
 
-def test_a_field_that_came_later_is_not_part_of_jobs_that_do_not_set_it() -> None:
-    before = a_job().with_spec("stages.sft.lora", {"rank": 8}).build()
-    off, on = (
-        a_job().with_spec("stages.sft.lora", {"rank": 8, "useRslora": value}).build()
-        for value in (False, True)
+def test_hashes_are_what_they_were() -> None:
+    """Another digest of the same job trains every finished stage of every user again."""
+    job = a_job().build()
+    assert {of: short(digest) for of, digest in BASE.items()} == {
+        "sft": "fcd70fe82c74",
+        "reward": "0d3408b35c5d",
+        "ppo": "d1dd77db0155",
+        "dpo": "ab0ae3a09478",
+    }
+    assert short(prepare_hash(job, {})) == "ad257da6be3e"
+
+
+def test_settings_are_what_they_were() -> None:
+    """Another digest of the same job ends the attempts that run as the operator is upgraded."""
+    job = a_job().build()
+    assert {of: short(settings(job, of, digest)) for of, digest in BASE.items()} == {
+        "sft": "8da4db7bfc71",
+        "reward": "5a451f30f573",
+        "ppo": "d087ee2fb12f",
+        "dpo": "dc4ef62dc8f3",
+    }
+    assert short(settings(job, "prepare", "sha256:x")) == "e5fd55d63bea"
+
+
+DEFAULTS = Path(__file__).with_name("hashed_defaults.txt")
+"""Every default of the contract that is hashed although nobody wrote it."""
+
+
+def test_a_new_default_enters_no_hash() -> None:
+    known, found = set(DEFAULTS.read_text("utf-8").splitlines()), set(hashed_defaults())
+    assert sorted(found - known) == [], (
+        "Jobs that do not set such a field would get another hash, and train again: let it default "
+        "to None, as LoRA.use_rslora does (docs/adr/0018). The line belongs into "
+        f"{DEFAULTS.name} only where no job could have the field's class until now."
     )
-    assert "useRslora" not in before.spec.to_dict()["stages"]["sft"]["lora"]
+    assert sorted(known - found) == [], "Jobs that do not set it would get another hash."
+
+
+def hashed_defaults() -> list[str]:
+    """As `PPOStage.clip 0.2`."""
+    fields = ((of, *item) for of in contracts_in(JobSpec) for item in aliases(of).items())
+    values = (
+        (f"{of.__name__}.{name}", info.get_default(call_default_factory=True))
+        for of, name, info in fields
+        if not info.is_required()
+    )
+    plain = ((name, identity(value)) for name, value in values if value is not None)
+    return [f"{name} {json.dumps(value, sort_keys=True)}" for name, value in plain]
+
+
+def test_a_field_that_came_later_is_not_part_of_jobs_that_do_not_set_it() -> None:
+    before, off, on = (
+        a_job().with_spec("stages.sft.lora", {"rank": 8, **more}).build()
+        for more in ({}, {"useRslora": False}, {"useRslora": True})
+    )
+    assert short(hashes(before)["sft"]) == "b97f8fec4adc"
+    assert short(settings(before, "sft", "sha256:x")) == "6924b488af7f"
     assert hashes(off) == hashes(before)
     assert changed(hashes(before), hashes(on)) == ALL
 
