@@ -83,6 +83,13 @@ class Cache:
         took them away, stands nowhere else any more."""
         return list(self._departed.get(key, {}).values())
 
+    def version(self, item: Object) -> int:
+        """What is known of this very object is of that version; 0 where nothing is."""
+        key = self._where.get(item["metadata"]["uid"])
+        known = self._find(key, item) if key else None
+        is_it = known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]
+        return version_of(known) if known and is_it else 0
+
     def put(self, item: Object) -> None:
         """Takes in an object, unless something newer is known of it."""
         key, uid = job_of(item), item["metadata"]["uid"]

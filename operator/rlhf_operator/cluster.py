@@ -18,7 +18,7 @@ from rlhf_api.status import Condition, JobStatus, SchedulingStatus
 
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
-from rlhf_operator.cache import Cache
+from rlhf_operator.cache import Cache, version_of
 from rlhf_operator.children import Children, key_of
 from rlhf_operator.controller import JobKey, OutOfDate, status_of
 from rlhf_operator.discovery import Served
@@ -36,6 +36,7 @@ from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.waiting import misses_pods
+from rlhf_operator.watches import gone_back
 
 log = logging.getLogger(__name__)
 
@@ -210,13 +211,19 @@ class KubernetesCluster:
 
     async def reload(self, key: JobKey) -> None:
         """Takes in the job as it is on the API server. Where it is gone, that is the one that was
-        known before the question: meanwhile another of its name may have come."""
+        known before the question: meanwhile another of its name may have come. Raises Restored."""
         known = self._cache.job(key)
+        version = self._cache.version(known) if known else 0
         try:
-            self._cache.put(await self._api.get(RLHFJOBS, key.namespace, key.name))
+            found = await self._api.get(RLHFJOBS, key.namespace, key.name)
         except ApiError as error:
             if error.says_gone and known is not None:
                 self._cache.remove(known)
+            return
+        is_the_same = known is not None and known["metadata"]["uid"] == found["metadata"]["uid"]
+        if is_the_same and version_of(found) < version:
+            raise gone_back(found, version)
+        self._cache.put(found)
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """Best effort: what happened stands in the status anyway."""

@@ -10,8 +10,8 @@ from typing import Final
 
 from rlhf_api.job import KIND
 
-from rlhf_operator.api import Api, ApiError, Resource, pause_after
-from rlhf_operator.cache import Cache
+from rlhf_operator.api import Api, ApiError, Object, Resource, pause_after
+from rlhf_operator.cache import Cache, version_of
 from rlhf_operator.names import LABEL_JOB
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,16 @@ class Restored(Exception):
     """What is there is older than what was there before: etcd was restored from a backup.
 
     All that is known by its version then hides what is true for as long as versions are lower, and
-    a watch tells of nothing before they have caught up. Only a new process knows nothing.
+    a watch tells of nothing before they have caught up. Only a new process knows nothing. Where its
+    revision was raised with that (`etcdutl snapshot restore --bump-revision`), lists and watches go
+    on, and single objects have gone back.
     """
+
+
+def gone_back(item: Object, known: int) -> Restored:
+    """An object that was of another version before."""
+    who = f"{item['kind']} {item['metadata']['name']}"
+    return Restored(f"{who} was at version {known}, and is at {version_of(item)} now")
 
 
 class Watch:
@@ -86,6 +94,9 @@ class Watch:
         if version < self._newest:
             what = f"{self.resource.plural} were at version {self._newest}"
             raise Restored(f"{what}, and are at {version} now")
+        for item in items:
+            if version_of(item) < (known := self._cache.version(item)) <= version:
+                raise gone_back(item, known)
         self._newest = version
         self._cache.replace(self.resource, self.namespace, items, version)
         self.heard = time.monotonic()

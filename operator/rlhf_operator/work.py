@@ -14,6 +14,7 @@ from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once, say_brok
 from rlhf_operator.metrics import Metrics
 from rlhf_operator.plan import BeginAttempt
 from rlhf_operator.queue import WorkQueue
+from rlhf_operator.watches import Restored
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> st
     except ApiError as error:
         log.warning("%s/%s: %s", *key, error)
         return "ApiError"
+    except Restored:
+        raise  # it ends the process
     except Exception as error:
         log.exception("%s/%s: the pass broke off; this is a mistake in the operator", *key)
         await _tell(cluster, key, error, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cluster.control_plane import ControlPlane
@@ -165,6 +166,49 @@ def as_after_a_grace_period(jobs: Jobs) -> None:
     status = {"status": {"conditions": list(early.values())}}
     plural = "batch/v1/jobs"
     jobs.client.patch(plural, "tiny-sft-1", status, jobs.namespace, subresource="status")
+
+
+def test_an_etcd_that_was_restored_from_a_backup_trains_no_finished_stage_again(
+    installed: ControlPlane,
+    jobs: Jobs,
+    run_operator: Run,
+    play: Callable[..., Kubelet],
+    gpus: list[FakeNode],
+    tmp_path: Path,
+) -> None:
+    """Its versions go on above all that were, and what it holds is older than what is known."""
+    trained: list[str] = []
+    live = {"reward"}
+
+    def noted(pod: Object) -> Script:
+        trained.append(stage_of(pod))
+        return Script(run_s=None) if stage_of(pod) in live else succeed(pod)
+
+    def approve() -> None:
+        job = jobs.wait(lambda job: condition(job, "ApprovalNeeded")[0] == "True")
+        mark = {"rlhf.dev/approve-sft": stage(job, "sft")["hash"]}
+        jobs.patch({"metadata": {"annotations": mark}})
+
+    play(noted)
+    operator = run_operator()
+    made = manifest(jobs.namespace, nodes=1, stages="sft reward")
+    made["spec"]["stages"]["sft"]["gate"] = {"approval": True}
+    jobs.create(made)
+    jobs.wait(lambda job: condition(job, "ApprovalNeeded")[0] == "True")
+    installed.back_up(tmp_path / "backup")
+    approve()
+    jobs.wait_running("reward")
+    installed.restore(tmp_path / "backup")
+    for node in gpus:
+        node.recover()
+    wait_until(lambda: not operator.is_running)
+    assert "etcd was restored from a backup" in operator.log()
+    live.clear()
+    operator.start()
+    approve()
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1, "reward": 1}
+    assert trained == ["prepare", "sft", "reward", "reward"]
 
 
 def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(

@@ -17,6 +17,7 @@ from rlhf_operator.controller import REFUSED_AGAIN, JobKey, OutOfDate, Refused
 from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
 from rlhf_operator.ownership import refusal
 from rlhf_operator.render import Platform
+from rlhf_operator.watches import Restored
 
 KEY = JobKey("default", "tiny")
 JOB = {"kind": "Job", "metadata": {"name": "tiny-sft-1"}}
@@ -268,10 +269,27 @@ def test_so_is_a_job(error: ApiError, is_known: bool) -> None:
             raise error
 
     cache = Cache()
-    meta = {"name": "tiny", "namespace": "default", "uid": "u", "resourceVersion": "7"}
-    cache.put({"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": meta})
+    cache.put(rlhfjob(version=7))
     asyncio.run(KubernetesCluster(cast(Api, Away()), cache, Platform(), {}).reload(KEY))
     assert (cache.job(KEY) is not None) is is_known
+
+
+def test_a_job_that_is_older_than_it_was_tells_of_a_backup() -> None:
+    """etcd was restored: nothing that is written of the job would ever be taken."""
+
+    class Older:
+        async def get(self, *_: Any) -> dict[str, Any]:
+            return rlhfjob(version=6)
+
+    cache = Cache()
+    cache.put(rlhfjob(version=7))
+    with pytest.raises(Restored, match="RLHFJob tiny was at version 7, and is at 6"):
+        asyncio.run(KubernetesCluster(cast(Api, Older()), cache, Platform(), {}).reload(KEY))
+
+
+def rlhfjob(version: int) -> dict[str, Any]:
+    meta = {"name": "tiny", "namespace": "default", "uid": "u", "resourceVersion": str(version)}
+    return {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": meta}
 
 
 def test_a_deletion_that_may_be_taken_later_is_tried_again() -> None:

@@ -143,6 +143,35 @@ def test_an_etcd_that_was_restored_from_a_backup_ends_it() -> None:
         asyncio.run(Watch(script, Cache(), PODS, "team").run())  # type: ignore[arg-type]
 
 
+def test_so_does_one_whose_versions_go_on_above_all_that_were() -> None:
+    """As `etcdutl snapshot restore --bump-revision` makes it: what is older by that hides nothing
+    from a list, but from us."""
+    script = Script([([a_pod(30)], 95), ([a_pod(20)], 10_000)], [[ApiError(0, "Unreachable", "")]])
+    watch = Watch(script, Cache(), PODS, "team")  # type: ignore[arg-type]
+    with pytest.raises(Restored, match="Pod p was at version 30, and is at 20 now"):
+        asyncio.run(asyncio.wait_for(watch.run(), 5))
+
+
+def test_a_list_that_is_older_than_a_write_of_ours_ends_nothing() -> None:
+    cache = Cache()
+    script = Script([([a_pod(30)], 35), ([a_pod(30)], 39)], [[ApiError(0, "Unreachable", "")]])
+
+    async def main() -> None:
+        task = asyncio.create_task(Watch(script, cache, PODS, "team").run())  # type: ignore[arg-type]
+        cache.put(a_pod(40))
+        while script.lists:
+            await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(main())
+    assert version_in(cache) == 40
+
+
+def version_in(cache: Cache) -> int:
+    (item,) = cache.children(KEY, "Pod")
+    return int(item["metadata"]["resourceVersion"])
+
+
 def test_everything_is_seen_before_it_is_fresh() -> None:
     script = Script([ApiError(503, "Any", ""), ApiError(0, "Any", ""), ([a_pod(3)], 5)], [])
     cache = Cache()

@@ -19,6 +19,7 @@ from rlhf_operator.metrics import Metrics
 from rlhf_operator.observed import Observed
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform
+from rlhf_operator.watches import Restored
 from rlhf_operator.work import work
 
 BAD, GOOD = JobKey("default", "bad"), JobKey("default", "good")
@@ -105,6 +106,20 @@ def test_a_mistake_of_ours_is_a_condition_and_other_jobs_go_on() -> None:
     assert cluster.condition(BAD, "Stalled")[0] == "False"
     assert cluster.writes.count(BAD) == 1  # what stays as it is is not written again
     assert cluster.condition(GOOD, "Reconciling")[1] == "Starting"
+
+
+def test_a_backup_that_a_pass_finds_ends_the_process_and_is_no_mistake_of_ours() -> None:
+    cluster = Broken(Restored("RLHFJob bad was at version 7, and is at 6 now"))
+
+    async def main() -> None:
+        queue = WorkQueue()
+        queue.add(BAD)
+        await asyncio.wait_for(work(queue, cast(KubernetesCluster, cluster), Metrics(), 1), 5)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        asyncio.run(main())
+    assert [type(error) for error in ended.value.exceptions] == [Restored]
+    assert cluster.writes == []
 
 
 def test_a_mistake_in_other_words_each_time_is_written_once() -> None:
