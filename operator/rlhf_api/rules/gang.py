@@ -22,27 +22,30 @@ def _resources(spec: JobSpec, name: str) -> Resources:
 
 
 class _Cel:
-    """CEL for one stage of a spec, which is `self`."""
+    """CEL for one stage of a spec, which is `self`. Where the stage is absent, so is what is read
+    of it, and the job's own resources are read: so `absent` may be asked last (see rule.py)."""
 
     def __init__(self, name: str) -> None:
-        self.stage = f"self.stages.{name}"
-        self.absent = f"!has({self.stage})"
+        self.stage = f"self.stages.?{name}"
+        self.absent = f"!has(self.stages.{name})"
         self.gpus = self.resource("gpusPerNode")
         self.processes = self.resource("processesPerNode")
-        self.ranks_per_node = f"({self.gpus} > 0 ? {self.gpus} : {self.processes})"
-        self.ranks = f"{self.resource('nodes')} * {self.ranks_per_node}"
+
+    def has(self, field: str) -> str:
+        """Whether the stage is there and sets an optional field."""
+        return f"{self.stage}.?{field}.hasValue()"
 
     def resource(self, field: str) -> str:
         """The stage's own value of a resource, else the job's."""
         return f"{self.stage}.?resources.?{field}.orValue(self.resources.{field})"
 
-    def has_resource(self, field: str) -> str:
-        """Whether the stage or the job sets an optional resource."""
-        return f"({self.stage}.?resources.?{field}.hasValue() || has(self.resources.{field}))"
+    def has_no_resource(self, field: str) -> str:
+        """Whether neither the job nor the stage sets an optional resource."""
+        return f"!has(self.resources.{field}) && !{self.has(f'resources.?{field}')}"
 
-    def unless_own(self, expression: str) -> str:
-        """An expression about the stage, where it is there and has no command of its own."""
-        return f"{self.absent} || has({self.stage}.command) || {expression}"
+    def holds(self, expression: str) -> str:
+        """An expression about the stage, which is `stage` in it; true where it is absent."""
+        return f"{self.stage}.optMap(stage, {expression}).orValue(true)"
 
 
 def _is_ours(spec: JobSpec, name: str) -> bool:
@@ -55,6 +58,9 @@ def every_rank_has_rows(name: str) -> Rule:
     field = "minibatchSize" if name == "ppo" else "globalBatchSize"
     attribute = "minibatch_size" if name == "ppo" else "global_batch_size"
     cel = _Cel(name)
+    own = "stage.?resources.?{0}.orValue(self.resources.{0})".format
+    gpus, processes = own("gpusPerNode"), own("processesPerNode")
+    ranks = f"{own('nodes')} * ({gpus} > 0 ? {gpus} : {processes})"
 
     def holds(spec: JobSpec) -> bool:
         if not _is_ours(spec, name):
@@ -67,7 +73,7 @@ def every_rank_has_rows(name: str) -> Rule:
         "every_rank_has_rows",
         f"stages.{name}.{field}",
         holds,
-        cel.unless_own(f"{cel.stage}.{field} >= {cel.ranks}"),
+        cel.holds(f"stage.{field} >= {ranks} || has(stage.command)"),
         f"{{stages.{name}.{field}}} rows cannot keep every process of the stage busy",
         "at least nodes times gpusPerNode (processesPerNode without GPUs)",
     )
@@ -88,7 +94,7 @@ def processes_follow_gpus(name: str) -> Rule:
         "processes_follow_gpus",
         f"stages.{name}.resources.processesPerNode",
         holds,
-        f"{cel.absent} || {cel.gpus} == 0 || {cel.processes} in [1, {cel.gpus}]",
+        f"{cel.processes} == 1 || {cel.gpus} in [0, {cel.processes}] || {cel.absent}",
         "differs from gpusPerNode",
         "leave it out: there is one process per GPU",
     )
@@ -107,7 +113,7 @@ VOLUME_REACHES_ALL_NODES: Final = Rule(
     _one_node_suffices,
     "!has(self.checkpoints.claim) || self.checkpoints.claim.accessMode == 'ReadWriteMany' || ("
     + " && ".join(
-        f"({_Cel(name).absent} || {_Cel(name).resource('nodes')} == 1)"
+        f"({_Cel(name).resource('nodes')} == 1 || {_Cel(name).absent})"
         for name in Stages.model_fields
     )
     + ")",
@@ -128,7 +134,7 @@ def _has_gpus_beside(name: str, rule: str, field: str, message: str, allowed: st
             or not getattr(_resources(spec, name), attribute)
             or _resources(spec, name).gpus_per_node > 0
         ),
-        f"{cel.absent} || !{cel.has_resource(field)} || {cel.gpus} > 0",
+        f"({cel.has_no_resource(field)}) || {cel.gpus} > 0 || {cel.absent}",
         message,
         allowed,
     )
@@ -160,12 +166,11 @@ def _has_beside_command(
     name: str, rule: str, holds: Callable[[JobSpec], bool], cel: str, message: str, allowed: str
 ) -> Rule:
     """What a stage with a command of its own needs, `holds` and in CEL."""
-    of_stage = _Cel(name)
     return Rule(
         rule,
         f"stages.{name}.command",
         lambda spec: not _stage(spec, name) or _stage(spec, name).command is None or holds(spec),
-        f"{of_stage.absent} || !has({of_stage.stage}.command) || {cel}",
+        cel,
         f"runs a trainer that is not ours, {message}",
         allowed,
     )
@@ -177,7 +182,7 @@ def own_trainer_has_an_image(name: str) -> Rule:
         name,
         "own_trainer_has_an_image",
         lambda spec: bool(_stage(spec, name).image or spec.image),
-        f"has({_Cel(name).stage}.image) || has(self.image)",
+        f"has(self.image) || !{_Cel(name).has('command')} || {_Cel(name).has('image')}",
         "and no image is named",
         "image: the image that has it",
     )
@@ -189,7 +194,7 @@ def own_trainer_has_a_volume(name: str) -> Rule:
         name,
         "own_trainer_has_a_volume",
         lambda spec: spec.checkpoints.uri is None,
-        "!has(self.checkpoints.uri)",
+        f"!has(self.checkpoints.uri) || !{_Cel(name).has('command')}",
         "which knows no object store",
         "checkpoints.claim or checkpoints.existingClaim in place of checkpoints.uri",
     )
@@ -203,12 +208,7 @@ def _placed(placement: Placement) -> int:
 
 
 _PPO: Final = _Cel("ppo")
-_ROLE_SUM: Final = " + ".join(
-    f"{_PPO.stage}.placement.{role}"
-    if role == "actor"
-    else f"{_PPO.stage}.placement.?{role}.orValue(0)"
-    for role in ROLES
-)
+_ROLE_SUM: Final = " + ".join(f"{_PPO.stage}.?placement.?{role}.orValue(0)" for role in ROLES)
 PLACEMENT_ADDS_UP: Final = Rule(
     "placement_adds_up",
     "stages.ppo.placement",
@@ -218,8 +218,7 @@ PLACEMENT_ADDS_UP: Final = Rule(
         or _placed(spec.stages.ppo.placement)
         == _resources(spec, "ppo").nodes * _resources(spec, "ppo").gpus_per_node
     ),
-    f"{_PPO.absent} || !has({_PPO.stage}.placement) || "
-    f"{_ROLE_SUM} == {_PPO.resource('nodes')} * {_PPO.gpus}",
+    f"!{_PPO.has('placement')} || {_ROLE_SUM} == {_PPO.resource('nodes')} * {_PPO.gpus}",
     "the GPUs of its roles differ from those of the stage",
     "numbers that add up to nodes times gpusPerNode",
 )

@@ -30,7 +30,7 @@ POLICIES_ARE_WHOLE: Final = Rule(
         not _hands_on_an_adapter(stages.sft)
         or not any(getattr(stages, other) for other in FOLLOWERS["sft"])
     ),
-    "!has(self.sft) || !has(self.sft.lora) || self.sft.lora.output != 'adapter' || "
+    "!self.?sft.?lora.hasValue() || self.sft.lora.output != 'adapter' || "
     f"!({' || '.join(f'has(self.{other})' for other in FOLLOWERS['sft'])})",
     f"is adapter, and {' or '.join(FOLLOWERS['sft'])} would start from it",
     "merged; adapter only where no later stage uses the result",
@@ -42,7 +42,7 @@ REWARD_MODELS_ARE_WHOLE: Final = Rule(
         not _hands_on_an_adapter(stages.reward)
         or (stages.reward.command is not None and stages.ppo is None)
     ),
-    "!has(self.reward) || !has(self.reward.lora) || self.reward.lora.output != 'adapter' || "
+    "!self.?reward.?lora.hasValue() || self.reward.lora.output != 'adapter' || "
     "(has(self.reward.command) && !has(self.ppo))",
     "is adapter, and a reward model is handed on whole, with its head",
     "merged",
@@ -52,7 +52,7 @@ REWARD_MODELS_ARE_WHOLE: Final = Rule(
 def _gate_has_followers(name: str) -> Rule:
     """A gate holds later stages back and nothing else: the job is ready without it."""
     followers = FOLLOWERS.get(name, ())
-    following = "".join(f" || has(self.{other})" for other in followers)
+    following = "".join(f"has(self.{other}) || " for other in followers)
 
     def holds(stages: Any) -> bool:
         stage = getattr(stages, name)
@@ -62,7 +62,7 @@ def _gate_has_followers(name: str) -> Rule:
         "gate_holds_something",
         f"{name}.gate",
         holds,
-        f"!has(self.{name}) || !has(self.{name}.gate){following}",
+        f"{following}!self.?{name}.?gate.hasValue()",
         f"holds nothing back: no stage of this job starts from {name}",
         "leave it out; a gate belongs to a stage that others start from",
     )
@@ -81,7 +81,7 @@ STAGES_RULES: Final = (
         "ppo_has_reward",
         "ppo.rewards",
         lambda stages: not stages.ppo or bool(stages.reward or stages.ppo.rewards),
-        "!has(self.ppo) || has(self.reward) || size(self.ppo.rewards) > 0",
+        "has(self.reward) || !has(self.ppo) || size(self.ppo.rewards) > 0",
         "there is no reward stage and no reward is named",
         "add spec.stages.reward, or name a model, a function or an http endpoint here",
     ),
@@ -89,7 +89,7 @@ STAGES_RULES: Final = (
         "reward_stage_is_there",
         "ppo.rewards",
         lambda stages: all(not term.stage for term in _terms(stages)) or bool(stages.reward),
-        "!has(self.ppo) || has(self.reward) || "
+        "has(self.reward) || !has(self.ppo) || "
         "self.ppo.rewards.all(name, !has(self.ppo.rewards[name].stage))",
         "a term names the reward stage, which this job does not have",
         "add spec.stages.reward, or name a model, a function or an http endpoint",
@@ -103,7 +103,7 @@ STAGES_RULES: Final = (
             or bool(stages.reward)
             or any(term.model for term in _terms(stages))
         ),
-        "!has(self.ppo) || self.ppo.critic != 'reward' || has(self.reward) || "
+        "has(self.reward) || !has(self.ppo) || self.ppo.critic != 'reward' || "
         "self.ppo.rewards.exists(name, has(self.ppo.rewards[name].model))",
         "starts from the reward model, and there is none",
         "auto, shared or fresh; or add spec.stages.reward or a reward term with a model",
@@ -112,7 +112,7 @@ STAGES_RULES: Final = (
         "reward_start_is_there",
         "reward.startFrom",
         lambda stages: not stages.reward or stages.reward.start_from != "sft" or bool(stages.sft),
-        "!has(self.reward) || self.reward.startFrom != 'sft' || has(self.sft)",
+        "has(self.sft) || !has(self.reward) || self.reward.startFrom != 'sft'",
         "is sft, and this job has no sft stage",
         "auto, base or random; or add spec.stages.sft",
     ),
@@ -122,7 +122,7 @@ STAGES_RULES: Final = (
         lambda stages: (
             not stages.reward or stages.reward.normalise_on != "demonstrations" or bool(stages.sft)
         ),
-        "!has(self.reward) || self.reward.normaliseOn != 'demonstrations' || has(self.sft)",
+        "has(self.sft) || !has(self.reward) || self.reward.normaliseOn != 'demonstrations'",
         "is demonstrations, and this job has no sft stage, whose data they are",
         "auto, chosen or all; or add spec.stages.sft",
     ),
@@ -135,8 +135,8 @@ STAGES_RULES: Final = (
             or not stages.sft
             or stages.sft.command is None
         ),
-        "!has(self.reward) || self.reward.normaliseOn != 'demonstrations' || !has(self.sft) || "
-        "!has(self.sft.command)",
+        "!self.?sft.?command.hasValue() || !has(self.reward) || "
+        "self.reward.normaliseOn != 'demonstrations'",
         "is demonstrations, and only sft.command knows how the SFT data are read",
         "auto, chosen or all; or leave out sft.command",
     ),

@@ -103,7 +103,7 @@ def _read_whole(field: str, own_trainer: bool = False) -> tuple[Rule, ...]:
     not ours reads it. What evalFraction is by default cannot be told from what is left out.
     """
     share = DataSource.model_fields["eval_fraction"].default
-    unless = "has(self.command) || " if own_trainer else ""
+    unless = " || has(self.command)" if own_trainer else ""
 
     def data(value: Any) -> DataSource | None:
         is_ours = not own_trainer or value.command is None
@@ -114,7 +114,7 @@ def _read_whole(field: str, own_trainer: bool = False) -> tuple[Rule, ...]:
             "held_out_rows_are_read",
             f"{field}.evalSource",
             lambda value: (found := data(value)) is None or found.eval_source is None,
-            f"{unless}!has(self.{field}.evalSource)",
+            f"!has(self.{field}.evalSource){unless}",
             "is set, and nobody would read it",
             "leave it out; spec.evaluation.prompts are answered by each policy",
         ),
@@ -122,7 +122,7 @@ def _read_whole(field: str, own_trainer: bool = False) -> tuple[Rule, ...]:
             "held_out_rows_are_read",
             f"{field}.evalFraction",
             lambda value: (found := data(value)) is None or found.eval_fraction in (0, share),
-            f"{unless}self.{field}.evalFraction in [0.0, {share}]",
+            f"self.{field}.evalFraction in [0.0, {share}]{unless}",
             f"is {{{field}.evalFraction}}, and nobody would read what it holds out",
             "leave it out: all rows are used; spec.evaluation.prompts are answered by each policy",
         ),
