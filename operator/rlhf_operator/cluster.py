@@ -44,6 +44,9 @@ RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 ORPHAN: Final = "orphan"
 """Finalizer of the garbage collector (metav1.FinalizerOrphanDependents)."""
 
+TRIES: Final = 8
+"""How often a status is sent where others are faster with what no pass goes by."""
+
 Reports = Callable[[JobKey], Mapping[tuple[str, int], Progress]]
 OnStatus = Callable[[JobStatus, JobStatus], None]
 
@@ -177,7 +180,8 @@ class KubernetesCluster:
         await self.children.delete(job, stage, attempt)
 
     async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
-        """One PUT, refused by the API server where the job is not as it was loaded."""
+        """One PUT, refused by the API server where the job is not as it was loaded. Where others
+        have changed nothing that a pass goes by, what it decided is put onto what they wrote."""
         await self._put(manifest, status.to_dict())
         self._on_status(status_of(manifest), status)
 
@@ -190,9 +194,20 @@ class KubernetesCluster:
         own = {"conditions": [condition.to_dict() for condition in conditions]}
         await self._put(manifest, kept | own)
 
-    async def _put(self, manifest: dict[str, Any], status: Object) -> None:
+    async def _put(self, manifest: dict[str, Any], status: Object, tries: int = TRIES) -> None:
         meta = manifest["metadata"]
-        key = JobKey(meta["namespace"], meta["name"])
+        try:
+            await self._replace(manifest, status)
+        except ApiError as error:
+            if error.code not in (404, 409):
+                raise
+            now = self._cache.job(JobKey(meta["namespace"], meta["name"]))
+            if now is None or tries == 1 or not _is_newer_alone(now, manifest):
+                raise OutOfDate(str(error)) from error
+            await self._put(now, status, tries - 1)
+
+    async def _replace(self, manifest: dict[str, Any], status: Object) -> None:
+        meta = manifest["metadata"]
         kept = ("name", "namespace", "uid", "resourceVersion")
         body = manifest | {
             "metadata": {name: meta[name] for name in kept},
@@ -201,12 +216,8 @@ class KubernetesCluster:
         try:
             self._cache.put(await self._api.replace(RLHFJOBS, body, "status"))
         except ApiError as error:
-            if error.code in (404, 409):
-                await self.reload(key)
-                raise OutOfDate(str(error)) from error
-            if not error.is_passing:
-                raise
-            await self.reload(key)  # it may have been written all the same
+            if error.code in (404, 409) or error.is_passing:  # of these it may have been written
+                await self.reload(JobKey(meta["namespace"], meta["name"]))
             raise
 
     async def reload(self, key: JobKey) -> None:
@@ -242,3 +253,18 @@ class KubernetesCluster:
                 log.warning("Event on %s/%s: %s", key.namespace, key.name, result)
             elif isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
+
+
+def _is_newer_alone(now: Object, before: Object) -> bool:
+    """Whether somebody has changed an RLHFJob, and nothing of it that a pass goes by: labels, and
+    annotations that are not ours. Tools may do so many times a second."""
+    versions = [of["metadata"]["resourceVersion"] for of in (now, before)]
+    return versions[0] != versions[1] and _read(now) == _read(before)
+
+
+def _read(manifest: Object) -> Object:
+    meta = manifest["metadata"]
+    ours = {k: v for k, v in (meta.get("annotations") or {}).items() if k.startswith(f"{GROUP}/")}
+    names = ("uid", "generation", "deletionTimestamp", "finalizers")
+    read = {name: meta.get(name) for name in names}
+    return read | {"spec": manifest.get("spec"), "status": manifest.get("status"), "ours": ours}

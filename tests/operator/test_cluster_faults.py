@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -20,8 +21,16 @@ from cluster_jobs import (
     stage,
     wait_until,
 )
+from kubernetes.aio.client import ApiClient
+from kubernetes.aio.config import load_kube_config
 from operator_process import OperatorProcess
 from operator_rights import limited
+from rlhf_api.status import JobStatus, StageStatus
+from rlhf_operator.api import Api, client_settings
+from rlhf_operator.cache import Cache
+from rlhf_operator.cluster import KubernetesCluster
+from rlhf_operator.controller import OutOfDate
+from rlhf_operator.render import Platform
 from structural import crds
 
 Run = Callable[..., OperatorProcess]
@@ -384,6 +393,31 @@ def test_what_pods_depend_on_is_put_back_while_they_run(
     job = jobs.get()
     assert job["metadata"]["resourceVersion"] == version  # the status has not moved
     assert stage(job, "sft")["phase"] == "Running"
+
+
+def test_a_status_is_put_onto_what_others_wrote_unless_a_pass_goes_by_it(
+    installed: ControlPlane, jobs: Jobs
+) -> None:
+    """A tool that writes 24 annotations a second made a job of one second take 34."""
+    begun = JobStatus(stages={"sft": StageStatus(attempt=1)})
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+
+    async def write(foreign: Object) -> None:
+        settings = client_settings()
+        await load_kube_config(str(installed.kubeconfig), client_configuration=settings)
+        api, cache = Api(ApiClient(settings)), Cache()
+        cache.put(seen := jobs.get())
+        jobs.patch({"metadata": {"annotations": foreign}})
+        try:
+            await KubernetesCluster(api, cache, Platform(), {}).write_status(seen, begun)
+        finally:
+            await api.close()
+
+    asyncio.run(write({"example.com/seen": "1"}))
+    assert jobs.attempts() == {"sft": 1}
+    assert jobs.get()["metadata"]["annotations"] == {"example.com/seen": "1"}
+    with pytest.raises(OutOfDate):
+        asyncio.run(write({"rlhf.dev/approve-sft": "yes"}))
 
 
 @pytest.mark.parametrize("propagation", ["Background", "Foreground", "Orphan"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
@@ -125,12 +127,18 @@ def test_nobody_asks_for_the_pods_of_an_attempt_that_is_not_the_newest() -> None
 
 
 class Jobs:
-    """Keeps one RLHFJob, as an API server does: who replaces it names the version that he saw."""
+    """Keeps one RLHFJob, as an API server does: who replaces it names the version that he saw.
+    Somebody else is faster with his own `changes`, each of them once."""
 
-    def __init__(self, job: Object) -> None:
+    def __init__(self, job: Object, changes: Iterable[Object] = ()) -> None:
         self.job = job
+        self.changes = iter(changes)
 
     async def replace(self, _: Any, body: Object, __: str) -> Object:
+        for change in itertools.islice(self.changes, 1):
+            version = str(int(self.job["metadata"]["resourceVersion"]) + 1)
+            meta = self.job["metadata"] | {"resourceVersion": version} | change.get("metadata", {})
+            self.job = self.job | change | {"metadata": meta}
         if body["metadata"]["resourceVersion"] != self.job["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict", "the object has been modified")
         self.job = body
@@ -165,6 +173,52 @@ def test_no_status_reaches_a_job_that_was_made_again_during_the_pass() -> None:
         assert server.job == new
 
     asyncio.run(write())
+
+
+def written(server: Jobs) -> None:
+    """By a pass over the job as it was, which no watch has told of since."""
+
+    async def write() -> None:
+        key, cache = JobKey("default", "tiny"), Cache()
+        cache.put(server.job)
+        cluster = KubernetesCluster(cast(Api, server), cache, Platform(), {})
+        manifest = await cluster.load(key)
+        assert manifest is not None
+        await cluster.write_status(manifest, JobStatus(stages={"sft": StageStatus(attempt=1)}))
+
+    asyncio.run(write())
+
+
+def test_whoever_changes_what_no_pass_goes_by_does_not_hold_a_job_up() -> None:
+    """A tool that keeps its labels or annotations up to date may write many times a second."""
+    seen = [{"metadata": {"annotations": {"example.com/seen": str(at)}}} for at in range(3)]
+    server = Jobs(an_rlhfjob("uid", "5"), seen)
+    written(server)
+    assert server.job["status"]["stages"]["sft"]["attempt"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"suspend": True}, "metadata": {"generation": 2}},
+        {"status": {"stages": {"sft": {"attempt": 1}}}},  # of another replica
+        {"metadata": {"annotations": {"rlhf.dev/approve": "sft"}}},
+        {"metadata": {"finalizers": ["orphan"]}},
+        {"metadata": {"uid": "new"}},
+    ],
+    ids=["spec", "status", "annotation of ours", "finalizer", "made again"],
+)
+def test_a_status_that_was_decided_on_something_else_is_refused(change: Object) -> None:
+    server = Jobs(an_rlhfjob("uid", "5"), [change])
+    with pytest.raises(OutOfDate):
+        written(server)
+    assert server.job.get("status") == change.get("status")
+
+
+def test_a_status_is_not_sent_for_ever() -> None:
+    server = Jobs(an_rlhfjob("uid", "5"), itertools.repeat({"metadata": {"labels": {"a": "b"}}}))
+    with pytest.raises(OutOfDate):
+        written(server)
 
 
 def test_a_job_that_is_made_again_while_the_old_one_is_asked_for_is_seen() -> None:
