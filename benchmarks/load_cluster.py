@@ -140,16 +140,36 @@ class PlainClient:
             return await answer.text()
 
     async def watch(self, path: str) -> AsyncIterator[Object]:
-        """All that is there and each change of it, for ever; what was told may be told again."""
+        """All that is there and each change of it, for ever; what was told may be told again.
+
+        The API server ends the watch of whoever reads too slowly. It goes on where it was: begun
+        anew it would be told everything once more, and be slower still.
+        """
         while True:
-            async with self._session.get(path, params={"watch": "1"}) as answer:
-                if answer.status == 200:
-                    async for line in answer.content:
-                        event = json.loads(line)
-                        if event["type"] == "ERROR":  # it was too slow, and begins anew
-                            break
-                        yield event["object"]
+            async with self._session.get(path) as answer:
+                found = await answer.json() if answer.status == 200 else {}
+            for item in found.get("items", ()):
+                yield item
+            since = found.get("metadata", {}).get("resourceVersion")
+            while since:
+                async for item in self._changes(path, since):
+                    if item is None:
+                        since = None
+                        break
+                    since = item["metadata"]["resourceVersion"]
+                    yield item
             await asyncio.sleep(0.1)  # 429: the API server is not ready to tell
+
+    async def _changes(self, path: str, since: str) -> AsyncIterator[Object | None]:
+        """Until the API server ends it; None where it does not know `since` any more."""
+        query = {"watch": "1", "resourceVersion": since}
+        async with self._session.get(path, params=query) as answer:
+            if answer.status != 200:
+                yield None
+                return
+            async for line in answer.content:
+                event = json.loads(line)
+                yield None if event["type"] == "ERROR" else event["object"]
 
 
 async def each(items: Iterable[Object], act: Callable[[Object], Awaitable[None]]) -> None:
