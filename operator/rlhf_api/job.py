@@ -14,7 +14,7 @@ from rlhf_api.resources import Resources
 from rlhf_api.scheduling import Scheduling
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
 from rlhf_api.stages.ppo import FunctionReward
-from rlhf_api.status import JobStatus
+from rlhf_api.status import PREPARE, JobStatus, StageStatus
 from rlhf_api.storage import Checkpoints
 
 GROUP: Final = "rlhf.dev"
@@ -152,3 +152,8 @@ class RLHFJob(Contract):
     def parse(cls, obj: dict[str, Any]) -> RLHFJob:
         """The job in a decoded manifest; camelCase only. Raises pydantic.ValidationError."""
         return cls.model_validate(obj, by_alias=True, by_name=False)
+
+    def stage_statuses(self) -> dict[str, StageStatus]:
+        """That of `prepare` and of each stage of the spec, in the order in which they run."""
+        status = self.status or JobStatus()
+        return {name: status.of(name) for name in (PREPARE, *self.spec.stages.present())}

@@ -16,6 +16,7 @@ from rlhf_api.base import Contract
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.job import Evaluation, Stages
 from rlhf_api.stages import AnyStage
+from rlhf_api.status import PREPARE as PREPARE
 from rlhf_api.status import CheckpointRef
 
 WORKDIR: Final = "/rlhf"
@@ -34,7 +35,6 @@ MANIFEST: Final = "manifest.json"
 TERMINATION_LIMIT: Final = 4096
 """Bytes of a termination message that a kubelet keeps."""
 
-PREPARE: Final = "prepare"
 SAVED_STEP: Final = "checkpoint/step"
 """Metric of progress reports: the step of the newest committed training state. What a fault costs
 is told from it."""

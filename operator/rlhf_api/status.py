@@ -10,6 +10,8 @@ from rlhf_api.base import Contract
 from rlhf_api.lists import KeyedBy
 from rlhf_api.pods import Image
 
+PREPARE: Final = "prepare"
+"""The stage of every job that fetches and checks, and trains nothing."""
 MOST_METRICS: Final = 128
 """Metrics that a status holds of one stage."""
 MOST_RESULTS: Final = 32
@@ -243,3 +245,12 @@ class JobStatus(Kept):
     )
     start_time: Time | None = Field(default=None, description="RFC 3339.")
     completion_time: Time | None = Field(default=None, description="RFC 3339.")
+
+    def of(self, stage: str) -> StageStatus:
+        """That of a stage, or of `prepare`; where nothing is known of it, one that says nothing."""
+        found = self.prepare if stage == PREPARE else self.stages.get(stage)
+        return found or StageStatus()
+
+    def every_stage(self) -> dict[str, StageStatus]:
+        """`prepare`, then the stages by name, with those that were removed from the spec since."""
+        return {PREPARE: self.prepare or StageStatus(), **self.stages}

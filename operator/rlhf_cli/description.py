@@ -16,7 +16,7 @@ from rlhf_cli.next_steps import next_steps
 from rlhf_cli.output import age, table
 from rlhf_cli.progress.rows import stage_rows
 from rlhf_cli.progress.terminal import STYLES
-from rlhf_cli.targets.target import Happening, Object, PodView, Target, all_stages
+from rlhf_cli.targets.target import Happening, Object, PodView, Target
 
 LABEL: Final = 14
 MOST_EVENTS: Final = 15
@@ -114,7 +114,7 @@ def _conditions(job: RLHFJob, now: datetime) -> list[Text]:
 
 
 def _stages(job: RLHFJob, now: datetime) -> list[Text]:
-    status = all_stages(job)
+    status = job.stage_statuses()
     shown = stage_rows(job, now)
     cells = []
     for row in shown:
@@ -134,7 +134,7 @@ def _stages(job: RLHFJob, now: datetime) -> list[Text]:
 def _metrics(job: RLHFJob) -> list[Text]:
     """Of each stage, evaluations first."""
     lines = []
-    for name, stage in all_stages(job).items():
+    for name, stage in job.stage_statuses().items():
         names = sorted(stage.metrics, key=lambda metric: (not metric.startswith("eval/"), metric))
         told = [f"{metric} {figure_text(stage.metrics[metric])}" for metric in names[:MOST_METRICS]]
         if told:
@@ -145,7 +145,7 @@ def _metrics(job: RLHFJob) -> list[Text]:
 
 def _results(job: RLHFJob) -> list[Text]:
     cells = []
-    for name, stage in all_stages(job).items():
+    for name, stage in job.stage_statuses().items():
         if stage.checkpoint and stage.phase == "Succeeded":
             spent = between(stage.start_time, stage.completion_time)
             time = duration(spent) if spent is not None else ""

@@ -20,7 +20,6 @@ from rlhf_cli.targets.target import (
     PodView,
     Scope,
     Target,
-    all_stages,
     ending,
     parsed,
 )
@@ -41,7 +40,9 @@ def _exit_code(job: RLHFJob) -> int:
         case "Ready":
             return DONE
         case "Stalled":
-            ends = [stage.ended for stage in all_stages(job).values() if stage.phase == "Failed"]
+            ends = [
+                stage.ended for stage in job.stage_statuses().values() if stage.phase == "Failed"
+            ]
             return next((end.exit_code for end in ends if end and end.exit_code), FAILED)
         case _:
             return TRANSIENT
@@ -92,7 +93,7 @@ async def _look_at_pods(target: Target, job: RLHFJob, screen: Screen) -> None:
             for pod in screen.pods:
                 key = (pod.stage, pod.attempt)
                 has_begun = pod.phase not in ("Pending", "Waiting")
-                is_first = pod.completion_index == 0 and pod.stage in all_stages(job)
+                is_first = pod.completion_index == 0 and pod.stage in job.stage_statuses()
                 if is_first and has_begun and key not in read:
                     read.add(key)
                     with contextlib.suppress(Failure):

@@ -10,7 +10,7 @@ from rlhf_api.status import JobStatus
 from rlhf_operator import kueue
 from rlhf_operator.inputs import parents
 
-from rlhf_cli.targets.target import Target, all_stages, ending
+from rlhf_cli.targets.target import Target, ending
 
 SUSPEND_AND_RESUME: Final = (("suspend", "--wait"), ("resume",))
 
@@ -18,7 +18,7 @@ SUSPEND_AND_RESUME: Final = (("suspend", "--wait"), ("resume",))
 def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]:
     """Lines; none where there is nothing to do but to wait."""
     name, status = job.metadata.name, job.status or JobStatus()
-    stages = all_stages(job)
+    stages = job.stage_statuses()
     failed = [stage for stage, item in stages.items() if item.phase == "Failed"]
     if ending(job) == "Ready":
         yield f"look at it:  {target.command('report', job=name)}"

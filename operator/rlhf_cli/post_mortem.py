@@ -10,7 +10,6 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import ExitCode
 from rlhf_api.status import JobStatus, StageStatus
 from rlhf_operator.outcome import REASONS
-from rlhf_operator.settle import every_stage
 
 from rlhf_cli.failures import FAILED
 from rlhf_cli.figures import TITLES
@@ -31,7 +30,7 @@ KEPT: Final = "Finished stages are kept: the same command goes on after them."
 def explain(job: RLHFJob, folder: RunFolder) -> tuple[list[str], int]:
     """Lines for the user and the exit code."""
     status = job.status or JobStatus()
-    stages = every_stage(status)
+    stages = status.every_stage()
     failed = [(name, stage) for name, stage in stages.items() if stage.phase == "Failed"]
     if not failed:
         return _unfinished(status, stages), FAILED

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rlhf_api.job import RLHFJob
 
 from rlhf_cli.failures import Failure
-from rlhf_cli.targets.target import PodView, all_stages
+from rlhf_cli.targets.target import PodView
 
 
 class Wish(NamedTuple):
@@ -21,7 +21,7 @@ class Wish(NamedTuple):
 
 def check(job: RLHFJob, wish: Wish) -> None:
     """Raises Failure where no pod could ever fit."""
-    stages = all_stages(job)
+    stages = job.stage_statuses()
     if wish.stage is not None and wish.stage not in stages:
         raise Failure(f"{job.metadata.name} has no stage {wish.stage}; it has {', '.join(stages)}")
     if wish.rank is not None:
@@ -33,7 +33,7 @@ def check(job: RLHFJob, wish: Wish) -> None:
 
 def selected(job: RLHFJob, pods: Sequence[PodView], wish: Wish) -> list[PodView]:
     """The pods to show: of the stages under way, else of the one that was last begun."""
-    stages = all_stages(job)
+    stages = job.stage_statuses()
     if wish.stage:
         names = [wish.stage]
     else:

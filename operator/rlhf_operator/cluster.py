@@ -28,7 +28,6 @@ from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
 from rlhf_operator.names import ANNOTATION_GANG, child_name
 from rlhf_operator.observed import Attempt, Observed, Progress
-from rlhf_operator.plan import stage_status
 from rlhf_operator.refused_pods import EVENTS, LOOK_AGAIN, RefusedPods
 from rlhf_operator.render import Platform
 from rlhf_operator.render.defaults import default_image
@@ -123,7 +122,7 @@ class KubernetesCluster:
 
     def _hides_pods(self, job: RLHFJob, attempt: Attempt) -> bool:
         """Whether the end of an attempt is about to be counted without all of its pods."""
-        status = stage_status(job.status or JobStatus(), attempt.stage)
+        status = (job.status or JobStatus()).of(attempt.stage)
         is_over = attempt.has_ended or attempt.condition is not None
         if not is_over or attempt.number != status.attempt:
             return False

@@ -11,7 +11,6 @@ from rlhf_operator import pausing
 from rlhf_operator.alarms import ALARMS
 from rlhf_operator.decisions import HELD_UP
 from rlhf_operator.outcome import described
-from rlhf_operator.settle import every_stage
 from rlhf_operator.waiting import UNPLACED
 
 Kind = Literal["Normal", "Warning"]
@@ -72,9 +71,8 @@ def events(before: JobStatus | None, after: JobStatus) -> list[Event]:
     """What a write of `after` in place of `before` says; to be emitted once it has succeeded."""
     old = before or JobStatus()
     found: list[Event] = []
-    previous = every_stage(old)
-    for name, status in every_stage(after).items():
-        found += _of_stage(name, previous.get(name, StageStatus()), status)
+    for name, status in after.every_stage().items():
+        found += _of_stage(name, old.of(name), status)
     return found + list(_of_job(old, after))
 
 

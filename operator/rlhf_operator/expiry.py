@@ -10,7 +10,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus, StageStatus
 
 from rlhf_operator.observed import Attempt, Observed, numbered
-from rlhf_operator.settle import GONE_AFTER, every_stage, is_under_way
+from rlhf_operator.settle import GONE_AFTER, is_under_way
 from rlhf_operator.times import read
 from rlhf_operator.waiting import MOMENT
 
@@ -29,8 +29,8 @@ def expiry(job: RLHFJob, status: StageStatus, attempts: Sequence[Attempt]) -> da
 
 def next_pass(job: RLHFJob, observed: Observed, status: JobStatus) -> datetime | None:
     """When the next pass is due even if nothing happens. `status`: the one just written."""
-    stages = every_stage(status)
-    times = [at for name, item in stages.items() for at in _due(job, item, observed.of(name))]
+    stages = status.every_stage().items()
+    times = [at for name, item in stages for at in _due(job, item, observed.of(name))]
     return min(times, default=None)
 
 

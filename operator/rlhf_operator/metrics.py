@@ -15,7 +15,6 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from rlhf_api.run import PREPARE
 from rlhf_api.status import AttemptEnd, JobStatus, StageStatus
 
 from rlhf_operator.job_gauges import Object, collect_from
@@ -128,8 +127,8 @@ class Metrics:
     def wrote(self, before: JobStatus | None, after: JobStatus) -> None:
         """A status has been written in place of another."""
         old = before or JobStatus()
-        for name, stage in _stages(after).items():
-            self._wrote_stage(name, _stages(old).get(name, StageStatus()), stage)
+        for name, stage in after.every_stage().items():
+            self._wrote_stage(name, old.of(name), stage)
 
     def _wrote_stage(self, name: str, old: StageStatus, new: StageStatus) -> None:
         if new.ended and new.ended != old.ended:
@@ -175,10 +174,6 @@ class _AtScrape(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families()
-
-
-def _stages(status: JobStatus) -> dict[str, StageStatus]:
-    return ({PREPARE: status.prepare} if status.prepare else {}) | status.stages
 
 
 def _spent(stage: StageStatus, outcome: str) -> int:

@@ -23,7 +23,7 @@ from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash
 from rlhf_operator.observed import Attempt, Observed, numbered
 from rlhf_operator.pausing import pause_of
 from rlhf_operator.policies import decide, finished_run, is_prepared
-from rlhf_operator.settle import every_stage, is_under_way, settled
+from rlhf_operator.settle import is_under_way, settled
 from rlhf_operator.storage import moved_storage
 
 
@@ -74,7 +74,7 @@ def plan(assessment: Assessment) -> list[Action]:
     if moved_storage(job):
         return []
     actions: list[Action] = []
-    for stage, status in every_stage(assessment.status).items():
+    for stage, status in assessment.status.every_stage().items():
         decision = assessment.decisions.get(stage)
         actions += _deletions(stage, status, decision, observed)
         actions += _expired(job, stage, observed, assessment.now)
@@ -113,12 +113,6 @@ def _needs_children(decision: Decision, status: StageStatus, attempts: Sequence[
     return decision.verdict in ("Create", "Pending", "Running") and not newest.is_whole
 
 
-def stage_status(status: JobStatus, stage: str) -> StageStatus:
-    """The status of a stage or of `prepare`."""
-    found = status.prepare if stage == PREPARE else status.stages.get(stage)
-    return found or StageStatus()
-
-
 def _wanted(
     job: RLHFJob,
     stage: str,
@@ -128,13 +122,13 @@ def _wanted(
     runs: Mapping[str, FinishedRun],
 ) -> Wanted | None:
     if stage == PREPARE:
-        before = stage_status(status, stage)
+        before = status.of(stage)
         return wanted_of(job, stage, before, lambda it: prepare_hash(it, observed.fingerprints))
     needed = set(parents(job.spec, stage).values())
-    if not is_prepared(stage_status(status, PREPARE), prepare) or not needed <= set(runs):
+    if not is_prepared(status.of(PREPARE), prepare) or not needed <= set(runs):
         return None
     outputs = {parent: runs[parent].checkpoint.digest for parent in needed}
-    before = stage_status(status, stage)
+    before = status.of(stage)
     return wanted_of(job, stage, before, lambda it: input_hash(it, stage, status.sources, outputs))
 
 
@@ -153,9 +147,9 @@ def _context(
     return Context(
         job=job,
         stage=stage,
-        status=stage_status(status, stage),
+        status=status.of(stage),
         attempts=observed.of(stage),
-        sources_are_known=is_prepared(stage_status(status, PREPARE), wanted[PREPARE]),
+        sources_are_known=is_prepared(status.of(PREPARE), wanted[PREPARE]),
         wanted=wanted[stage],
         parents={name: decisions[name] for name in needed},
         parent_runs={name: runs[name] for name in needed if name in runs},
@@ -201,7 +195,7 @@ def _expired(
     job: RLHFJob, stage: str, observed: Observed, now: datetime
 ) -> Iterator[DeleteChildren]:
     """Children of an attempt whose end has been written down for long enough."""
-    status = stage_status(job.status or JobStatus(), stage)
+    status = (job.status or JobStatus()).of(stage)
     due = expiry(job, status, observed.of(stage))
     if due and due <= now and status.ended:
         yield DeleteChildren(stage, status.ended.attempt, "Expired")

@@ -30,20 +30,12 @@ def is_under_way(status: StageStatus) -> bool:
     return status.attempt > (status.ended.attempt if status.ended else 0)
 
 
-def every_stage(status: JobStatus) -> dict[str, StageStatus]:
-    """`prepare`, then the stages by name, with those that were removed from the spec since."""
-    return {PREPARE: status.prepare or StageStatus(), **status.stages}
-
-
 def settled(look: Look, observed: Observed) -> JobStatus:
     """The status with every end that can be seen counted, once."""
     job, status = look.job, look.job.status or JobStatus()
-    prepare = _settled_stage(look, PREPARE, status.prepare or StageStatus(), observed)
-    names = dict.fromkeys([*status.stages, *job.spec.stages.present()])
-    stages = {
-        name: _settled_stage(look, name, status.stages.get(name, StageStatus()), observed)
-        for name in names
-    }
+    names = dict.fromkeys([*status.every_stage(), *job.spec.stages.present()])
+    stages = {name: _settled_stage(look, name, status.of(name), observed) for name in names}
+    prepare = stages.pop(PREPARE)
     sources = status.sources
     result = _newest_outcome(status.prepare, prepare, observed)
     if result and result.kind == "Done" and result.result:

@@ -19,7 +19,7 @@ from rlhf_operator.images import image_of
 from rlhf_operator.inputs import Wanted
 from rlhf_operator.messages import redacted
 from rlhf_operator.pausing import pause_of
-from rlhf_operator.plan import Action, Assessment, BeginAttempt, stage_status
+from rlhf_operator.plan import Action, Assessment, BeginAttempt
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.storage import location, moved_storage
 from rlhf_operator.times import written
@@ -97,7 +97,7 @@ def _in_order(job: RLHFJob, status: JobStatus) -> list[str]:
 def _stage(
     look: Look, stage: str, assessment: Assessment, begin: BeginAttempt | None
 ) -> StageStatus:
-    status = stage_status(assessment.status, stage)
+    status = assessment.status.of(stage)
     decision = assessment.decisions.get(stage) or _removed(status)
     if begin:
         status = _begun(look.job, status, begin, assessment.observed.image)

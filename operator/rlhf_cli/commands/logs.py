@@ -15,7 +15,7 @@ from rlhf_cli.failures import DENIED, DONE, Failure
 from rlhf_cli.progress.summary import console_for
 from rlhf_cli.selection import Wish, check, first_rank, selected
 from rlhf_cli.targets.resolve import target_of
-from rlhf_cli.targets.target import LogOptions, PodView, Target, all_stages, ending, parsed
+from rlhf_cli.targets.target import LogOptions, PodView, Target, ending, parsed
 
 COLOURS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Of the terminal, by the rank."""
@@ -107,7 +107,7 @@ class Following:
         if ending(job) or not await self._target.is_worked_on(job):
             return True
         stage = self._wish.stage
-        return stage is not None and all_stages(job)[stage].phase in ("Succeeded", "Failed")
+        return stage is not None and job.stage_statuses()[stage].phase in ("Succeeded", "Failed")
 
     async def _follow(self, pod: PodView, first: int) -> None:
         async for line in _lines(self._target, pod, self._options, self._wish):

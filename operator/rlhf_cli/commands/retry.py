@@ -11,7 +11,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_cli.failures import Failure
 from rlhf_cli.output import tell_change, told_aside
 from rlhf_cli.targets.resolve import target_of
-from rlhf_cli.targets.target import Going, all_stages, parsed
+from rlhf_cli.targets.target import Going, parsed
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ async def _retry(args: argparse.Namespace) -> Going:
 
 def to_retry(job: RLHFJob, asked: Sequence[str]) -> list[str]:
     """The stages that get another try: those asked for, or all that failed. Raises Failure."""
-    stages, name = all_stages(job), job.metadata.name
+    stages, name = job.stage_statuses(), job.metadata.name
     failed = [stage for stage, item in stages.items() if may_be_retried(item.phase, item.reason)]
     for stage in asked:
         if stage not in stages:

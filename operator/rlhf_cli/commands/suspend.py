@@ -10,7 +10,7 @@ from rlhf_api.status import JobStatus
 from rlhf_cli.failures import DONE
 from rlhf_cli.output import say, tell_change
 from rlhf_cli.targets.resolve import target_of
-from rlhf_cli.targets.target import Target, all_stages, parsed
+from rlhf_cli.targets.target import Target, parsed
 from rlhf_cli.waiting import until, within
 
 
@@ -38,7 +38,7 @@ async def pods_ended(target: Target, name: str | None) -> None:
             return True
         status = job.status or JobStatus()
         is_seen = status.observed_generation == job.metadata.generation
-        is_running = any(stage.phase == "Running" for stage in all_stages(job).values())
+        is_running = any(stage.phase == "Running" for stage in job.stage_statuses().values())
         pods = await target.pods(job)
         return is_seen and not is_running and all(pod.is_over for pod in pods)
 

@@ -9,7 +9,6 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import StagePhase, StageStatus
 
 from rlhf_cli.figures import SHORT_TITLES, duration, key_figures
-from rlhf_cli.targets.target import all_stages
 
 SYMBOLS: Final[dict[StagePhase, str]] = {
     "Pending": "·",
@@ -44,7 +43,7 @@ class StageRow(NamedTuple):
 
 def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
     """Rows in the order in which the stages run; prepare comes first."""
-    rows = [_row(name, stage, now) for name, stage in all_stages(job).items()]
+    rows = [_row(name, stage, now) for name, stage in job.stage_statuses().items()]
     if job.spec.suspend:
         return rows
     # Stopped by a signal: to the plan that looks like a suspension, which the user never asked for.

@@ -16,7 +16,7 @@ from rlhf_cli.output import age
 from rlhf_cli.progress.history import SHOWN, History, sparkline
 from rlhf_cli.progress.rows import stage_rows
 from rlhf_cli.progress.terminal import STYLES, LiveView, stage_table
-from rlhf_cli.targets.target import Happening, PodView, all_stages
+from rlhf_cli.targets.target import Happening, PodView
 
 MOST_EVENTS: Final = 6
 LABEL: Final = 20
@@ -43,7 +43,7 @@ class Screen(LiveView):
     def show(self, job: RLHFJob) -> None:
         """Take a new status."""
         super().show(job)
-        for name, stage in all_stages(job).items():
+        for name, stage in job.stage_statuses().items():
             if stage.phase == "Running":
                 self.history.note(name, stage.metrics)
 
@@ -98,7 +98,7 @@ def _title(job: RLHFJob, place: str) -> Text:
 
 def _curves(job: RLHFJob, history: History, width: int) -> Iterator[Text]:
     """A line for each figure of the stages under way, with its newest value."""
-    for name, stage in all_stages(job).items():
+    for name, stage in job.stage_statuses().items():
         if stage.phase != "Running":
             continue
         for metric in SHOWN.get(name, ()):

@@ -19,7 +19,6 @@ from rlhf_cli.figures import TITLES, duration, figure_text, key_figures
 from rlhf_cli.pipes import nobody_reads
 from rlhf_cli.progress.rows import StageRow, stage_rows
 from rlhf_cli.progress.terminal import STYLES, WIDE
-from rlhf_cli.targets.target import all_stages
 
 LOG_WIDTH: Final = 120
 GAP: Final = "   "
@@ -42,7 +41,7 @@ def console_for(stream: TextIO) -> Console:
 def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
     """Each stage with its time and key figures, then the scores of all models."""
     status, rows = job.status or JobStatus(), stage_rows(job, now)
-    reached = [_reached(row, all_stages(job)[row.name].metrics) for row in rows]
+    reached = [_reached(row, job.stage_statuses()[row.name].metrics) for row in rows]
     if console.width >= WIDE:
         console.print(_table(rows, reached))
     else:
@@ -78,7 +77,7 @@ def model_scores(job: RLHFJob) -> dict[str, float]:
     """The user's judge's mean score of each model, the base model first, then as stages run: an
     API server gives them by name."""
     found: dict[str, float] = {}
-    for name, stage in all_stages(job).items():
+    for name, stage in job.stage_statuses().items():
         if "eval/base_score" in stage.metrics:
             found = {"base": stage.metrics["eval/base_score"]} | found
         if "eval/score" in stage.metrics and name in TITLES:

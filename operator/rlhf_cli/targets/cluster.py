@@ -28,7 +28,6 @@ from rlhf_cli.targets.target import (
     Listing,
     Object,
     Scope,
-    all_stages,
 )
 
 
@@ -104,7 +103,7 @@ class ClusterTarget(ClusterRequests):
         return Going(lambda: DONE, f"{job.metadata.name} goes on.")
 
     async def retry(self, job: RLHFJob, stages: Sequence[str]) -> Going:
-        attempts = {name: stage.attempt for name, stage in all_stages(job).items()}
+        attempts = {name: stage.attempt for name, stage in job.stage_statuses().items()}
         asked = {f"{ANNOTATION_RETRY_STAGE}{name}": str(attempts[name]) for name in stages}
         await self.annotate(job, asked)
         said = f"{job.metadata.name}: {' and '.join(stages)} gets another try."

@@ -27,7 +27,7 @@ from rlhf_cli.run_folder import STATUS_FILE, RunFolder, lineage_of
 from rlhf_cli.targets.cluster_requests import ClusterRequests, of_job
 from rlhf_cli.targets.files import Received
 from rlhf_cli.targets.reader_pod import READER, reader_pod
-from rlhf_cli.targets.target import LogOptions, Object, PodView, all_stages
+from rlhf_cli.targets.target import LogOptions, Object, PodView
 from rlhf_cli.yaml_text import write_document
 
 START_WITHIN: Final = 300.0
@@ -57,14 +57,14 @@ async def records(target: ClusterRequests, job: RLHFJob) -> AsyncIterator[RunFol
 
 
 async def _bring_records(target: ClusterRequests, job: RLHFJob, folder: RunFolder) -> None:
-    if patterns := record_patterns(job, all_stages(job)):
+    if patterns := record_patterns(job, job.stage_statuses()):
         await _read(target, job, patterns, Received(folder.volume(job)))
 
 
 async def _curves_of_logs(target: ClusterRequests, job: RLHFJob, folder: RunFolder) -> None:
     with contextlib.suppress(Failure):
         for pod in await target.pods(job):
-            stage = all_stages(job).get(pod.stage)
+            stage = job.stage_statuses().get(pod.stage)
             place = lineage_of(job, pod.stage, stage) if stage else None
             if place and pod.completion_index == 0:
                 lines = [line async for line in target.log(pod, LogOptions())]
@@ -150,7 +150,8 @@ async def _pod(
     """With the image of the job's own pods: it is on the nodes already, and has Python."""
     pods = await target.raw_pods(of_job(job))
     images = trainer_images(pods)
-    images += [stage.image for stage in all_stages(job).values() if stage.image]  # of pods gone
+    statuses = job.stage_statuses().values()
+    images += [status.image for status in statuses if status.image]  # of pods that are gone
     image = next(iter(images), job.spec.image)
     if image is None:
         raise Failure(

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.run import PREPARE
-from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
+from rlhf_api.status import CheckpointRef, JobStatus
 from rlhf_api.validation import InvalidJob, kept_job
 from rlhf_operator.names import CONTAINER_NAME
 
@@ -169,14 +168,6 @@ def parsed(item: Object) -> RLHFJob:
             *told_problems(error.problems),
             "use the rlhfctl of the operator's version",
         ) from None
-
-
-def all_stages(job: RLHFJob) -> dict[str, StageStatus]:
-    """The status of `prepare` and of each stage, in the order in which they run."""
-    status = job.status or JobStatus()
-    found = {PREPARE: status.prepare or StageStatus()}
-    names = job.spec.stages.present()
-    return found | {name: status.stages.get(name, StageStatus()) for name in names}
 
 
 def ending(job: RLHFJob) -> str | None:

@@ -24,7 +24,6 @@ from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
 from rlhf_operator.local.progress_server import LoopbackServer
 from rlhf_operator.local.store import Store, annotated
 from rlhf_operator.names import ANNOTATION_RETRY_STAGE
-from rlhf_operator.settle import every_stage
 
 INTERVAL: Final = 0.05
 """Seconds between two looks at which pods run: cheap, and what makes stages follow at once."""
@@ -64,7 +63,7 @@ def run(
 
 def _retried(job: RLHFJob, status: JobStatus | None) -> RLHFJob:
     """Each run is a person's wish to try again, however the attempts of the last one ended."""
-    stages = every_stage(status or JobStatus())
+    stages = (status or JobStatus()).every_stage()
     again = {f"{ANNOTATION_RETRY_STAGE}{name}": str(was.attempt) for name, was in stages.items()}
     return annotated(job, again)
 
