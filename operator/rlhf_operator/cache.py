@@ -14,9 +14,8 @@ from rlhf_api.job import KIND
 
 from rlhf_operator import kueue
 from rlhf_operator.api import Object, Resource
-from rlhf_operator.controller import JobKey
 from rlhf_operator.mending import applied
-from rlhf_operator.names import LABEL_JOB
+from rlhf_operator.names import LABEL_JOB, JobKey
 from rlhf_operator.observe import controller, controller_uid
 
 REMEMBERED: Final = 20_000

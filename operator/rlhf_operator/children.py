@@ -15,10 +15,17 @@ from rlhf_api.job import RLHFJob
 from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
-from rlhf_operator.controller import JobKey, OutOfDate, Refused
+from rlhf_operator.controller import OutOfDate, Refused
 from rlhf_operator.discovery import Served
 from rlhf_operator.mending import Mender
-from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_name, service_name
+from rlhf_operator.names import (
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_STAGE,
+    JobKey,
+    child_name,
+    service_name,
+)
 from rlhf_operator.ownership import (
     is_disowned,
     is_left_over,

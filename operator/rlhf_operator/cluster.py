@@ -20,13 +20,13 @@ from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache, version_of
 from rlhf_operator.children import Children, key_of
-from rlhf_operator.controller import JobKey, OutOfDate, status_of
+from rlhf_operator.controller import OutOfDate, status_of
 from rlhf_operator.discovery import Served
 from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event
 from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
-from rlhf_operator.names import ANNOTATION_GANG, child_name
+from rlhf_operator.names import ANNOTATION_GANG, JobKey, child_name
 from rlhf_operator.observed import Attempt, Observed, Progress
 from rlhf_operator.refused_pods import EVENTS, LOOK_AGAIN, RefusedPods
 from rlhf_operator.render import Platform

@@ -14,6 +14,7 @@ from rlhf_operator.conditions import KINDS, State, with_conditions
 from rlhf_operator.events import Event, events
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.messages import redacted
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Observed
 from rlhf_operator.plan import Action, CreateChildren, DeleteChildren, assess, plan
 from rlhf_operator.render import Platform, render
@@ -21,13 +22,6 @@ from rlhf_operator.status import next_status
 from rlhf_operator.support import unsupported
 from rlhf_operator.times import written
 from rlhf_operator.unread import conditions_of, has_unread_status, is_left_alone, state_of
-
-
-class JobKey(NamedTuple):
-    """Which RLHFJob."""
-
-    namespace: str
-    name: str
 
 
 class Refused(Exception):

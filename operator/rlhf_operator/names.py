@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from rlhf_api.job import RLHFJob, Stages
 from rlhf_api.run import PREPARE
@@ -35,6 +35,13 @@ STAGES: Final = (PREPARE, *Stages.model_fields)
 """All that an attempt may be of, in the order in which they run."""
 SHORT_HASH: Final = 12
 """Hexadecimal digits of a hash in names and paths: 48 bits, ample for one job's history."""
+
+
+class JobKey(NamedTuple):
+    """Which RLHFJob."""
+
+    namespace: str
+    name: str
 
 
 def short(digest: str) -> str:

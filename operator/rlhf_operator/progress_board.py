@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress import merged
 

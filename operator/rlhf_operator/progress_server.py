@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress import BODY_LIMIT, parse_report
 from rlhf_operator.progress_auth import (

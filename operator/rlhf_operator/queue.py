@@ -7,7 +7,7 @@ import itertools
 import time
 from typing import Final
 
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.times import doubled
 
 FIRST_BACKOFF: Final = 0.5

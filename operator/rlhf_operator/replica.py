@@ -19,11 +19,10 @@ from rlhf_operator.admission import Admission
 from rlhf_operator.api import Api, ApiError, Object, Resource, pause_after
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import RLHFJOBS, KubernetesCluster
-from rlhf_operator.controller import JobKey
 from rlhf_operator.discovery import Served, discover, kinds
 from rlhf_operator.handlers import watch_jobs
 from rlhf_operator.leader import Leader
-from rlhf_operator.names import LABEL_JOB
+from rlhf_operator.names import LABEL_JOB, JobKey
 from rlhf_operator.progress_forward import KnownLeader, address_in, address_of
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform

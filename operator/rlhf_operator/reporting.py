@@ -8,9 +8,8 @@ from typing import Final
 
 from rlhf_operator.api import Api, Object
 from rlhf_operator.cache import Cache
-from rlhf_operator.controller import JobKey
 from rlhf_operator.metrics import Metrics
-from rlhf_operator.names import child_name
+from rlhf_operator.names import JobKey, child_name
 from rlhf_operator.progress_auth import Identity, Reporter, reporter_of
 from rlhf_operator.progress_board import ProgressBoard
 from rlhf_operator.progress_forward import KnownLeader

@@ -10,8 +10,9 @@ from typing import Final
 
 from rlhf_operator.api import ApiError, NotLeading
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey, OutOfDate, reconcile_once, say_broken_off
+from rlhf_operator.controller import OutOfDate, reconcile_once, say_broken_off
 from rlhf_operator.metrics import Metrics
+from rlhf_operator.names import JobKey
 from rlhf_operator.plan import BeginAttempt
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.watches import Restored

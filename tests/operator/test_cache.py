@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rlhf_operator.api import Resource
 from rlhf_operator.cache import Cache
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.watches import JOBS, PODS
 
 KEY = JobKey("team", "tiny")

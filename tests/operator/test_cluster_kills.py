@@ -18,10 +18,9 @@ from kubernetes.aio.client import ApiClient, Configuration
 from rlhf_operator.api import Api, Object
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import RLHFJOBS, KubernetesCluster
-from rlhf_operator.controller import JobKey
 from rlhf_operator.discovery import discover, kinds
 from rlhf_operator.metrics import Metrics
-from rlhf_operator.names import LABEL_JOB
+from rlhf_operator.names import LABEL_JOB, JobKey
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform
 from rlhf_operator.watches import CHILDREN, Watch, refresh_all

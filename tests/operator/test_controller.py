@@ -13,8 +13,9 @@ from builders import MANIFEST, NOON
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import StageResult
 from rlhf_api.status import CheckpointRef, Condition, JobStatus
-from rlhf_operator.controller import Cluster, JobKey, OutOfDate, Pass, Refused, reconcile_once
+from rlhf_operator.controller import Cluster, OutOfDate, Pass, Refused, reconcile_once
 from rlhf_operator.events import Event
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Attempt, Observed, Pod
 from rlhf_operator.render import Platform
 

@@ -14,7 +14,7 @@ from operator_process import OperatorProcess
 from operator_rights import limited
 from rlhf_operator import kueue
 from rlhf_operator.cache import Cache, slim
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from structural import CRDS, problems
 
 Object = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress import METRIC_LIMIT, merged, parse_report
 from rlhf_operator.progress_board import INTERVAL, ProgressBoard

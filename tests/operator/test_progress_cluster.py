@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from cluster.client import Client
 from cluster.control_plane import ControlPlane
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.progress_auth import Identity, Reporter, reporter_of
 from rlhf_operator.progress_forward import KnownLeader
 from rlhf_operator.progress_server import ProgressServer

@@ -14,7 +14,7 @@ import pytest
 from certificates import a_certificate
 from progress_tokens import UID, a_token, the_review
 from rlhf_operator import progress_forward, tls
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
 from rlhf_operator.progress_forward import Forwarder, KnownLeader, address_in, address_of

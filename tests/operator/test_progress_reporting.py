@@ -9,8 +9,8 @@ import pytest
 from progress_tokens import UID, a_child, a_pod
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey
 from rlhf_operator.leader import Leader
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Identity, Reporter
 from rlhf_operator.queue import WorkQueue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.queue import WorkQueue
 
 JOB, OTHER = JobKey("default", "tiny"), JobKey("default", "other")

@@ -13,8 +13,8 @@ from rlhf_api.job import RLHFJob
 from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import REFUSED_AGAIN, JobKey, OutOfDate, Refused
-from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
+from rlhf_operator.controller import REFUSED_AGAIN, OutOfDate, Refused
+from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS, JobKey
 from rlhf_operator.ownership import refusal
 from rlhf_operator.render import Platform
 from rlhf_operator.watches import Restored

@@ -15,8 +15,8 @@ from rlhf_api.status import JobStatus, StageStatus
 from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey, OutOfDate
-from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_JOB_UID, ANNOTATION_SETTINGS
+from rlhf_operator.controller import OutOfDate
+from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_JOB_UID, ANNOTATION_SETTINGS, JobKey
 from rlhf_operator.observed import Pod
 from rlhf_operator.render import Platform
 

@@ -10,7 +10,7 @@ import pytest
 from rlhf_operator import watches
 from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.cache import Cache
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.watches import PODS, Restored, Watch, refresh_all
 
 KEY = JobKey("team", "tiny")

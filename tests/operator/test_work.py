@@ -13,9 +13,9 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, JobStatus
 from rlhf_operator import queue as work_queue
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey
 from rlhf_operator.events import Event
 from rlhf_operator.metrics import Metrics
+from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Observed
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.render import Platform

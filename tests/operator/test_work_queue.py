@@ -10,7 +10,7 @@ import pytest
 from rlhf_operator import queue as work_queue
 from rlhf_operator import replica as replicas
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import JobKey
+from rlhf_operator.names import JobKey
 from rlhf_operator.queue import WorkQueue
 from rlhf_operator.replica import Replica
 from rlhf_operator.settings import Settings

@@ -13,7 +13,6 @@ from typing import Any, Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, JobStatus
 
-from rlhf_operator.controller import JobKey
 from rlhf_operator.events import Event
 from rlhf_operator.local.addresses import Addresses
 from rlhf_operator.local.job_controller import pod_of
@@ -29,6 +28,7 @@ from rlhf_operator.names import (
     ANNOTATION_SETTINGS,
     LABEL_ATTEMPT,
     LABEL_STAGE,
+    JobKey,
 )
 from rlhf_operator.observed import Attempt, Observed
 from rlhf_operator.render import Platform

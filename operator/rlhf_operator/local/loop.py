@@ -16,14 +16,14 @@ from typing import Final, NoReturn
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
 
-from rlhf_operator.controller import JobKey, reconcile_once
+from rlhf_operator.controller import reconcile_once
 from rlhf_operator.events import Event
 from rlhf_operator.local.cluster import LocalCluster
 from rlhf_operator.local.fingerprints import fingerprints
 from rlhf_operator.local.machine import Machine, fit_to_machine, this_machine
 from rlhf_operator.local.progress_server import LoopbackServer
 from rlhf_operator.local.store import Store, annotated
-from rlhf_operator.names import ANNOTATION_RETRY_STAGE
+from rlhf_operator.names import ANNOTATION_RETRY_STAGE, JobKey
 
 INTERVAL: Final = 0.05
 """Seconds between two looks at which pods run: cheap, and what makes stages follow at once."""
