@@ -16,6 +16,7 @@ from rlhf_operator.render.gang import GANGS
 from rlhf_operator.render.platform import ANY_CLUSTER, Defaults
 
 PREFIX: Final = "RLHF_"
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 TOLERATIONS: Final = TypeAdapter(tuple[Toleration, ...])
 
 
@@ -74,14 +75,12 @@ class _Parser:
         add("--lease-namespace", default=env("lease_namespace") or _own_namespace())
         add("--identity", default=env("identity") or socket.gethostname())
         add("--no-leader-election", action="store_true", help="this is the only process")
-        add("--health-port", type=int, default=int(env("health_port") or standard.health_port))
-        add(
-            "--progress-port", type=int, default=int(env("progress_port") or standard.progress_port)
-        )
+        # What the environment says stays text: argparse reads it as it reads a flag's.
+        add("--health-port", type=int, default=env("health_port") or standard.health_port)
+        add("--progress-port", type=int, default=env("progress_port") or standard.progress_port)
         add("--pod-ip", default=env("pod_ip") or standard.pod_ip)
         add("--progress-url", default=env("progress_url") or None)
-        port = env("webhook_port")
-        add("--webhook-port", type=int, default=int(port) if port else None)
+        add("--webhook-port", type=int, default=env("webhook_port") or None)
         add("--tls-directory", type=Path, default=env("tls_directory") or None)
         add("--tls-name", default=env("tls_name"))
         add("--gang-order", default=env("gang_order") or ",".join(standard.gang_order))
@@ -104,11 +103,12 @@ class _Parser:
             metavar="JSON",
             help="taints of the nodes that have devices, as in a pod's tolerations",
         )
-        add("--workers", type=int, default=int(env("workers") or standard.workers))
+        add("--workers", type=int, default=env("workers") or standard.workers)
         add(
             "--log-level",
+            type=_level,
             default=env("log_level") or standard.log_level,
-            choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+            metavar="{" + ",".join(LEVELS) + "}",
         )
         return self._checked(self._parser.parse_args(words))
 
@@ -170,6 +170,13 @@ class _Parser:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             self._parser.error(f"--default-tolerations, {where or 'as a whole'}: {first['msg']}")
+
+
+def _level(word: str) -> str:
+    """argparse holds no default to `choices`, and what the environment says is one."""
+    if word not in LEVELS:
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(LEVELS)}")
+    return word
 
 
 def _words(text: str) -> list[str]:

@@ -61,6 +61,24 @@ def test_what_is_wrong_is_said(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RLHF_HEALTH_PORT", "tcp://10.0.0.1:8080", "--health-port: invalid int value"),
+        ("RLHF_WEBHOOK_PORT", "https", "--webhook-port: invalid int value"),
+        ("RLHF_WORKERS", "many", "--workers: invalid int value"),
+        ("RLHF_LOG_LEVEL", "debug", "--log-level: 'debug' is none of DEBUG, INFO"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_said_as_well(
+    variable: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--all-namespaces"], {variable: value})
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_webhook_has_its_certificate() -> None:
     told = parse(
         ["--all-namespaces", "--webhook-port", "9443", "--tls-directory", "/tls"],
