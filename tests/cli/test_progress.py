@@ -19,6 +19,7 @@ from rlhf_cli.progress.rows import stage_rows
 from rlhf_cli.progress.summary import print_summary
 from rlhf_cli.progress.terminal import TerminalProgress, stage_table
 from rlhf_cli.targets.target import PodView
+from rlhf_operator.pausing import DELETING, INTERRUPTED, SUSPENDED
 from synthetic_run import FINAL, MANIFEST
 
 NOW = datetime(2026, 1, 5, 10, 1, 0, tzinfo=UTC)
@@ -66,12 +67,17 @@ def test_each_stage_is_one_line_however_narrow_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in lines)
 
 
-def test_a_stage_that_a_signal_stopped_is_not_said_to_be_suspended_by_the_manifest() -> None:
-    suspended = StageStatus(phase="Suspended", message="spec.suspend is true.")
-    stopped = job(sft=suspended)
-    asked = stopped.model_copy(update={"spec": stopped.spec.model_copy(update={"suspend": True})})
-    assert stage_rows(stopped, NOW)[1].note == "stopped"
-    assert stage_rows(asked, NOW)[1].note == "spec.suspend is true."
+@pytest.mark.parametrize(
+    ("reason", "message", "note"),
+    [
+        (*INTERRUPTED, "stopped"),
+        (*SUSPENDED, SUSPENDED.message),
+        (DELETING, "It was deleted, and goes once …", "It was deleted, and goes once …"),
+    ],
+)
+def test_a_stage_that_stands_still_says_by_whose_wish(reason: str, message: str, note: str) -> None:
+    paused = StageStatus(phase="Suspended", reason=reason, message=message)
+    assert stage_rows(job(sft=paused), NOW)[1].note == note
 
 
 def test_live_progress_ends_with_the_last_status() -> None:

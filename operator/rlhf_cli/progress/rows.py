@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import StagePhase, StageStatus
+from rlhf_operator.pausing import INTERRUPTED
 
 from rlhf_cli.figures import SHORT_TITLES, duration, key_figures
 
@@ -43,11 +44,7 @@ class StageRow(NamedTuple):
 
 def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
     """Rows in the order in which the stages run; prepare comes first."""
-    rows = [_row(name, stage, now) for name, stage in job.stage_statuses().items()]
-    if job.spec.suspend:
-        return rows
-    # Stopped by a signal: to the plan that looks like a suspension, which the user never asked for.
-    return [row._replace(note="stopped") if row.phase == "Suspended" else row for row in rows]
+    return [_row(name, stage, now) for name, stage in job.stage_statuses().items()]
 
 
 def _row(name: str, stage: StageStatus, now: datetime) -> StageRow:
@@ -68,7 +65,9 @@ def _row(name: str, stage: StageStatus, now: datetime) -> StageRow:
 
 
 def _note(stage: StageStatus) -> str:
-    """Why it waits; for a failure its reason, too."""
+    """Why it waits; for a failure its reason, too. Who has just pressed Ctrl-C needs one word."""
+    if stage.reason == INTERRUPTED.reason:
+        return "stopped"
     reason = stage.reason if stage.phase == "Failed" or not stage.message else None
     return ": ".join(part for part in (reason, stage.message) if part)
 
