@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from rlhf_api.job import RLHFJob
 from rlhf_operator.api import Resource
 from rlhf_operator.cluster import RLHFJOBS
+from rlhf_operator.messages import CONTROL
 
 from rlhf_cli.targets.cluster_follow import LISTED, followed, together
 from rlhf_cli.targets.cluster_requests import PODS, ClusterRequests, of_job
 from rlhf_cli.targets.target import Happening, Object
 
-CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 EVENTS: Final = Resource("v1", "Event", "events")
 OF_PODS: Final = "involvedObject.kind=Pod"
 """No selector names several pods."""
