@@ -9,9 +9,9 @@ from typing import Final
 from rich.text import Text
 from rlhf_api.job import RLHFJob
 from rlhf_api.sources import named_sources
-from rlhf_api.status import GPUSeconds, JobStatus
+from rlhf_api.status import JobStatus
 
-from rlhf_cli.figures import between, duration, figure_text
+from rlhf_cli.figures import between, device_time, duration, figure_text
 from rlhf_cli.next_steps import next_steps
 from rlhf_cli.output import age, table
 from rlhf_cli.progress.rows import stage_rows
@@ -61,7 +61,7 @@ def _head(item: Object, job: RLHFJob, now: datetime) -> Iterator[Text]:
         "Data": _data(job),
         "Checkpoints": status.storage or "",
         "Scheduler": _scheduler(status),
-        "Device time": _device_time(status),
+        "Device time": device_time(status),
     }
     for label, value in facts.items():
         if value:
@@ -82,14 +82,6 @@ def _data(job: RLHFJob) -> str:
 def _scheduler(status: JobStatus) -> str:
     found = status.scheduling
     return f"{found.gang}{f' ({found.reason})' if found.reason else ''}" if found else ""
-
-
-def _device_time(status: JobStatus) -> str:
-    sums = [stage.gpu_seconds for stage in status.stages.values() if stage.gpu_seconds]
-    if not sums:
-        return ""
-    spent = {name: sum(getattr(one, name) for one in sums) for name in GPUSeconds.model_fields}
-    return "   ".join(f"{name} {duration(seconds)}" for name, seconds in spent.items())
 
 
 def _section(title: str, lines: Sequence[Text]) -> Iterator[Text]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
+from rlhf_api.status import GPUSeconds, JobStatus
 
 TITLES: Final = {
     PREPARE: "Prepare",
@@ -17,6 +19,11 @@ TITLES: Final = {
     "dpo": "DPO",
 }
 SHORT_TITLES: Final = TITLES | {"reward": "Reward"}
+
+MODELS: Final = ("base", "sft", "ppo", "dpo")
+"""Those that answer prompts, in the order of the pipeline."""
+OF_BASE: Final = "eval/base_score"
+"""Metric of the first stage, which still has the base model."""
 
 KEY_FIGURES: Final[dict[str, dict[str, str]]] = {
     "sft": {"eval/loss": "held-out loss", "train/loss": "loss", "eval/score": "score"},
@@ -54,6 +61,26 @@ def key_figures(
         for name, label in KEY_FIGURES.get(stage, {}).items()
         if name in metrics and not (is_final and INSTEAD.get(name) in metrics)
     ][:most]
+
+
+def model_scores(job: RLHFJob) -> dict[str, float]:
+    """The user's judge's mean score of each model that it has judged, in the order of MODELS: an
+    API server gives stages by name."""
+    metrics = {name: stage.metrics for name, stage in job.stage_statuses().items()}
+    of_base = [values[OF_BASE] for values in metrics.values() if OF_BASE in values]
+    found = {"base": of_base[0]} if of_base else {}
+    judged = (name for name in MODELS if "eval/score" in metrics.get(name, {}))
+    return found | {name: metrics[name]["eval/score"] for name in judged}
+
+
+def device_time(status: JobStatus) -> str:
+    """`useful 2:00:00   repeated 1:05   waiting 0:10`: what the devices of all ended attempts were
+    used for; empty where there were none."""
+    sums = [stage.gpu_seconds for stage in status.stages.values() if stage.gpu_seconds]
+    if not sums:
+        return ""
+    spent = {name: sum(getattr(one, name) for one in sums) for name in GPUSeconds.model_fields}
+    return "   ".join(f"{name} {duration(seconds)}" for name, seconds in spent.items())
 
 
 def figure_text(value: float) -> str:

@@ -186,7 +186,7 @@ def test_the_table_is_followed_by_device_time_and_what_is_waited_for() -> None:
     print_summary(console, shown.model_copy(update={"status": status}), NOW)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines()[-2:] == [
-        "GPU time:   useful 2:00:00   repeated 1:05   waiting 0:10",
+        "Device time:   useful 2:00:00   repeated 1:05   waiting 0:10",
         "Scheduled: sft: 2 of 4 pods fit: insufficient nvidia.com/gpu.",
     ]
 

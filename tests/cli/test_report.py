@@ -11,8 +11,9 @@ import pytest
 from rlhf_api.status import StageStatus
 from rlhf_api.validation import parse_job
 from rlhf_cli.failures import Failure
+from rlhf_cli.figures import model_scores
 from rlhf_cli.plotting import chosen_stage
-from rlhf_cli.report.collect import collect, scores
+from rlhf_cli.report.collect import collect
 from rlhf_cli.report.curves import smoothed
 from rlhf_cli.report.page import bars, manifest_text, plots, render_report
 from rlhf_cli.report.records import MetricRow, merged_metrics, read_metrics, series
@@ -201,7 +202,7 @@ def test_smoothing_keeps_length_ends_and_constants() -> None:
 
 
 def test_scores_come_in_the_order_of_the_pipeline(folder: RunFolder) -> None:
-    assert list(scores(collect(folder)).items()) == [
+    assert list(model_scores(folder.job()).items()) == [
         ("base", 0.0), ("sft", 0.31), ("ppo", 0.87), ("dpo", 0.79),
     ]  # fmt: skip
 

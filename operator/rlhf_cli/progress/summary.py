@@ -13,9 +13,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import GPUSeconds, JobStatus
+from rlhf_api.status import JobStatus
 
-from rlhf_cli.figures import TITLES, duration, figure_text, key_figures
+from rlhf_cli.figures import (
+    TITLES,
+    device_time,
+    duration,
+    figure_text,
+    key_figures,
+    model_scores,
+)
 from rlhf_cli.pipes import nobody_reads
 from rlhf_cli.progress.rows import StageRow, stage_rows
 from rlhf_cli.progress.terminal import STYLES, WIDE
@@ -51,19 +58,10 @@ def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
             f"{TITLES[model]} {figure_text(score)}" for model, score in scores.items()
         )
         console.print(f"Score of the answers to the evaluation prompts:   {told}", soft_wrap=True)
-    for line in (*_device_time(status), *_needed(status)):
+    if spent := device_time(status):
+        console.print(f"Device time:   {spent}", soft_wrap=True)
+    for line in _needed(status):
         console.print(line, soft_wrap=True, markup=False)
-
-
-def _device_time(status: JobStatus) -> Iterator[str]:
-    """What the devices of all ended attempts were used for; nothing where there were none."""
-    sums = [stage.gpu_seconds for stage in status.stages.values() if stage.gpu_seconds]
-    if sums:
-        times = {
-            name: sum(getattr(item, name) for item in sums) for name in GPUSeconds.model_fields
-        }
-        told = "   ".join(f"{name} {duration(spent)}" for name, spent in times.items())
-        yield f"GPU time:   {told}"
 
 
 def _needed(status: JobStatus) -> Iterator[str]:
@@ -71,18 +69,6 @@ def _needed(status: JobStatus) -> Iterator[str]:
     for condition in status.conditions:
         if (condition.type, condition.status) in NEEDS:
             yield f"{condition.type}: {condition.message}"
-
-
-def model_scores(job: RLHFJob) -> dict[str, float]:
-    """The user's judge's mean score of each model, the base model first, then as stages run: an
-    API server gives them by name."""
-    found: dict[str, float] = {}
-    for name, stage in job.stage_statuses().items():
-        if "eval/base_score" in stage.metrics:
-            found = {"base": stage.metrics["eval/base_score"]} | found
-        if "eval/score" in stage.metrics and name in TITLES:
-            found[name] = stage.metrics["eval/score"]
-    return found
 
 
 class Figures:

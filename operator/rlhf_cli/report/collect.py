@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
@@ -17,9 +17,6 @@ from rlhf_cli.report.records import (
     read_object,
 )
 from rlhf_cli.run_folder import RunFolder
-
-MODELS: Final = ("base", "sft", "ppo", "dpo")
-"""Columns of the table of answers, in the order of the pipeline."""
 
 
 class StageRecord(NamedTuple):
@@ -51,18 +48,6 @@ def collect(folder: RunFolder) -> Run:
     records += [_stage(folder, job, name, status.stages.get(name, StageStatus())) for name in names]
     answers = [answer for name in names for answer in _answers(folder, job, name, status)]
     return Run(job, status, records, answers, read_object(folder.versions))
-
-
-def scores(run: Run) -> dict[str, float]:
-    """The user's judge's mean score of each model, in the order of the pipeline."""
-    found: dict[str, float] = {}
-    for record in run.stages:
-        metrics = record.status.metrics
-        if "eval/base_score" in metrics:
-            found.setdefault("base", metrics["eval/base_score"])
-        if "eval/score" in metrics and record.name in MODELS:
-            found[record.name] = metrics["eval/score"]
-    return {model: found[model] for model in MODELS if model in found}
 
 
 def _stage(folder: RunFolder, job: RLHFJob, name: str, status: StageStatus) -> StageRecord:

@@ -13,8 +13,8 @@ from rlhf_api.base import Contract
 from rlhf_api.run import PREPARE
 from rlhf_api.status import StageStatus
 
-from rlhf_cli.figures import TITLES, duration, figure_text, key_figures
-from rlhf_cli.report.collect import MODELS, Run, StageRecord, scores
+from rlhf_cli.figures import MODELS, TITLES, duration, figure_text, key_figures, model_scores
+from rlhf_cli.report.collect import Run, StageRecord
 from rlhf_cli.report.curves import curve
 from rlhf_cli.report.panels import PANELS, STEP_NAMES, Panel
 from rlhf_cli.report.records import Answer, Series, series
@@ -74,7 +74,7 @@ def render_report(run: Run) -> str:
                 if item.name != PREPARE or item.status.phase != "Succeeded"
             ],
             stages=[(TITLES[item.name], item, plots(item)) for item in run.stages],
-            bars=bars(scores(run)),
+            bars=bars(model_scores(run.job)),
             models=[TITLES[model] for model in _models(run.answers)],
             prompts=prompt_rows(run),
             manifest=manifest_text(run),
