@@ -56,7 +56,7 @@ def _agrees(name: str, wanted: Any, found: Any) -> bool:
 
 
 class Mended(NamedTuple):
-    """When an object was put back, for the how manieth time."""
+    """When an object was last put back, and how many times that has been."""
 
     at: datetime
     times: int
@@ -80,7 +80,7 @@ class Mender:
         return bool(drifted(item)) and now >= self._next(item, now)
 
     def next_look(self, items: Iterable[Object], now: datetime) -> datetime | None:
-        """When one of them, that was changed again at once, is to be put back again."""
+        """When one that was changed again, soon after it was put back, is due once more."""
         if not self._mended:
             return None
         due = [self._next(item, now) for item in items if drifted(item)]

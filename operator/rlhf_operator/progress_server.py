@@ -28,7 +28,7 @@ from rlhf_operator.progress_forward import FORWARDED, Forwarder, KnownLeader
 from rlhf_operator.tls import TLSFiles, keep_fresh, on_renewal, server_context
 
 PATH: Final = "/namespaces/{namespace}/rlhfjobs/{job}/{stage}/{attempt:[1-9][0-9]{0,8}}"
-"""As render.workload.progress_address writes it."""
+"""As render.environment.progress_address writes it."""
 READ_SECONDS: Final = 10.0
 REVIEW_SECONDS: Final = 4.0
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ UNPLACED: Final = frozenset(
 )
 """Reasons for which pods are not on nodes; all others come after that."""
 
-GANG_INCOMPLETE: Final = "waiting for minCount pods from a gang"
+WAITS_FOR_GANG: Final = "waiting for minCount pods from a gang"
 """What kube-scheduler (plugins/gangscheduling) says of a pod that fits, and of which others do not.
 """
 
@@ -35,6 +35,11 @@ VICTIMS: Final = re.compile(
 )
 """Where kube-scheduler goes on with what its plug-ins tried in vain to make room."""
 
+HELD_BACK: Final = {
+    "SchedulingGated": "Its pods have a scheduling gate that another controller has to lift.",
+    "WaitingForDevices": "It waits until other stages give back the machine's devices.",
+}
+"""Reasons of pods that no scheduler looks at yet, and what is said of an attempt that has one."""
 
 MOMENT: Final = timedelta(seconds=15)
 """For how long nothing is said of an attempt that the cluster has not said anything of. Pods are
@@ -85,29 +90,23 @@ def _is_fresh(attempt: Attempt, now: datetime) -> bool:
 
 
 def _unplaced(attempt: Attempt, pods: list[Pod]) -> Wait:
-    for reason in ("SchedulingGated", "WaitingForDevices"):
+    for reason, said in HELD_BACK.items():
         if any(pod.reason == reason for pod in pods):
-            return Wait(reason, GATES[reason])
-    said = [pod for pod in pods if pod.reason]
-    if not said:
+            return Wait(reason, said)
+    told = [pod for pod in pods if pod.reason]
+    if not told:
         return Wait("PodsPending", "The scheduler has not looked at the pods yet.")
-    unfit = [pod for pod in said if not _fits(pod)]
-    fit = len(attempt.pods) - len(pods) + sum(_fits(pod) for pod in said)
+    unfit = [pod for pod in told if not _fits(pod)]
+    fit = len(attempt.pods) - len(pods) + sum(_fits(pod) for pod in told)
     words = _words(unfit[0].message) if unfit else ""
     why = words or "the gang waits for the rest of its pods"
     return Wait("Unschedulable", f"{fit} of {attempt.size} pods fit: {why}.")
 
 
-GATES: Final = {
-    "SchedulingGated": "Its pods have a scheduling gate that another controller has to lift.",
-    "WaitingForDevices": "It waits until other stages give back the machine's devices.",
-}
-
-
 def _fits(pod: Pod) -> bool:
     """Whether the scheduler has found a place for it, and waits for its siblings (Volcano: reason
     Schedulable; kube-scheduler: by its words)."""
-    return pod.reason == "Schedulable" or GANG_INCOMPLETE in pod.message
+    return pod.reason == "Schedulable" or WAITS_FOR_GANG in pod.message
 
 
 def _words(message: str) -> str:

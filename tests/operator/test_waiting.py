@@ -9,7 +9,7 @@ import pytest
 from builders import NOON, World, a_job
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Attempt, Pod
-from rlhf_operator.waiting import GANG_INCOMPLETE, Wait, misses_pods, waiting
+from rlhf_operator.waiting import WAITS_FOR_GANG, Wait, misses_pods, waiting
 
 SHORT = (
     "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: "
@@ -35,7 +35,7 @@ def pod(index: int, reason: str | None = None, message: str = "", node: str | No
 WAITS = {
     "native gang, two find a place": (
         gang(
-            *(pod(i, "Unschedulable", GANG_INCOMPLETE + " to be scheduled") for i in (0, 1)),
+            *(pod(i, "Unschedulable", WAITS_FOR_GANG + " to be scheduled") for i in (0, 1)),
             *(pod(i, "Unschedulable", SHORT) for i in (2, 3)),
         ),
         Wait("Unschedulable", "2 of 4 pods fit: insufficient nvidia.com/gpu."),
@@ -53,7 +53,7 @@ WAITS = {
     ),
     "native gang, one is to go": (
         gang(
-            *(pod(i, "Unschedulable", GANG_INCOMPLETE + " to be scheduled") for i in (0, 1, 2)),
+            *(pod(i, "Unschedulable", WAITS_FOR_GANG + " to be scheduled") for i in (0, 1, 2)),
             pod(3, "Terminating", "tiny-sft-1-3 was deleted, and has yet to go"),
         ),
         Wait("Unschedulable", "3 of 4 pods fit: tiny-sft-1-3 was deleted, and has yet to go."),
