@@ -11,6 +11,7 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 64
 CHECKPOINT: Final = 65
+DIVERGED: Final = 66
 UNAVAILABLE: Final = 69
 MISTAKE: Final = 70
 IO_ERROR: Final = 74
@@ -25,7 +26,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     FAILED: "a stage failed without saying how; a check found something to mend",
     USAGE: "a wrong flag or manifest, or something that is not there",
     CHECKPOINT: "a checkpoint is unusable",
-    66: "training diverged",
+    DIVERGED: "training diverged",
     UNAVAILABLE: "no cluster answers",
     MISTAKE: "a mistake of rlhfctl itself, to be reported",
     IO_ERROR: "the disk refused",

@@ -18,6 +18,7 @@ from rendering import (
     stage_file,
     volume,
 )
+from rlhf_api.stages import PPOStage
 from rlhf_operator.names import child_name, child_of, service_name
 from rlhf_operator.render import Platform, preview, render
 
@@ -163,7 +164,7 @@ def test_the_stage_file_round_trips_and_names_all_that_the_stage_needs() -> None
     assert objects["ConfigMap"]["immutable"] is True
     assert (run.stage, run.attempt, run.hash) == ("ppo", 3, HASH)
     assert set(run.stages.present()) == {"ppo"}
-    assert run.config.kind == "ppo"
+    assert isinstance(run.config, PPOStage)
     assert run.lineage == "checkpoints/tiny-0a1b2c3d/ppo-abababababab"
     assert run.output == f"{run.lineage}/attempt-3"
     assert run.inputs["base"].path == "inputs/0/base"

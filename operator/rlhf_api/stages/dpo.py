@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from rlhf_api.stages.common import Supervised
 
 class DPOStage(Supervised):
     """Direct preference optimization (Rafailov et al. 2023)."""
-
-    kind: ClassVar[Literal["dpo"]] = "dpo"
 
     data: DataSource = Field(
         description="Pairs (query, chosen, rejected); for `kto`, labelled answers."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -168,8 +168,6 @@ class Placement(Contract):
 
 class PPOStage(StageCommon):
     """Proximal policy optimization (Schulman et al. 2017; Ouyang et al. 2022)."""
-
-    kind: ClassVar[Literal["ppo"]] = "ppo"
 
     data: DataSource = Field(description="Prompts.")
     rollouts: int = Field(

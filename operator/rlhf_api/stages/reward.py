@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from rlhf_api.stages.common import Supervised
 
 class RewardStage(Supervised):
     """Reward model on pairs or ranked lists (Ouyang et al. 2022, section 3.5)."""
-
-    kind: ClassVar[Literal["reward"]] = "reward"
 
     data: DataSource = Field(
         description="Pairs (query, chosen, rejected) or ranked lists of K answers."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from rlhf_api.stages.common import Supervised
 
 class SFTStage(Supervised):
     """Supervised fine-tuning on prompt/answer pairs or dialogues."""
-
-    kind: ClassVar[Literal["sft"]] = "sft"
 
     data: DataSource = Field(description="Prompt/answer rows or dialogues.")
     packing: bool = Field(

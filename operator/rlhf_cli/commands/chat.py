@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rlhf_cli.failures import Failure
+from rlhf_cli.failures import CHECKPOINT, Failure
 from rlhf_cli.fetching import fetched
 from rlhf_cli.models import base_model, stage_with_model
 from rlhf_cli.object_store import bring_checkpoint
@@ -38,7 +38,7 @@ async def _model(args: argparse.Namespace) -> Path:
             bring_checkpoint(target.folder, job, checkpoint)
             path = target.folder.checkpoint(job, checkpoint)
             if not path.is_dir():
-                raise Failure(f"{path} is gone; run the manifest again", exit_code=65)
+                raise Failure(f"{path} is gone; run the manifest again", exit_code=CHECKPOINT)
             return path
         folder = Path(f"{job.metadata.name}-{stage}")
         if not (folder / "manifest.json").exists():

@@ -59,7 +59,6 @@ class ClusterRequests:
             "tailLines": "" if options.tail is None else str(options.tail),
             "sinceSeconds": str(options.since or ""),
             "timestamps": "true" if options.timestamps else "",
-            "previous": "true" if options.previous else "",
         }
         query = {key: value for key, value in asked.items() if value}
         path = PODS.path(self.namespace, pod.name, "log")

@@ -16,7 +16,7 @@ from rlhf_operator.local import LocalRunError, annotate
 from rlhf_operator.local.pods import LocalPod
 from rlhf_operator.local.store import is_in_use, owner_of
 
-from rlhf_cli.failures import TRANSIENT, Failure, Unreadable
+from rlhf_cli.failures import CHECKPOINT, TRANSIENT, Failure, Unreadable
 from rlhf_cli.object_store import bring_checkpoint, bring_records
 from rlhf_cli.output import place_of, placed
 from rlhf_cli.program import command
@@ -132,7 +132,7 @@ class Directory:
         return [pod for pod in found if pod and uid in (None, pod.record.uid)]
 
     async def log(self, pod: PodView, options: LogOptions) -> AsyncIterator[str]:
-        if options.since or options.timestamps or options.previous:
+        if options.since or options.timestamps:
             raise Failure("logs on this machine know no times: leave out --since and --timestamps")
         file = self.path / "pods" / pod.name / "log.txt"
         skip, rest = _offset(file, options.tail), b""
@@ -236,7 +236,7 @@ class Directory:
         bring_checkpoint(self.folder, job, checkpoint)
         source = self.folder.checkpoint(job, checkpoint)
         if not source.is_dir():
-            raise Failure(f"{source} is gone; run the manifest again", exit_code=65)
+            raise Failure(f"{source} is gone; run the manifest again", exit_code=CHECKPOINT)
         await asyncio.to_thread(shutil.copytree, source, folder, dirs_exist_ok=True)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from rlhf_operator.local.store import is_in_use, owner_of
 
-from rlhf_cli.failures import TRANSIENT, Failure
+from rlhf_cli.failures import DENIED, TRANSIENT, Failure
 
 PATIENCE: Final = 150.0
 """Seconds: what trainers have to save in, and some."""
@@ -28,7 +28,7 @@ def ask_to_stop(directory: Path) -> None:
         return
     except PermissionError:
         raise Failure(
-            f"process {owner} works on {directory}, and belongs to another user", exit_code=77
+            f"process {owner} works on {directory}, and belongs to another user", exit_code=DENIED
         ) from None
 
 

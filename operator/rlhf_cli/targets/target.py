@@ -72,7 +72,6 @@ class LogOptions(NamedTuple):
     tail: int | None = None
     since: int | None = None  # seconds
     timestamps: bool = False
-    previous: bool = False
 
 
 class Target(Protocol):
