@@ -19,6 +19,7 @@ from buildah_images import Image, Root
 from cluster.kubelet.runtime import Host
 from cluster.kubelet.sources import Fetcher, require
 from cluster.kubelet.status import Exit
+from cluster.kubelet.variables import with_values
 from rlhf_operator.local.addresses import Addresses
 from rlhf_operator.local.kubelet import environment, expanded, termination_message
 from rlhf_operator.local.mounts import Sources, mount, volume_needs
@@ -186,7 +187,7 @@ def _variables(pod: Object, found: Sources, folder: Path) -> dict[str, str]:
     pod = copy.deepcopy(pod)
     pod["spec"]["containers"][0].pop("workingDir", None)
     pod["status"]["podIP"] = "127.0.0.1"
-    return environment(pod, found, folder, Addresses())
+    return environment(with_values(pod, found), folder, Addresses())
 
 
 def _hosts(pod: Object, services: list[Object]) -> str:

@@ -28,12 +28,8 @@ def a_pod(*env: dict[str, Any], **spec: Any) -> dict[str, Any]:
     }
 
 
-def from_source(kind: str, **reference: Any) -> dict[str, Any]:
-    return {"name": "X", "valueFrom": {kind: reference}}
-
-
-def variables(pod: dict[str, Any], sources: Sources | None = None) -> dict[str, str]:
-    return environment(pod, sources or Sources(), Path("/pods/p"), Addresses())
+def variables(pod: dict[str, Any]) -> dict[str, str]:
+    return environment(pod, Path("/pods/p"), Addresses())
 
 
 @pytest.mark.parametrize(
@@ -80,41 +76,8 @@ def test_two_services_have_ports_of_their_own() -> None:
     ],
 )
 def test_the_downward_api(path: str, value: str) -> None:
-    assert variables(a_pod(from_source("fieldRef", fieldPath=path))) == {"X": value}
-
-
-def test_a_variable_from_a_config_map_and_from_a_secret() -> None:
-    sources = Sources(config_maps={"c": {"k": b"1"}}, secrets={"s": {"k": b"2"}})
-    assert variables(a_pod(from_source("configMapKeyRef", name="c", key="k")), sources)["X"] == "1"
-    assert variables(a_pod(from_source("secretKeyRef", name="s", key="k")), sources)["X"] == "2"
-
-
-def test_all_keys_of_a_config_map_are_variables() -> None:
-    pod = a_pod(container={"envFrom": [{"prefix": "P_", "configMapRef": {"name": "c"}}]})
-    assert variables(pod, Sources(config_maps={"c": {"k": b"1"}})) == {"P_k": "1"}
-
-
-@pytest.mark.parametrize(
-    ("variable", "message"),
-    [
-        (from_source("secretKeyRef", name="s", key="k"), 'secret "s" not found'),
-        (from_source("configMapKeyRef", name="c", key="k"), 'configmap "c" not found'),
-        (
-            from_source("secretKeyRef", name="there", key="k"),
-            "couldn't find key k in Secret n/there",
-        ),
-    ],
-)
-def test_what_a_variable_refers_to_and_is_not_there_is_named(
-    variable: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(LookupError) as error:
-        variables(a_pod(variable), Sources(secrets={"there": {}}))
-    assert error.value.args == (message,)
-
-
-def test_an_optional_variable_is_left_out() -> None:
-    assert variables(a_pod(from_source("secretKeyRef", name="s", key="k", optional=True))) == {}
+    variable = {"name": "X", "valueFrom": {"fieldRef": {"fieldPath": path}}}
+    assert variables(a_pod(variable)) == {"X": value}
 
 
 def test_paths_below_the_working_directory_are_where_the_pod_is() -> None:

@@ -217,7 +217,7 @@ class LocalCluster:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         mount(directory, pod["spec"], sources)
-        variables = environment(pod, sources, directory, addresses)
+        variables = environment(pod, directory, addresses)
         words = command(pod["spec"]["containers"][0], variables, addresses)
         made = LocalPod(directory, self._record(workload, index, variables, words))
         made.save()

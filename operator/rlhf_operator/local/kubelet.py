@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rlhf_api.run import TERMINATION_LIMIT
 
 from rlhf_operator.local.addresses import Addresses
-from rlhf_operator.local.mounts import Files, Sources, local_path
+from rlhf_operator.local.mounts import local_path
 
 Object = dict[str, Any]
 
@@ -31,18 +31,15 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
     return REFERENCE.sub(value, text)
 
 
-def environment(
-    pod: Object, sources: Sources, directory: Path, addresses: Addresses
-) -> dict[str, str]:
+def environment(pod: Object, directory: Path, addresses: Addresses) -> dict[str, str]:
     """The container's own variables, with paths and addresses as they are on this machine.
 
-    Raises LookupError that names what a variable refers to and is not there.
+    Each has a value or a field of the pod: Secrets are not rendered for one machine.
     """
     container = pod["spec"]["containers"][0]
-    variables = dict(_whole_sources(container, sources))
+    variables: dict[str, str] = {}
     for item in container.get("env", []):
-        if (text := _value(pod, item, variables, sources)) is not None:
-            variables[item["name"]] = text
+        variables[item["name"]] = _value(pod, item, variables)
     return {
         name: _here(container, addresses.local(text), directory) for name, text in variables.items()
     }
@@ -53,44 +50,11 @@ def _here(container: Object, text: str, directory: Path) -> str:
     return str(directory / inside) if inside is not None else text
 
 
-def _whole_sources(container: Object, sources: Sources) -> Iterator[tuple[str, str]]:
-    """`envFrom`: all keys of a ConfigMap or Secret."""
-    for item in container.get("envFrom", []):
-        files = _keys_of(item.get("configMapRef"), item.get("secretRef"), sources)
-        for key, content in (files or {}).items():
-            yield item.get("prefix", "") + key, content.decode()
-
-
-def _value(pod: Object, item: Object, variables: Mapping[str, str], sources: Sources) -> str | None:
-    """The value of one variable; None for an optional one whose source is not there."""
+def _value(pod: Object, item: Object, variables: Mapping[str, str]) -> str:
     source = item.get("valueFrom")
     if source is None:
         return expanded(item.get("value", ""), variables)
-    if "fieldRef" in source:
-        return field(pod, source["fieldRef"]["fieldPath"])
-    reference = source.get("configMapKeyRef") or source.get("secretKeyRef")
-    if reference is None:
-        raise LookupError(f"{item['name']}: {', '.join(source)} is not known on one machine")
-    files = _keys_of(source.get("configMapKeyRef"), source.get("secretKeyRef"), sources)
-    if files is None or reference["key"] not in files:
-        if reference.get("optional"):
-            return None
-        kind = "ConfigMap" if "configMapKeyRef" in source else "Secret"
-        where = f"{pod['metadata']['namespace']}/{reference['name']}"
-        raise LookupError(f"couldn't find key {reference['key']} in {kind} {where}")
-    return files[reference["key"]].decode()
-
-
-def _keys_of(config_map: Object | None, secret: Object | None, sources: Sources) -> Files | None:
-    """The keys of the one that is named; None for an optional one that is not there."""
-    kind, known, reference = (
-        ("configmap", sources.config_maps, config_map)
-        if config_map
-        else ("secret", sources.secrets, secret or {})
-    )
-    if reference["name"] not in known and not reference.get("optional"):
-        raise LookupError(f'{kind} "{reference["name"]}" not found')
-    return known.get(reference["name"])
+    return field(pod, source["fieldRef"]["fieldPath"])
 
 
 def field(pod: Object, path: str) -> str:

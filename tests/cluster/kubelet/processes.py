@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from cluster.kubelet.api import Object
 from cluster.kubelet.runtime import Host, NotReady
 from cluster.kubelet.sources import Fetcher, require
 from cluster.kubelet.status import Exit
+from cluster.kubelet.variables import environment_needs, with_values
 
 POLL: Final = 0.03
 """Seconds between two looks at a process."""
@@ -52,7 +53,7 @@ class Processes:
         if len(spec["containers"]) > 1 or spec.get("initContainers"):
             raise NotReady("CreateContainerError", "only pods of one container are run here")
         container = spec["containers"][0]
-        for_volumes, for_variables = volume_needs(spec), _environment_needs(container)
+        for_volumes, for_variables = volume_needs(spec), environment_needs(container)
         sources = await fetcher.fetch(_both(for_volumes, for_variables))
         require(for_volumes, sources)
         addresses = self._addresses(await fetcher.service())
@@ -67,7 +68,7 @@ class Processes:
         meta, spec = pod["metadata"], pod["spec"]
         container = spec["containers"][0]
         directory = self._directory / meta["namespace"] / f"{meta['name']}-{uuid.uuid4().hex[:8]}"
-        variables = environment(pod, sources, directory, addresses)
+        variables = environment(with_values(pod, sources), directory, addresses)
         words = command(container, variables, addresses)
         directory.mkdir(parents=True)
         mount(directory, spec, sources)
@@ -156,19 +157,3 @@ class ProcessContainer:
 
 def _both(one: Needs, other: Needs) -> Needs:
     return Needs(*(a | b for a, b in zip(one, other, strict=True)))
-
-
-def _environment_needs(container: Object) -> Needs:
-    """What the variables refer to."""
-    values = [item.get("valueFrom", {}) for item in container.get("env", [])]
-    whole = container.get("envFrom", [])
-    return Needs(
-        config_maps=_names(values, "configMapKeyRef") | _names(whole, "configMapRef"),
-        secrets=_names(values, "secretKeyRef") | _names(whole, "secretRef"),
-        claims=frozenset(),
-        audiences=frozenset(),
-    )
-
-
-def _names(items: Sequence[Object], kind: str) -> frozenset[str]:
-    return frozenset(item[kind]["name"] for item in items if kind in item)
