@@ -18,7 +18,6 @@ from rlhf_trainer.data.load import (
     load_language,
     load_preferences,
     load_prompts,
-    load_texts,
 )
 from rlhf_trainer.errors import BadData
 
@@ -353,7 +352,6 @@ def test_a_label_of_0_or_1_is_a_judgement_where_the_format_says_so(tmp_path: Pat
 
 def test_plain_text_and_the_pretraining_mix(tmp_path: Path) -> None:
     text = jsonl(tmp_path / "c4.jsonl", [{"text": "Long ago", "url": "x"}])
-    assert load(load_texts, text).train[0].text == "Long ago"
     assert load(load_language, text).train[0].text == "Long ago"
     dialogue = jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A}])
     assert texts(load(load_language, dialogue).train[0].messages) == DIALOGUE

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_files import jsonl, load, write
 from rlhf_trainer.data import json_rows
-from rlhf_trainer.data.load import load_dialogues, load_texts
+from rlhf_trainer.data.load import load_dialogues, load_language
 from rlhf_trainer.errors import BadData
 
 ROWS = [{"prompt": f"问题 {i}？", "answer": f"答案 {i} 👩‍🔬"} for i in range(5)]
@@ -68,7 +68,7 @@ def test_ids_name_file_and_line(tmp_path: Path) -> None:
 
 def test_plain_text_is_one_row_a_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "one\r\n\n 二 \n")
-    assert [row.text for row in load(load_texts, path).train] == ["one", " 二 "]
+    assert [row.text for row in load(load_language, path).train] == ["one", " 二 "]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])

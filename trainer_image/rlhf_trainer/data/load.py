@@ -68,11 +68,6 @@ def load_labelled(source: DataSource, paths: Mapping[str, str], seed: int) -> Lo
     return _load(source, paths, seed, _labelled)
 
 
-def load_texts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[PlainText]:
-    """Plain text. Raises BadData."""
-    return _load(source, paths, seed, _texts)
-
-
 def load_language(
     source: DataSource, paths: Mapping[str, str], seed: int
 ) -> Loaded[PlainText | Dialogue]:

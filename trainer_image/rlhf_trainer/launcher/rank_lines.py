@@ -13,7 +13,6 @@ import selectors
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Final
 
 BLOCK: Final = 1 << 16
@@ -52,12 +51,7 @@ class RankLines:
     def __enter__(self) -> RankLines:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._end)  # which the thread sees
         if self._thread.ident is None:
             self._stop_reading()

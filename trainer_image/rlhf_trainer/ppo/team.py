@@ -64,25 +64,25 @@ class Team:
         return {"actor": self.actor} | ({} if self.critic is None else {"critic": self.critic})
 
     @property
+    def _policy(self) -> Actor:
+        policy = self.actor.module
+        assert isinstance(policy, Actor)
+        return policy
+
+    @property
     def lm(self) -> nn.Module:
         """The actor's language model."""
-        actor = self.actor.module
-        assert isinstance(actor, Actor)
-        return actor.lm
+        return self._policy.lm
 
     @property
     def has_values(self) -> bool:
         """Whether somebody estimates values."""
-        actor = self.actor.module
-        assert isinstance(actor, Actor)
-        return self.critic is not None or actor.value_head is not None
+        return self.critic is not None or self._policy.value_head is not None
 
     @property
     def is_packable(self) -> bool:
         """Whether the actor takes rows end to end, without pads."""
-        actor = self.actor.module
-        assert isinstance(actor, Actor)
-        return actor.is_packable
+        return self._policy.is_packable
 
     def remember_good(self) -> None:
         """The actor's weights as they are now are good ones."""
