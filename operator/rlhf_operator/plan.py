@@ -95,14 +95,14 @@ def assess(job: RLHFJob, observed: Observed, now: datetime) -> Assessment:
     wanted: dict[str, Wanted | None] = {}
     decisions: dict[str, Decision] = {}
     runs: dict[str, FinishedRun] = {}
+    so_far = Assessment(job, observed, now, status, wanted, decisions, runs)
     for stage in [PREPARE, *job.spec.stages.present()]:
-        wanted[stage] = _wanted(job, stage, status, observed, wanted.get(PREPARE), runs)
-        context = _context(job, stage, status, observed, wanted, decisions, runs, now)
-        decisions[stage] = decide(context)
-        run = finished_run(context.status, wanted[stage])
+        wanted[stage] = _wanted(so_far, stage)
+        decisions[stage] = decide(_context(so_far, stage))
+        run = finished_run(status.of(stage), wanted[stage])
         if run and decisions[stage].verdict == "Succeeded":
             runs[stage] = run
-    return Assessment(job, observed, now, status, wanted, decisions, runs)
+    return so_far
 
 
 def _needs_children(decision: Decision, status: StageStatus, attempts: Sequence[Attempt]) -> bool:
@@ -113,50 +113,40 @@ def _needs_children(decision: Decision, status: StageStatus, attempts: Sequence[
     return decision.verdict in ("Create", "Pending", "Running") and not newest.is_whole
 
 
-def _wanted(
-    job: RLHFJob,
-    stage: str,
-    status: JobStatus,
-    observed: Observed,
-    prepare: Wanted | None,
-    runs: Mapping[str, FinishedRun],
-) -> Wanted | None:
+def _wanted(so_far: Assessment, stage: str) -> Wanted | None:
+    """None before what it is made from is there: sources that are known, outputs of its parents."""
+    job, status, observed, runs = so_far.job, so_far.status, so_far.observed, so_far.runs
+    before = status.of(stage)
     if stage == PREPARE:
-        before = status.of(stage)
         return wanted_of(job, stage, before, lambda it: prepare_hash(it, observed.fingerprints))
     needed = set(parents(job.spec, stage).values())
-    if not is_prepared(status.of(PREPARE), prepare) or not needed <= set(runs):
+    if not _sources_are_known(so_far) or not needed <= set(runs):
         return None
     outputs = {parent: runs[parent].checkpoint.digest for parent in needed}
-    before = status.of(stage)
     return wanted_of(job, stage, before, lambda it: input_hash(it, stage, status.sources, outputs))
 
 
-def _context(
-    job: RLHFJob,
-    stage: str,
-    status: JobStatus,
-    observed: Observed,
-    wanted: Mapping[str, Wanted | None],
-    decisions: Mapping[str, Decision],
-    runs: Mapping[str, FinishedRun],
-    now: datetime,
-) -> Context:
+def _sources_are_known(so_far: Assessment) -> bool:
+    return is_prepared(so_far.status.of(PREPARE), so_far.wanted[PREPARE])
+
+
+def _context(so_far: Assessment, stage: str) -> Context:
+    job, observed = so_far.job, so_far.observed
     of_stage = stage != PREPARE
     needed = list(dict.fromkeys(parents(job.spec, stage).values())) if of_stage else []
     return Context(
         job=job,
         stage=stage,
-        status=status.of(stage),
+        status=so_far.status.of(stage),
         attempts=observed.of(stage),
-        sources_are_known=is_prepared(status.of(PREPARE), wanted[PREPARE]),
-        wanted=wanted[stage],
-        parents={name: decisions[name] for name in needed},
-        parent_runs={name: runs[name] for name in needed if name in runs},
-        prepare=decisions[PREPARE] if of_stage else None,
+        sources_are_known=_sources_are_known(so_far),
+        wanted=so_far.wanted[stage],
+        parents={name: so_far.decisions[name] for name in needed},
+        parent_runs={name: so_far.runs[name] for name in needed if name in so_far.runs},
+        prepare=so_far.decisions[PREPARE] if of_stage else None,
         pause=pause_of(job, observed),
         directory=observed.directory,
-        now=now,
+        now=so_far.now,
     )
 
 
