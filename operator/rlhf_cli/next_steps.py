@@ -34,7 +34,7 @@ def next_steps(target: Target, job: RLHFJob, *, is_alive: bool) -> Iterator[str]
         yield f"once that is mended:  {target.command('retry', job=name)}"
     closed = [stage for stage, item in stages.items() if item.reason == "GateNotMet"]
     for stage in closed:
-        yield f"let {stage} start:  with another gate, or other training, before it in the manifest"
+        yield f"let {stage} start:  set another gate before it, or change the stage with the gate"
     is_held = closed and ending(job)
     if job.spec.suspend or not (is_alive or failed or is_held):
         yield f"let it go on:  {target.command('resume', job=name)}"

@@ -154,7 +154,7 @@ class _Parser:
         for name in names:
             if name not in GANGS:
                 known = ", ".join(GANGS)
-                self._parser.error(f"--gang-order has {name!r}; it lists some of {known}")
+                self._parser.error(f"--gang-order has {name!r}; known names are {known}")
         return tuple(names)
 
     def _labels(self, text: str) -> dict[str, str]:

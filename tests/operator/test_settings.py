@@ -49,7 +49,7 @@ def test_a_cluster_s_defaults() -> None:
         ("--webhook-port", "9443", "--tls-directory"),
         ("--progress-url", "https://operator:8082", "--tls-directory"),
         ("--log-level", "LOUD", "DEBUG"),
-        ("--gang-order", "volcano,vulcan", "'vulcan'; it lists some of none, volcano, kai"),
+        ("--gang-order", "volcano,vulcan", "'vulcan'; known names are none, volcano, kai"),
     ],
 )
 def test_what_is_wrong_is_said(

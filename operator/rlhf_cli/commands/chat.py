@@ -31,7 +31,10 @@ async def _model(args: argparse.Namespace) -> Path:
         job = parsed(await target.job(args.job))
         if args.stage == "base":
             if not isinstance(target, Directory):
-                raise Failure("the base model of a job on a cluster is fetched from where it is")
+                raise Failure(
+                    "the base model of a job on a cluster is not brought to this machine",
+                    f"get it from {job.spec.model.source}, or name another --stage",
+                )
             return base_model(target.folder, job)
         stage, checkpoint = stage_with_model(job, args.stage, target.place)
         if isinstance(target, Directory):

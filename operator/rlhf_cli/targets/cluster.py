@@ -106,7 +106,8 @@ class ClusterTarget(ClusterRequests):
         attempts = {name: stage.attempt for name, stage in job.stage_statuses().items()}
         asked = {f"{ANNOTATION_RETRY_STAGE}{name}": str(attempts[name]) for name in stages}
         await self.annotate(job, asked)
-        said = f"{job.metadata.name}: {' and '.join(stages)} gets another try."
+        verb = "gets" if len(stages) == 1 else "get"
+        said = f"{job.metadata.name}: {' and '.join(stages)} {verb} another try."
         return Going(lambda: DONE, said)
 
     async def delete(

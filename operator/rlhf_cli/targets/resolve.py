@@ -62,7 +62,8 @@ def directory_of(args: argparse.Namespace) -> str | None:
     if args.dir is not None:
         if job is not None:
             raise Failure(
-                f"JOB names one on a cluster, --dir a run on this machine: leave out {job} or --dir"
+                f"{job} is a job on a cluster, and --dir names a run on this machine: "
+                f"leave out {job} or --dir"
             )
         return str(args.dir)
     if job is not None and (os.sep in job or job in (".", "..")):
