@@ -28,7 +28,7 @@ LOOK_AGAIN: Final = 1.0
 async def work(
     queue: WorkQueue, cluster: KubernetesCluster, metrics: Metrics, workers: int = WORKERS
 ) -> None:
-    """Takes jobs from the queue until it is cancelled."""
+    """Takes jobs from the queue until it is cancelled, or the lease was found to be lost."""
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
             group.create_task(_worker(queue, cluster, metrics))
@@ -45,6 +45,8 @@ async def _worker(queue: WorkQueue, cluster: KubernetesCluster, metrics: Metrics
         finally:
             queue.done(key, failed=error in ("ApiError", "Bug"))
             metrics.reconciled(time.monotonic() - began, error or None)
+        if error == "NotLeading":  # nor would any other job's pass be let write in this term
+            return
 
 
 async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> str:

@@ -12,6 +12,7 @@ from builders import NOON, a_job
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, JobStatus
 from rlhf_operator import queue as work_queue
+from rlhf_operator.api import NotLeading
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.events import Event
 from rlhf_operator.metrics import Metrics
@@ -141,3 +142,18 @@ def test_a_job_goes_on_once_its_passes_do() -> None:
         return cluster.condition(BAD, "Reconciling")[1] == "Starting"
 
     run(cluster, has_recovered)
+
+
+def test_no_job_is_looked_at_any_more_once_the_lease_is_lost() -> None:
+    """Each that was waiting would be gone through in vain, and be a warning in the log."""
+    cluster = Broken(NotLeading("PUT status"))
+
+    async def main() -> None:
+        queue = WorkQueue()
+        for key in (BAD, GOOD):
+            queue.add(key)
+        async with asyncio.timeout(5):
+            await work(queue, cast(KubernetesCluster, cluster), Metrics(), 1)
+
+    asyncio.run(main())
+    assert (cluster.tries, cluster.writes) == (1, [])
