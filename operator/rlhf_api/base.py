@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -40,6 +40,8 @@ class Contract(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=False,
     )
+    writes_empty: ClassVar[bool] = True
+    """Whether a list or map that is empty is written by `to_dict`, and a default of the CRD."""
 
     def to_dict(self) -> dict[str, Any]:
         """The object as a user writes it: camelCase; null only where null is not the default."""
@@ -49,11 +51,12 @@ class Contract(BaseModel):
 def _written(value: Any) -> Any:
     """Plain JSON values. A null that overrides a default stays, or the default would come back."""
     if isinstance(value, Contract):
-        fields = type(value).model_fields
+        left_out: tuple[Any, ...] = () if value.writes_empty else ([], {})
         own = {
-            info.alias or name: _written(getattr(value, name))
-            for name, info in fields.items()
-            if getattr(value, name) is not None or not _defaults_to_none(info)
+            info.alias or name: _written(item)
+            for name, info in type(value).model_fields.items()
+            if (item := getattr(value, name)) not in left_out
+            and (item is not None or not _defaults_to_none(info))
         }
         extra = value.model_extra or {}
         return own | {key: item for key, item in extra.items() if item is not None}

@@ -35,9 +35,13 @@ Metrics = Annotated[dict[str, float], Field(max_length=MOST_METRICS)]
 
 class Kept(Contract):
     """A part of a status. Fields that only a newer version of the operator knows stay as they are:
-    it may have led for a while, and comes back."""
+    it may have led for a while, and comes back.
+
+    Each field that is there costs the API server something at each write, also where it is empty.
+    """
 
     model_config = ConfigDict(extra="allow")
+    writes_empty = False
 
 
 class Condition(Kept):

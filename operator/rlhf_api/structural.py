@@ -84,8 +84,11 @@ class _Writer:
         result: Schema = {}
         required = schema.get("required", [])
         if properties := schema.get("properties"):
+            model = self.models.get(schema.get("title", ""))
+            filled = model is None or model.writes_empty
             result["properties"] = {
-                name: self._property(item, name in required) for name, item in properties.items()
+                name: self._property(item, name in required, filled)
+                for name, item in properties.items()
             }
         if required:
             result["required"] = required
@@ -95,10 +98,10 @@ class _Writer:
             result["items"] = self.written(schema["items"])
         return result
 
-    def _property(self, schema: Schema, required: bool) -> Schema:
+    def _property(self, schema: Schema, required: bool, filled: bool) -> Schema:
         """A field. What is neither required nor has a default starts empty (default_factory)."""
         result = self.written(schema)
-        if not required and "default" not in schema:
+        if filled and not required and "default" not in schema:
             result["default"] = [] if result["type"] == "array" else _defaults(result)
         return result
 
