@@ -89,14 +89,20 @@ class Cache:
         is_it = known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]
         return version_of(known) if known and is_it else 0
 
-    def put(self, item: Object) -> None:
-        """Takes in an object, unless something newer is known of it."""
+    def put(self, item: Object, *, is_asked_for: bool = False) -> None:
+        """Takes in an object, unless something newer is known of it.
+
+        `is_asked_for`: as the API server has just shown it. With another schema of its kind it
+        shows the same version with other defaults.
+        """
         key, uid = job_of(item), item["metadata"]["uid"]
         if key is None or version_of(item) <= self._gone.get(uid, -1):
             return
         known = self._find(key, item)
         if known is not None and version_of(known) >= version_of(item):
-            return
+            is_as_new = version_of(known) == version_of(item)
+            if not (is_asked_for and is_as_new and known != slim(item)):
+                return
         before = self._where.get(uid)
         if before not in (None, key):  # somebody has changed its label
             self._forget(before, item)

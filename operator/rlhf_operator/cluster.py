@@ -233,7 +233,7 @@ class KubernetesCluster:
         is_the_same = known is not None and known["metadata"]["uid"] == found["metadata"]["uid"]
         if is_the_same and version_of(found) < version:
             raise gone_back(found, version)
-        self._cache.put(found)
+        self._cache.put(found, is_asked_for=True)
 
     async def emit(self, key: JobKey, happened: Sequence[Event]) -> None:
         """Best effort: what happened stands in the status anyway."""

@@ -80,6 +80,7 @@ class Pass(NamedTuple):
     status: JobStatus | None
     actions: Sequence[Action]
     retry_at: datetime | None = None
+    resource_is_newer: bool = False  # the job has fields that this operator does not know
 
 
 REFUSED_AGAIN: Final = timedelta(minutes=1)
@@ -98,7 +99,7 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
         job = parse_job(manifest)
     except InvalidJob as invalid:
         await _say_unread(cluster, key, manifest, invalid, now)
-        return Pass(None, ())
+        return Pass(None, (), resource_is_newer=invalid.is_newer)
     observed = await cluster.observe(job, now)
     assessment = assess(job, observed, now)
     actions = plan(assessment)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 WORKERS: Final = 16
 """Passes at one time. They mostly wait for the API server."""
+NEWER_AGAIN: Final = 60.0
+"""Seconds until a job whose resource is newer than this operator is looked at again."""
 LOOK_AGAIN: Final = 1.0
 """Seconds until a pass over data that was out of date is repeated, if no event comes before."""
 
@@ -56,6 +58,9 @@ async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> st
         done = await reconcile_once(cluster, key, now)
         if any(isinstance(action, BeginAttempt) for action in done.actions):
             done = await reconcile_once(cluster, key, now)  # its children, before others' turns
+        if done.resource_is_newer:  # it may be taken back, of which no event tells
+            await cluster.reload(key)
+            queue.add_after(key, NEWER_AGAIN)
     except OutOfDate as error:
         log.debug("%s/%s: %s", *key, error)
         queue.add_after(key, LOOK_AGAIN)

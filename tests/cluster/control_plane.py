@@ -28,7 +28,7 @@ PROVISIONED: Final = Path("/tmp/hostpath_pv")
 """Where the controller manager makes the folders of volumes; no flag moves it."""
 
 TOKEN_SECONDS: Final = 3600
-BUMP: Final = 1000
+BUMP: Final = 500
 """Revisions: more than a test makes."""
 STORAGE_CLASS: Final[dict[str, Any]] = {
     "apiVersion": "storage.k8s.io/v1",

@@ -47,6 +47,24 @@ def test_an_older_version_does_not_turn_it_back() -> None:
     assert version_of(cache) == "10"
 
 
+def test_another_schema_shows_the_same_version_with_other_defaults() -> None:
+    heard: list[JobKey] = []
+    cache = Cache(heard.append)
+    newer, older = a_job_of(spec={"seed": 1, "knob": 0.5}), a_job_of(spec={"seed": 1})
+    cache.put(newer)
+    cache.put(older)  # a watch that tells late of what was
+    assert cache.job(KEY) == newer
+    cache.put(older, is_asked_for=True)
+    assert cache.job(KEY) == older
+    cache.put(older, is_asked_for=True)
+    assert heard == [KEY, KEY]
+
+
+def a_job_of(spec: Object) -> Object:
+    meta = {"name": KEY.name, "namespace": KEY.namespace, "uid": "u", "resourceVersion": "10"}
+    return {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": meta, "spec": spec}
+
+
 def test_versions_are_numbers_and_no_texts() -> None:
     cache = Cache()
     cache.put(an_object(9))

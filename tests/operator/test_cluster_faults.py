@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, succeed
 from cluster.nodes import FakeNode
@@ -34,6 +36,7 @@ from rlhf_operator.render import Platform
 from structural import crds
 
 Run = Callable[..., OperatorProcess]
+CRD = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 
 
 def test_a_role_in_one_namespace_is_enough(
@@ -67,6 +70,44 @@ def test_several_namespaces_are_served(
     jobs.wait_ready()
     other.wait_ready()
     installed.client.delete("v1/namespaces", other.namespace)
+
+
+def test_a_newer_resource_that_is_taken_back_lets_jobs_go_on(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    """Its new default enters and leaves a job that nobody writes without another version of it."""
+    play(succeed)
+    run_operator()
+    made = manifest(jobs.namespace, stages="sft reward")
+    made["spec"]["stages"]["sft"]["gate"] = {"approval": True}
+    jobs.create(made)
+    sft = stage(jobs.wait(lambda job: condition(job, "ApprovalNeeded")[0] == "True"), "sft")
+    older = yaml.safe_load(CRD.read_text("utf-8"))
+    newer = copy.deepcopy(older)
+    schema = newer["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    fields = schema["properties"]["stages"]["properties"]["sft"]["properties"]
+    fields["newKnob"] = {"type": "number", "default": 0.5}
+    try:
+        installed.client.define(newer)
+        wait_for_knob(jobs, is_there=True)
+        jobs.patch({"metadata": {"annotations": {"rlhf.dev/approve-sft": sft["hash"]}}})
+        jobs.wait(lambda job: condition(job, "Reconciling") == ("True", "ResourceIsNewer"))
+    finally:
+        installed.client.define(older)
+    wait_for_knob(jobs, is_there=False)
+    seen = {"metadata": {"annotations": {"example.org/seen": "yes"}}}  # or in a minute, by itself
+    installed.client.patch("batch/v1/jobs", "tiny-sft-1", seen, jobs.namespace)
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1, "reward": 1}
+
+
+def wait_for_knob(jobs: Jobs, *, is_there: bool) -> None:
+    """In the job as the API server shows it, which answers 429 while it takes a schema over."""
+
+    def has_come_or_gone(job: Object | None) -> bool:
+        return ("newKnob" in (job or {})["spec"]["stages"]["sft"]) is is_there
+
+    jobs.client.wait_for(JOBS, "tiny", has_come_or_gone, jobs.namespace)
 
 
 def allow_few(jobs: Jobs, hard: dict[str, str]) -> None:
@@ -210,7 +251,7 @@ def test_an_etcd_that_was_restored_from_a_backup_trains_no_finished_stage_again(
     installed.restore(tmp_path / "backup")
     for node in gpus:
         node.recover()
-    wait_until(lambda: not operator.is_running)
+    wait_until(lambda: not operator.is_running, timeout=60)
     assert "etcd was restored from a backup" in operator.log()
     live.clear()
     operator.start()

@@ -12,6 +12,7 @@ from builders import NOON, a_job
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, JobStatus
 from rlhf_operator import queue as work_queue
+from rlhf_operator import work as work_module
 from rlhf_operator.api import NotLeading
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.events import Event
@@ -121,6 +122,28 @@ def test_a_backup_that_a_pass_finds_ends_the_process_and_is_no_mistake_of_ours()
         asyncio.run(main())
     assert [type(error) for error in ended.value.exceptions] == [Restored]
     assert cluster.writes == []
+
+
+def test_a_job_whose_resource_is_newer_is_asked_for_again_until_it_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A resource that is taken back leaves every job at its version: no watch tells of it."""
+
+    class Upgraded(Broken):
+        reloads = 0
+
+        async def reload(self, key: JobKey) -> None:
+            assert key == BAD
+            self.reloads += 1
+            if self.reloads == 3:
+                del self.jobs[BAD]["spec"]["stages"]["sft"]["rehearsal"]
+
+    monkeypatch.setattr(work_module, "NEWER_AGAIN", 0.01)
+    cluster = Upgraded(ValueError())
+    cluster.error = None
+    cluster.jobs[BAD]["spec"]["stages"]["sft"]["rehearsal"] = 0.5
+    run(cluster, lambda: cluster.condition(BAD, "Reconciling")[1] == "Starting")
+    assert cluster.reloads == 3
 
 
 def test_a_mistake_in_other_words_each_time_is_written_once() -> None:
