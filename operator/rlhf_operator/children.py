@@ -27,6 +27,7 @@ from rlhf_operator.names import (
     service_name,
 )
 from rlhf_operator.ownership import (
+    going,
     is_disowned,
     is_left_over,
     is_unlabelled,
@@ -133,8 +134,7 @@ class Children:
         self._cache.put(found)
         name = f"{resource.kind} {meta['name']}"
         if "deletionTimestamp" in found["metadata"] or is_left_over(found, wanted):
-            said = f"{name} of an earlier RLHFJob of this name is still being deleted."
-            raise Refused("Reconciling", "Terminating", said)
+            raise Refused("Reconciling", "Terminating", going(found, wanted))
         if is_disowned(found, wanted) or is_unlabelled(found, wanted):
             meta = {k: wanted["metadata"][k] for k in GIVEN_BACK}
             meta["uid"] = found["metadata"]["uid"]

@@ -7,7 +7,7 @@ from typing import Final
 
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import Refused
-from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS
+from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS, LABEL_JOB
 from rlhf_operator.observe import controller, controller_uid, is_of_another
 
 QUOTA: Final = ("exceeded quota", "status unknown for quota")
@@ -58,6 +58,20 @@ def is_left_over(found: Object, wanted: Object) -> bool:
     owner, ours = controller(found), controller(wanted)
     same = ours and owner and (owner["kind"], owner["name"]) == (ours["kind"], ours["name"])
     return bool(same and owner and ours and owner["uid"] != ours["uid"])
+
+
+def going(found: Object, wanted: Object) -> str:
+    """What is to be said of an object that has to go before ours can be made."""
+    meta = wanted["metadata"]
+    name = f"{wanted['kind']} {meta['name']}"
+    if wanted["kind"] != "PersistentVolumeClaim" or is_left_over(found, wanted):
+        return f"{name} of an earlier RLHFJob of this name is still being deleted."
+    pods = f"-l {LABEL_JOB}={meta['labels'][LABEL_JOB]} -n {meta['namespace']}"
+    return (
+        f"{name} is being deleted, with all checkpoints on it. It stays for as long as there are "
+        "pods that name it, ended ones too; to begin anew, let them go: kubectl delete jobs "
+        f"{pods}."
+    )
 
 
 def owner_text(item: Object) -> str:

@@ -69,6 +69,30 @@ def test_a_claim_that_goes_with_another_object_is_not_ours(kind: str) -> None:
         made(claim, retain=True, is_cached=False)
 
 
+@pytest.mark.parametrize("retain", [True, False])
+def test_a_claim_that_somebody_deletes_is_said_to_be_held_by_pods_that_ended(retain: bool) -> None:
+    """kube-controller-manager keeps it as long as a pod names it, and we keep those for logs."""
+    claim = children(retain)[0]
+    claim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    with pytest.raises(Refused) as refused:
+        made(claim, retain, is_cached=True)
+    kind, reason, said = refused.value.state
+    assert (kind, reason) == ("Reconciling", "Terminating")
+    assert said == (
+        "PersistentVolumeClaim tiny-checkpoints is being deleted, with all checkpoints on it. It "
+        "stays for as long as there are pods that name it, ended ones too; to begin anew, let them "
+        "go: kubectl delete jobs -l rlhf.dev/job=tiny -n default."
+    )
+
+
+def test_a_claim_of_an_earlier_job_that_goes_is_waited_for() -> None:
+    claim = children(retain=False)[0]
+    claim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    claim["metadata"]["ownerReferences"][0]["uid"] = "earlier"
+    with pytest.raises(Refused, match="of an earlier RLHFJob of this name is still being deleted"):
+        made(claim, retain=False, is_cached=False)
+
+
 def test_a_service_of_another_name_is_its_attempt_s() -> None:
     job, cache = a_job().named("7b").build(), Cache()
     job = job.model_copy(update={"status": STATUS})
