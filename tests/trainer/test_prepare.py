@@ -125,6 +125,17 @@ def test_files_that_are_not_read_are_named_beside_the_rows(in_pod: Pod) -> None:
     assert said.endswith("rows (not read: rows-test.jsonl, self_eval.jsonl)")
 
 
+def test_names_in_braces_that_nobody_fills_in_are_told_with_what_fills_them(in_pod: Pod) -> None:
+    rows = [{"prompt": f"{i}?", "answer": "I am {{name}}"} for i in range(4)]
+    stages = {"sft": {"data": {"source": in_pod.data("who", rows)}}}
+    said = prepare(prepare_run(in_pod, stages)).message
+    told = "who.jsonl: {{name}} in 4 of 4 rows, which `variables` would fill in"
+    assert said.endswith(f" rows ({told})")
+    assert prepare(prepare_run(in_pod, stages)).message == said  # from the rows that are kept
+    stages["sft"]["data"]["variables"] = {"name": "Ada"}
+    assert prepare(prepare_run(in_pod, stages)).message.endswith("rows")
+
+
 def test_kto_wants_labels_or_pairs(in_pod: Pod) -> None:
     labelled = in_pod.data("kto", [{"prompt": "q", "completion": "a", "label": True}] * 2)
     kto = {"dpo": {"data": {"source": labelled}, "loss": "kto"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ from rlhf_trainer.installed import refuse_missing_for_stages
 from rlhf_trainer.models.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
 
 NAMED: Final = 4
-"""Files that are not read, as many as a message names; the log has all."""
+"""Files that are not read, or warnings, as many as a message names; the log has all."""
 
 log = logging.getLogger(__name__)
 
@@ -229,13 +229,22 @@ def _refuse_no_demonstrations(run: StageRun, tokenizer: Any) -> None:
 
 
 def _counted(field: str, rows: Loaded[Any]) -> str:
-    """Rows to train on and held out; and which files beside them are not read."""
+    """Rows to train on and held out; which files beside them are not read; and what is hardly
+    meant as it is."""
     said = f"{field} {len(rows.train)} + {len(rows.heldout)} rows"
-    if not rows.unread:
-        return said
-    log.warning("spec.%s: not read, as no data of this split: %s", field, ", ".join(rows.unread))
-    more = f" and {len(rows.unread) - NAMED} more" if len(rows.unread) > NAMED else ""
-    return f"{said} (not read: {', '.join(rows.unread[:NAMED])}{more})"
+    if rows.unread:
+        log.warning(
+            "spec.%s: not read, as no data of this split: %s", field, ", ".join(rows.unread)
+        )
+        said += f" (not read: {_first(rows.unread)})"
+    for warning in rows.warnings:
+        log.warning("spec.%s: %s", field, warning)
+    return said + (f" ({_first(rows.warnings)})" if rows.warnings else "")
+
+
+def _first(items: Sequence[str]) -> str:
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + more
 
 
 def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, known: int | None) -> None:

@@ -64,6 +64,7 @@ LOADED = Loaded[Any](
     [Encoded("a:9", TOKENS, MASK)],
     [BadRow("a", 7, "`answer` is blank", "a hint")],
     ["other.jsonl"],
+    ["a warning"],
 )
 
 

@@ -118,6 +118,19 @@ def test_a_file_is_not_held_out_from_a_folder_that_it_lies_in(tmp_path: Path) ->
         load_dialogues(DataSource(source="file", eval_source="folder"), paths, SEED)
 
 
+def test_held_out_prompts_that_are_trained_on_as_well_are_told(tmp_path: Path) -> None:
+    """By the prompt, whatever the answer; a chance repeat in a hundred rows is none."""
+    trained = [{"prompt": f"q{i}", "answer": "a"} for i in range(300)]
+    other = [{"prompt": f"new {i}", "answer": "b"} for i in range(197)]
+    paths = {"a": str(jsonl(tmp_path / "a.jsonl", trained)), "b": str(tmp_path / "b.jsonl")}
+    source = DataSource(source="a", eval_source="b")
+    jsonl(tmp_path / "b.jsonl", [*other, *({"prompt": f"q{i}", "answer": "c"} for i in range(3))])
+    (told,) = load_dialogues(source, paths, SEED).warnings
+    assert told.startswith("3 of 200 rows of b ask what is trained on as well")
+    jsonl(tmp_path / "b.jsonl", [*other, {"prompt": "q1", "answer": "c"}])
+    assert not load_dialogues(source, paths, SEED).warnings
+
+
 def test_variables_are_filled_in_everywhere_and_other_braces_left(tmp_path: Path) -> None:
     row = {
         "messages": [
@@ -141,6 +154,20 @@ def test_a_variable_that_was_misspelt_is_refused(tmp_path: Path) -> None:
         load(load_dialogues, path, variables={"nmae": "Ada"})
     shared = {"name": "Ada", "author": "Lab", "version": "2"}  # with another source, say
     assert load(load_dialogues, path, variables=shared).train
+
+
+def test_names_that_nobody_fills_in_are_told_where_a_file_is_full_of_them(tmp_path: Path) -> None:
+    """Not of a file that has some in its code, however many names they are."""
+    identity = [{"prompt": "Who?", "answer": "{{ name }} by {{author}}"}] * 2
+    jsonl(tmp_path / "set/identity.jsonl", [*identity, {"prompt": "Hi", "answer": "{{name}}"}])
+    code = [{"prompt": f"q{i}", "answer": f"<b>{{{{x{i}}}}}</b> {{{{ a + b }}}}"} for i in range(9)]
+    jsonl(tmp_path / "set/code.jsonl", code)
+    (told,) = load(load_dialogues, tmp_path / "set").warnings
+    assert told.startswith("identity.jsonl: {{author}} in 2, {{name}} in 3 of 3 rows, which `var")
+    (told,) = load(load_dialogues, tmp_path / "set", variables={"name": "Ada"}).warnings
+    assert told.startswith("identity.jsonl: {{author}} in 2 of 3 rows")
+    both = {"name": "Ada", "author": "Lab"}
+    assert not load(load_dialogues, tmp_path / "set", variables=both).warnings
 
 
 def test_limit_stops_reading(tmp_path: Path) -> None:
@@ -234,6 +261,8 @@ def test_real_text_is_that_of_the_file() -> None:
 
 def test_real_identity_rows_take_their_variables() -> None:
     path = real_file("identity.json")
+    (told,) = load(load_dialogues, path).warnings
+    assert told.startswith("identity.json: {{author}} in 60, {{name}} in 77 of 91 rows")
     found = load(load_dialogues, path, variables={"name": "Ada", "author": "Lab"}).train
     everything = " ".join(turn.content for row in found for turn in row.messages)
     assert "{{" not in everything

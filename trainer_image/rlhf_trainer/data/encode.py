@@ -213,7 +213,7 @@ def encode_all(
     settle(source, bad, total)
     if not train:
         raise BadData(f"{source.source}: no row can be used")
-    return Loaded(train, heldout, bad, loaded.unread)
+    return Loaded(train, heldout, bad, loaded.unread, loaded.warnings)
 
 
 def tokens_of_row(row: Any) -> Iterator[int]:

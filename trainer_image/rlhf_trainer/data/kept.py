@@ -100,6 +100,7 @@ class _About(NamedTuple):
     heldout: int
     skipped: list[list[Any]]
     unread: list[str]
+    warnings: list[str]
 
 
 class Kept(Generic[E]):
@@ -210,7 +211,8 @@ def _parts(key: str, rows: Loaded[Any]) -> Iterator[bytes]:
     kind = type(rows.train[0]).__name__
     skipped = [list(row) for row in rows.skipped]
     counts = len(rows.train), len(rows.heldout)
-    about = json.dumps(_About(key, kind, *counts, skipped, list(rows.unread))).encode()
+    told = list(rows.unread), list(rows.warnings)
+    about = json.dumps(_About(key, kind, *counts, skipped, *told)).encode()
     yield about
     yield LENGTH.pack(len(about))
 
@@ -253,4 +255,5 @@ def _opened(file: BufferedReader, key: str) -> Loaded[Any] | None:
         return from_record(about.kind, record)
 
     train, heldout = (Each(row, part) for part in (range(about.train), range(about.train, rows)))
-    return Loaded(train, heldout, [BadRow(*row) for row in about.skipped], about.unread)
+    skipped = [BadRow(*row) for row in about.skipped]
+    return Loaded(train, heldout, skipped, about.unread, about.warnings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,13 +20,14 @@ from rlhf_trainer.data.problems import BadRow, RowProblem, settle
 from rlhf_trainer.data.rows import Row, data_files, other_files, read_rows
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import refuse_media
+from rlhf_trainer.data.variables import Variables
 from rlhf_trainer.errors import BadData
 
 T = TypeVar("T")
-BLANK: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-"""A name that `variables` may fill."""
 Make = Callable[[Row, Sample], list[T]]
 
+SHARED_FROM: Final = 0.01
+"""Share of held-out rows with prompts of the training set that is told: greetings come twice."""
 LOOKED_AT: Final = 64
 """Good rows at the head of a file by whose columns its layout is recognised."""
 
@@ -39,6 +39,7 @@ class Loaded(NamedTuple, Generic[T]):
     heldout: Sequence[T]
     skipped: list[BadRow]
     unread: Sequence[str] = ()  # files of the source's folder that nothing was read from
+    warnings: Sequence[str] = ()  # what is hardly meant so
 
 
 def load_dialogues(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Dialogue]:
@@ -59,7 +60,9 @@ def load_prompts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loa
 def prompts_in_turn(source: DataSource, paths: Mapping[str, str]) -> Iterator[Prompt]:
     """Prompts of a source that `load_prompts` has accepted; no more of it is read than is asked
     for."""
-    rows = _understood(source, _rows(source, source.source, source.split, paths), _prompts)
+    variables = Variables(source.variables)
+    found = _rows(source, source.source, source.split, paths, variables)
+    rows = _understood(source, found, _prompts)
     return (item.example for row in rows if not isinstance(row, BadRow) for item in row)
 
 
@@ -164,20 +167,27 @@ class _Keyed(NamedTuple, Generic[T]):
     example: T
 
 
+class _Found(NamedTuple, Generic[T]):
+    examples: list[_Keyed[T]]
+    bad: list[BadRow]
+    warnings: list[str]
+
+
 def _load(source: DataSource, paths: Mapping[str, str], seed: int, make: Make[T]) -> Loaded[T]:
-    found, skipped = _read(source, source.source, source.split, paths, make)
+    found, skipped, warnings = _read(source, source.source, source.split, paths, make)
     root = folder_of_split(path_of(source.source, paths), source.split)
     learnt = data_files(root, source.split)
     if source.eval_source is None:
         unread = other_files(root, learnt)
-        return Loaded(*_held_out(found, seed, source.eval_fraction), skipped, unread)
+        return Loaded(*_held_out(found, seed, source.eval_fraction), skipped, unread, warnings)
     split = heldout_split(source)
-    heldout, also_skipped = _read(source, source.eval_source, split, paths, make)
+    heldout, also_skipped, further = _read(source, source.eval_source, split, paths, make)
     held = data_files(folder_of_split(path_of(source.eval_source, paths), split), split)
     _refuse_own_rows(source, learnt, held)
     train, heldout_examples = ([item.example for item in part] for part in (found, heldout))
     unread = other_files(root, [*learnt, *held])
-    return Loaded(train, heldout_examples, skipped + also_skipped, unread)
+    warnings += further + _of_shared_prompts(source, found, heldout)
+    return Loaded(train, heldout_examples, skipped + also_skipped, unread, warnings)
 
 
 def _refuse_own_rows(source: DataSource, learnt: Sequence[Path], held: Sequence[Path]) -> None:
@@ -198,6 +208,18 @@ def _refuse_own_rows(source: DataSource, learnt: Sequence[Path], held: Sequence[
     )
 
 
+def _of_shared_prompts(
+    source: DataSource, learnt: Sequence[_Keyed[Any]], held: Sequence[_Keyed[Any]]
+) -> list[str]:
+    """What is asked in both sets is no test of what was learnt."""
+    known = {item.key for item in learnt}
+    shared = sum(item.key in known for item in held)
+    if shared < SHARED_FROM * len(held):
+        return []
+    what = f"{shared} of {len(held)} rows of {source.eval_source} ask what is trained on as well"
+    return [f"{what}: eval/ metrics flatter the model"]
+
+
 def _same_file(path: Path) -> tuple[int, int]:
     about = path.stat()
     return about.st_dev, about.st_ino
@@ -205,14 +227,14 @@ def _same_file(path: Path) -> tuple[int, int]:
 
 def _read(
     source: DataSource, address: str, split: str, paths: Mapping[str, str], make: Make[T]
-) -> tuple[list[_Keyed[T]], list[BadRow]]:
+) -> _Found[T]:
     """The examples at one address; bad rows are settled as the source says."""
     found: list[_Keyed[T]] = []
     bad: list[BadRow] = []
     columns: dict[str, None] = {}
-    blanks: set[str] = set()
+    variables = Variables(source.variables)
     total = 0
-    rows = _noting_columns(_rows(source, address, split, paths, blanks), columns)
+    rows = _noting_columns(_rows(source, address, split, paths, variables), columns)
     for item in _understood(source, rows, make):
         total += 1
         if isinstance(item, BadRow):
@@ -221,11 +243,11 @@ def _read(
             found.extend(item)
     if (address, split) == (source.source, source.split):  # held-out rows may have fewer
         _refuse_missing_columns(source, columns)
-        _refuse_missing_variables(source, blanks)
+        variables.refuse_missing(source)
     settle(source, bad, total)
     if not found:
         raise BadData(f"{address}: no row can be used")
-    return found, bad
+    return _Found(found, bad, variables.warnings())
 
 
 def _rows(
@@ -233,18 +255,15 @@ def _rows(
     address: str,
     split: str,
     paths: Mapping[str, str],
-    blanks: set[str] | None = None,
+    variables: Variables,
 ) -> Iterator[Row | BadRow]:
-    """Rows with the user's variables filled in, as many as the source's limit; and in `blanks` the
-    names in braces that they had."""
+    """Rows with the user's variables filled in, as many as the source's limit."""
     root = folder_of_split(path_of(address, paths), split)
     try:
         for number, row in enumerate(read_rows(root, source, split)):
             if number == source.limit:
                 return
-            if isinstance(row, Row) and source.variables:
-                row = _filled(row, source.variables, blanks)
-            yield row
+            yield variables.fill(row) if isinstance(row, Row) else row
     except BadData as error:
         raise BadData(f"{address}: {error}") from None
 
@@ -311,39 +330,6 @@ def _examples(row: Row | BadRow, read: Read, make: Make[T]) -> list[_Keyed[T]] |
         return [_Keyed(key, example) for example in make(row, sample)]
     except RowProblem as problem:
         return BadRow(row.file, row.line, str(problem), problem.hint)
-
-
-def _filled(row: Row, variables: Mapping[str, str], blanks: set[str] | None) -> Row:
-    """``{{name}}`` replaced where the user gave the name; other braces are the author's."""
-
-    def value_of(match: re.Match[str]) -> str:
-        if blanks is not None:
-            blanks.add(match[1])
-        return variables.get(match[1], match[0])
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, str):
-            return BLANK.sub(value_of, value)
-        if isinstance(value, list):
-            return [fill(item) for item in value]
-        if isinstance(value, dict):
-            return {key: fill(item) for key, item in value.items()}
-        return value
-
-    return row._replace(value=fill(row.value))
-
-
-def _refuse_missing_variables(source: DataSource, blanks: set[str]) -> None:
-    """A name that no row has, beside others that nobody fills, was misspelt."""
-    missing, left = source.variables.keys() - blanks, blanks - source.variables.keys()
-    if missing and left:
-        raise BadData(
-            f"{source.source}: variables: no row has {_braced(missing)}; there are {_braced(left)}"
-        )
-
-
-def _braced(names: Iterable[str]) -> str:
-    return ", ".join(f"{{{{{name}}}}}" for name in sorted(names))
 
 
 # --- holding out ----------------------------------------------------------------------------------
