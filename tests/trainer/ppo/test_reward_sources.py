@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def test_a_reward_model_with_another_template_reads_the_words_in_its_own(
     texts = [f"<|user|>{q}<|eos|><|assistant|>{a}<|eos|>" for q, a in zip(ASKED, SAID, strict=True)]
     expected = last_scores(reward_model, [own(text)["input_ids"] for text in texts])
     torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_reward_model_that_reads_the_policys_tokens_must_read_as_many(
+    in_pod: Pod, reward_model: Path, tokenizer: Any
+) -> None:
+    file = reward_model / "config.json"
+    config = json.loads(file.read_text()) | {"max_position_embeddings": 40}
+    file.write_text(json.dumps(config))
+    rollout = {"maxPromptLength": 32, "maxNewTokens": 8}
+    source_of(in_pod, reward_model, tokenizer, rollout=rollout)
+    rollout["maxNewTokens"] = 9
+    with pytest.raises(ConfigurationError, match=r"has up to 41 .*tokens, and it reads 40"):
+        source_of(in_pod, reward_model, tokenizer, rollout=rollout)
 
 
 def test_an_answer_that_was_cut_has_no_end_in_the_reward_models_tokens_either(

@@ -104,12 +104,16 @@ class ModelReward:
         asked = zip(answered.questions, answered.answers, answered.finished, strict=True)
         rows = [_retokenised(self.tokenizer, *each) for each in asked]
         longest = max(map(len, rows))
-        if self.context is not None and longest > self.context:
-            raise ConfigurationError(
-                f"a question with its answer has {longest} of the reward model's tokens, and it "
-                f"reads {self.context} at most: lower rollout.maxPromptLength or maxNewTokens"
-            )
+        _refuse_beyond(self.context, longest, f"has {longest}")
         return rows
+
+
+def _refuse_beyond(context: int | None, tokens: int, told: str) -> None:
+    if context is not None and tokens > context:
+        raise ConfigurationError(
+            f"a question with its answer {told} of the reward model's tokens, and it reads "
+            f"{context} at most: lower rollout.maxPromptLength or maxNewTokens"
+        )
 
 
 def _retokenised(
@@ -191,13 +195,17 @@ def _source(
         raise ConfigurationError("a reward term names none of stage, model, function, http")
     statistics = load_statistics(path) if config.normalise_rewards else None
     scalar = load_scalar(path, dtype=model_dtype(config, ranks))
+    own, context = foreign_tokenizer(run, term, path, tokenizer), context_length(scalar.config)
+    if own is None:  # else what it is given is measured when it is given
+        longest = config.rollout.max_prompt_length + config.rollout.max_new_tokens
+        _refuse_beyond(context, longest, f"has up to {longest}")
     return ModelReward(
         frozen(Critic(scalar), config, ranks),
         ranks,
         ROWS_OF_MICRO_BATCH * tokens_at_once(config),
         statistics,
-        foreign_tokenizer(run, term, path, tokenizer),
-        context_length(scalar.config),
+        own,
+        context,
     )
 
 
