@@ -60,6 +60,21 @@ class Stages(Contract):
         every = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: stage for name, stage in every.items() if stage is not None}
 
+    def parents(self, stage: str) -> dict[str, str]:
+        """Stages whose outputs a stage takes, by role: policy, reward. KeyError for no stage."""
+        config = self.present()[stage]
+        starts_afresh = isinstance(config, RewardStage) and not config.may_start_from_sft
+        roles: dict[str, str] = {}
+        if self.sft and stage != "sft" and not starts_afresh:
+            roles["policy"] = "sft"
+        if self.reward and isinstance(config, PPOStage) and config.may_take_reward_stage:
+            roles["reward"] = "reward"
+        return roles
+
+    def followers(self, stage: str) -> list[str]:
+        """The stages that take the output of this one, in the order in which they run."""
+        return [name for name in self.present() if stage in self.parents(name).values()]
+
 
 class JobSpec(Contract):
     """Model, data, stages."""

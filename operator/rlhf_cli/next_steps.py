@@ -8,7 +8,6 @@ from typing import Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus
 from rlhf_operator import kueue
-from rlhf_operator.inputs import parents
 
 from rlhf_cli.targets.target import Target, ending
 
@@ -55,6 +54,6 @@ def approvals(job: RLHFJob) -> list[str]:
         gate: None
         for name in waiting
         if name in present
-        for gate in parents(job.spec, name).values()
+        for gate in job.spec.stages.parents(name).values()
     }
     return [gate for gate in gates if (asked := present[gate].gate) and asked.approval]

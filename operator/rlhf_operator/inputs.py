@@ -1,4 +1,4 @@
-"""Edges between stages, and the hashes that say whether a stage has to run.
+"""The hashes that say whether a stage has to run.
 
 The *input hash* covers what can change a stage's result. The *settings* digest covers, beyond it,
 what one attempt was started with (nodes, storage, deadline): when only that differs, the attempt
@@ -16,7 +16,7 @@ from rlhf_api.job import JobSpec, RLHFJob
 from rlhf_api.resources import Resources
 from rlhf_api.run import PREPARE, Demonstrations
 from rlhf_api.sources import named_sources
-from rlhf_api.stages import PPOStage, RewardStage
+from rlhf_api.stages import PPOStage
 from rlhf_api.stages.ppo import FunctionReward
 
 from rlhf_operator.names import ANNOTATION_REFRESH, claim_name
@@ -46,27 +46,6 @@ class Wanted(NamedTuple):
 
     hash: str
     settings: str
-
-
-def parents(spec: JobSpec, stage: str) -> dict[str, str]:
-    """The stages of this job whose outputs a stage takes, by role: policy, reward."""
-    config = spec.stages.present()[stage]
-    roles: dict[str, str] = {}
-    if spec.stages.sft and stage != "sft" and _starts_from_sft(config):
-        roles["policy"] = "sft"
-    if isinstance(config, PPOStage) and spec.stages.reward and _uses_reward_stage(config):
-        roles["reward"] = "reward"
-    return roles
-
-
-def _starts_from_sft(config: Contract) -> bool:
-    return not isinstance(config, RewardStage) or config.start_from in ("auto", "sft")
-
-
-def _uses_reward_stage(ppo: PPOStage) -> bool:
-    """PPO takes the job's reward model as its reward, as its critic's start, or as both."""
-    as_reward = not ppo.rewards or any(term.stage for term in ppo.rewards.values())
-    return as_reward or (ppo.advantage == "gae" and ppo.critic in ("auto", "reward"))
 
 
 def demonstrations(spec: JobSpec, stage: str) -> Demonstrations | None:
@@ -110,7 +89,7 @@ def input_hash(
     of each parent stage's output.
     """
     spec, config = job.spec, job.spec.stages.present()[stage]
-    data = demonstrations(spec, stage)
+    data, taken = demonstrations(spec, stage), spec.stages.parents(stage)
     return digest(
         {
             "stage": stage,
@@ -118,7 +97,7 @@ def input_hash(
             "image": config.image or spec.image,
             "model": _meaning(spec.model, "model", sources),
             "config": _meaning(config, f"stages.{stage}", sources),
-            "inputs": {role: outputs[parent] for role, parent in parents(spec, stage).items()},
+            "inputs": {role: outputs[parent] for role, parent in taken.items()},
             **({"demonstrations": _meaning(data, "stages.sft", sources)} if data else {}),
         }
     )

@@ -19,7 +19,7 @@ from rlhf_operator.decisions import Context, Decision
 from rlhf_operator.ends import Look
 from rlhf_operator.expiry import expiry
 from rlhf_operator.images import wanted_of
-from rlhf_operator.inputs import Wanted, input_hash, parents, prepare_hash
+from rlhf_operator.inputs import Wanted, input_hash, prepare_hash
 from rlhf_operator.observed import Attempt, Observed, numbered
 from rlhf_operator.pausing import pause_of
 from rlhf_operator.policies import decide, finished_run, is_prepared
@@ -119,7 +119,7 @@ def _wanted(so_far: Assessment, stage: str) -> Wanted | None:
     before = status.of(stage)
     if stage == PREPARE:
         return wanted_of(job, stage, before, lambda it: prepare_hash(it, observed.fingerprints))
-    needed = set(parents(job.spec, stage).values())
+    needed = set(job.spec.stages.parents(stage).values())
     if not _sources_are_known(so_far) or not needed <= set(runs):
         return None
     outputs = {parent: runs[parent].checkpoint.digest for parent in needed}
@@ -133,7 +133,7 @@ def _sources_are_known(so_far: Assessment) -> bool:
 def _context(so_far: Assessment, stage: str) -> Context:
     job, observed = so_far.job, so_far.observed
     of_stage = stage != PREPARE
-    needed = list(dict.fromkeys(parents(job.spec, stage).values())) if of_stage else []
+    needed = list(dict.fromkeys(job.spec.stages.parents(stage).values())) if of_stage else []
     return Context(
         job=job,
         stage=stage,

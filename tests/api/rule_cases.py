@@ -854,6 +854,30 @@ CASES: list[Case] = [
         {f"{SFT}.gate": {"approval": True}, PPO: REMOVE, DPO: REMOVE},
     ),
     Case(
+        "gate_holds_something",
+        {
+            f"{SFT}.gate": {"approval": True},
+            f"{REWARD}.startFrom": "base",
+            PPO: REMOVE,
+            DPO: REMOVE,
+        },
+        f"spec.{SFT}.gate",
+        {f"{SFT}.gate": {"approval": True}, f"{REWARD}.startFrom": "base", PPO: REMOVE},
+    ),
+    Case(
+        "gate_holds_something",
+        HTTP | {f"{REWARD}.gate": {"approval": True}, f"{PPO}.critic": "fresh"},
+        f"spec.{REWARD}.gate",
+        HTTP | {f"{REWARD}.gate": {"approval": True}},
+    ),
+    Case(
+        "adapters_are_handed_on_merged",
+        {f"{SFT}.lora": {"output": "adapter"}, PPO: REMOVE, DPO: REMOVE},
+        f"spec.{SFT}.lora.output",
+        {f"{SFT}.lora": {"output": "adapter"}, f"{REWARD}.startFrom": "base"}
+        | {PPO: REMOVE, DPO: REMOVE},
+    ),
+    Case(
         "held_out_rows_are_read",
         {f"{PPO}.data.evalFraction": 0.1},
         f"spec.{PPO}.data.evalFraction",

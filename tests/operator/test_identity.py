@@ -11,7 +11,7 @@ from builders import JobBuilder, a_job
 from rlhf_api.base import identity
 from rlhf_api.fields import aliases, contracts_in
 from rlhf_api.job import JobSpec, RLHFJob
-from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
+from rlhf_operator.inputs import input_hash, prepare_hash, settings
 from rlhf_operator.names import short
 
 SOURCES = {
@@ -240,7 +240,7 @@ def test_data_that_a_trainer_of_ones_own_reads_are_no_demonstrations() -> None:
     ],
 )
 def test_edges_follow_from_inputs(job: JobBuilder, stage: str, expected: dict[str, str]) -> None:
-    assert parents(job.build().spec, stage) == expected
+    assert job.build().spec.stages.parents(stage) == expected
 
 
 HTTP = {"judge": {"http": {"url": "http://judge"}}}
@@ -261,7 +261,7 @@ def test_ppo_waits_for_the_reward_stage_where_it_uses_it(
 ) -> None:
     job = a_job().with_spec("stages.ppo.rewards", rewards).with_spec("stages.ppo.critic", critic)
     job.with_spec("stages.ppo.advantage", advantage)
-    assert ("reward" in parents(job.build().spec, "ppo")) is needs_reward
+    assert ("reward" in job.build().spec.stages.parents("ppo")) is needs_reward
 
 
 @pytest.mark.parametrize(

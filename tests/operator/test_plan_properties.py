@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE, StageRun
-from rlhf_operator.inputs import annotation, parents
+from rlhf_operator.inputs import annotation
 from rlhf_operator.observed import Observed
 from rlhf_operator.plan import Action, BeginAttempt, CreateChildren, DeleteChildren, plan
 from rlhf_operator.render import render
@@ -93,7 +93,7 @@ class Checked(World):
         run = StageRun.model_validate(yaml.safe_load(objects["ConfigMap"]["data"]["stage.yaml"]))
         if action.stage == PREPARE:
             return
-        for role, parent in parents(self.job.spec, action.stage).items():
+        for role, parent in self.job.spec.stages.parents(action.stage).items():
             digests = {item.checkpoint.digest for item in self.stage(parent).finished}
             assert run.inputs[role].digest in digests
 

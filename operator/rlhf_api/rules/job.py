@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rlhf_api.job import JobSpec, Stages
@@ -11,8 +12,19 @@ from rlhf_api.rules.quantities import bytes_have_a_unit
 from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.storage import Checkpoints, Claim
 
-FOLLOWERS: Final = {"sft": ("reward", "ppo", "dpo"), "reward": ("ppo",)}
-"""Stages that start from another one's result where they are there."""
+FOLLOWERS: Final[Mapping[str, Mapping[str, str]]] = {
+    "sft": {
+        "reward": "(has(self.reward) && self.reward.startFrom in ['auto', 'sft'])",
+        "ppo": "has(self.ppo)",
+        "dpo": "has(self.dpo)",
+    },
+    "reward": {
+        "ppo": "(has(self.ppo) && (size(self.ppo.rewards) == 0 || "
+        "self.ppo.rewards.exists(name, has(self.ppo.rewards[name].stage)) || "
+        "(self.ppo.advantage == 'gae' && self.ppo.critic in ['auto', 'reward'])))",
+    },
+}
+"""`Stages.followers` in CEL: those that may take a stage's output, and when each of them does."""
 
 
 def _terms(stages: Any) -> list[Any]:
@@ -26,12 +38,9 @@ def _hands_on_an_adapter(stage: Any) -> bool:
 POLICIES_ARE_WHOLE: Final = Rule(
     "adapters_are_handed_on_merged",
     "sft.lora.output",
-    lambda stages: (
-        not _hands_on_an_adapter(stages.sft)
-        or not any(getattr(stages, other) for other in FOLLOWERS["sft"])
-    ),
+    lambda stages: not _hands_on_an_adapter(stages.sft) or not stages.followers("sft"),
     "!self.?sft.?lora.hasValue() || self.sft.lora.output != 'adapter' || "
-    f"!({' || '.join(f'has(self.{other})' for other in FOLLOWERS['sft'])})",
+    f"!({' || '.join(FOLLOWERS['sft'].values())})",
     f"is adapter, and {' or '.join(FOLLOWERS['sft'])} would start from it",
     "merged; adapter only where no later stage uses the result",
 )
@@ -51,12 +60,11 @@ REWARD_MODELS_ARE_WHOLE: Final = Rule(
 
 def _gate_has_followers(name: str) -> Rule:
     """A gate holds later stages back and nothing else: the job is ready without it."""
-    followers = FOLLOWERS.get(name, ())
-    following = "".join(f"has(self.{other}) || " for other in followers)
+    following = "".join(f"{takes_it} || " for takes_it in FOLLOWERS.get(name, {}).values())
 
     def holds(stages: Any) -> bool:
         stage = getattr(stages, name)
-        return not (stage and stage.gate) or any(getattr(stages, other) for other in followers)
+        return not (stage and stage.gate) or bool(stages.followers(name))
 
     return Rule(
         "gate_holds_something",

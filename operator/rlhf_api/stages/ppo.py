@@ -269,3 +269,10 @@ class PPOStage(StageCommon):
         description="Separate GPUs for each role; default: all models on every GPU.",
     )
     ema: EMA | None = Field(default=None, description="Average the actor's weights; default: off.")
+
+    @property
+    def may_take_reward_stage(self) -> bool:
+        """Whether it takes the output of the reward stage, where there is one: as its reward, as
+        its critic's start, or as both."""
+        as_reward = not self.rewards or any(term.stage for term in self.rewards.values())
+        return as_reward or (self.advantage == "gae" and self.critic in ("auto", "reward"))

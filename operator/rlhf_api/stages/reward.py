@@ -33,3 +33,8 @@ class RewardStage(Supervised):
         "demonstrations, those of the SFT data; chosen or all, those of this stage's data; `auto` "
         "is demonstrations where our trainer runs an sft stage in this job, else all.",
     )
+
+    @property
+    def may_start_from_sft(self) -> bool:
+        """Whether it takes the output of the SFT stage, where there is one."""
+        return self.start_from in ("auto", "sft")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import JobStatus, StageStatus
-from rlhf_operator.inputs import annotation, parents
+from rlhf_operator.inputs import annotation
 from rlhf_operator.names import ANNOTATION_APPROVE, short
 
 from rlhf_cli.failures import DONE, FAILED, TRANSIENT, Failure
@@ -51,14 +51,8 @@ async def _approve(args: argparse.Namespace) -> int:
 
 def effect(job: RLHFJob, stage: str) -> Iterator[str]:
     """What the approval does, in lines."""
-    yield f"Approved: {' and '.join(followers(job, stage))} may start."
+    yield f"Approved: {' and '.join(job.spec.stages.followers(stage))} may start."
     yield from held_back(job, stage)
-
-
-def followers(job: RLHFJob, stage: str) -> list[str]:
-    """The stages that take the output of this one."""
-    present = job.spec.stages.present()
-    return [name for name in present if stage in parents(job.spec, name).values()]
 
 
 def result_to_approve(job: RLHFJob, stage: str, otherwise: str) -> StageStatus:
@@ -76,7 +70,7 @@ def result_to_approve(job: RLHFJob, stage: str, otherwise: str) -> StageStatus:
             f"{stage} of {name} needs no approval: spec.stages.{stage}.gate.approval is not true",
             f"stages that need one: {', '.join(asked) or 'none'}",
         )
-    if not followers(job, stage):
+    if not job.spec.stages.followers(stage):
         raise Failure(f"no stage of {name} takes the output of {stage}: nothing waits for it")
     status = job.status or JobStatus()
     found = status.stages.get(stage) or StageStatus()
@@ -124,7 +118,7 @@ def held_back(job: RLHFJob, stage: str) -> Iterator[str]:
     status = job.status or JobStatus()
     if job.spec.suspend:
         yield f"{job.metadata.name} is suspended: nothing starts until spec.suspend is false."
-    for name in followers(job, stage):
+    for name in job.spec.stages.followers(stage):
         follower = status.stages.get(name)
         if follower and follower.reason == "GateNotMet":
             yield f"{name} is held back all the same: {follower.message}"

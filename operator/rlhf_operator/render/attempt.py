@@ -8,7 +8,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import CheckpointRef, JobStatus, StageStatus
 
-from rlhf_operator.inputs import input_hash, parents, prepare_hash, settings
+from rlhf_operator.inputs import input_hash, prepare_hash, settings
 from rlhf_operator.names import ANNOTATION_GANG, attempt_folder
 from rlhf_operator.render.config import config_map, refs_of
 from rlhf_operator.render.defaults import with_defaults
@@ -76,5 +76,5 @@ def preview(job: RLHFJob, platform: Platform = ANY_CLUSTER) -> list[Object]:
 def _foreseen_hash(job: RLHFJob, stage: str) -> str:
     if stage == PREPARE:
         return prepare_hash(job, {})
-    outputs = dict.fromkeys(parents(job.spec, stage).values(), UNKNOWN_DIGEST)
+    outputs = dict.fromkeys(job.spec.stages.parents(stage).values(), UNKNOWN_DIGEST)
     return input_hash(job, stage, {}, outputs)

@@ -11,7 +11,7 @@ from rlhf_api.run import PREPARE, STAGE_FILE, Input, JobRef, StageRun
 from rlhf_api.sources import SourceRef, named_sources
 from rlhf_api.status import CheckpointRef
 
-from rlhf_operator.inputs import demonstrations, parents
+from rlhf_operator.inputs import demonstrations
 from rlhf_operator.names import attempt_folder, lineage
 from rlhf_operator.render.metadata import AttemptKey, Object, metadata
 from rlhf_operator.render.platform import Platform
@@ -82,7 +82,7 @@ def _inputs(key: AttemptKey, paths: dict[str, str]) -> dict[str, Input]:
         return {"base": base}
     outputs = {
         role: _output(key, parent_checkpoint(key, parent))
-        for role, parent in parents(spec, key.stage).items()
+        for role, parent in spec.stages.parents(key.stage).items()
     }
     return {"base": base, "policy": _start(key, base), **outputs}
 
