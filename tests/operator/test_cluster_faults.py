@@ -36,6 +36,8 @@ from rlhf_operator.render import Platform
 from structural import crds
 
 Run = Callable[..., OperatorProcess]
+POLICIES = "admissionregistration.k8s.io/v1"
+LEASES = "coordination.k8s.io"
 CRD = Path(__file__).parents[2] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 
 
@@ -146,6 +148,71 @@ def test_pods_that_a_quota_refuses_are_told_in_its_words(
     words = "exceeded quota: few, requested: requests.nvidia.com/gpu=4, limited: "
     said = f"1 of 2 pods could be made: {words}requests.nvidia.com/gpu=4."
     assert stage(job, "sft")["message"] == said
+
+
+COST = 'Object{metadata: Object.metadata{labels: {"example.org/cost": "a"}}}'
+MUTATIONS = (
+    ("", "*", COST),
+    ("batch", "*", COST),
+    ("rlhf.dev", "*/*", COST),
+    ("batch", "jobs", "Object{spec: Object.spec{ttlSecondsAfterFinished: 3600}}"),
+    (
+        "",
+        "persistentvolumeclaims",
+        'Object{spec: Object.spec{resources: Object.spec.resources{requests: {"storage": "7Gi"}}}}',
+    ),
+)
+"""API group, resources, and what a policy of the cluster makes of them when they are written."""
+
+
+def make_policies(jobs: Jobs) -> list[str]:
+    """One for each mutation, in the jobs' namespace alone; their names."""
+    names = [f"{jobs.namespace}-{number}" for number in range(len(MUTATIONS))]
+    kind, inside = "MutatingAdmissionPolicy", {"kubernetes.io/metadata.name": jobs.namespace}
+    for name, (group, resources, expression) in zip(names, MUTATIONS, strict=True):
+        rule = {"apiGroups": [group], "apiVersions": ["*"], "resources": [resources]}
+        apply = {"applyConfiguration": {"expression": expression}}
+        spec = {
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": inside},
+                "resourceRules": [rule | {"operations": ["CREATE", "UPDATE"]}],
+            },
+            "mutations": [{"patchType": "ApplyConfiguration", **apply}],
+            "reinvocationPolicy": "Never",
+        }
+        made = {"apiVersion": POLICIES, "metadata": {"name": name}}
+        jobs.client.create({**made, "kind": kind, "spec": spec})
+        jobs.client.create({**made, "kind": f"{kind}Binding", "spec": {"policyName": name}})
+    return names
+
+
+def test_what_policies_of_the_cluster_make_of_children_is_left_as_it_is(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    names = make_policies(jobs)
+    probe = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe"}}
+
+    def are_in_force() -> bool:
+        jobs.client.delete("v1/configmaps", "probe", jobs.namespace)
+        return "labels" in jobs.client.create(probe, jobs.namespace)["metadata"]
+
+    try:
+        wait_until(are_in_force)
+        play(succeed)
+        run_operator(kubeconfig=limited(installed, jobs.namespace))
+        jobs.create(manifest(jobs.namespace, stages="sft reward ppo"))
+        jobs.wait_ready()
+        assert jobs.attempts() == {"sft": 1, "reward": 1, "ppo": 1}
+        made = [*jobs.children("batch/v1/jobs"), *jobs.children("v1/services"), jobs.get()]
+        assert {item["metadata"]["labels"]["example.org/cost"] for item in made} == {"a"}
+        asked = installed.requests_of("operator", jobs.namespace)
+        written = [r.resource for r in asked if r.verb in ("patch", "update") and r.group != LEASES]
+        assert set(written) == {"rlhfjobs/status"}
+        assert len(written) < 12
+    finally:
+        for name in names:
+            for plural in ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"):
+                jobs.client.delete(f"{POLICIES}/{plural}", name)
 
 
 def first_attempt_never_ends(pod: Object) -> Script:
