@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from rlhf_api.data import DataSource, ModelSource
-from rlhf_api.run import StageRun
+from rlhf_api.run import Demonstrations, StageRun
 from rlhf_trainer.data import fetched
 from rlhf_trainer.data.digests import path_digest, refuse_changed_sources
 from rlhf_trainer.data.load import Loaded, load_dialogues
 from rlhf_trainer.data.stage_rows import (
+    demonstration_rows,
     labelled_rows,
     preference_rows,
     pretraining_rows,
@@ -307,6 +308,23 @@ def test_what_prepare_has_encoded_no_stage_encodes_again(
     monkeypatch.setattr("rlhf_trainer.data.stage_rows.encode_all", no_more)
     session, recipe, part, expected = last
     assert whole(session.rows(recipe, part)) == expected
+
+
+def test_dialogues_that_scores_are_normalised_on_are_found_where_prepare_kept_them(
+    in_pod: Pod, open_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_run(in_pod, every_stage(in_pod))
+    checked, wanted = prepare(prepared).sources, Demonstrations.of(prepared.stages)
+    assert wanted is not None
+    run = in_pod.stage_run(
+        "reward", every_stage(in_pod)["reward"], sources=checked, demonstrations=wanted.to_dict()
+    )
+    session = open_session(run)
+    expected = demonstration_rows(wanted).rows(session.tokenizer, run.paths, run.seed).train
+    assert len(expected) > 30
+    monkeypatch.setattr("rlhf_trainer.data.load._load", no_more)
+    found = reward.reference_queries(session, run.config, [])
+    assert found == [reward.Query.of_demonstration(row) for row in expected]
 
 
 def whole(rows: Loaded[Any]) -> Loaded[Any]:

@@ -32,7 +32,6 @@ from rlhf_trainer.data.stage_rows import (
     Recipe,
     demonstration_rows,
     evaluation_rows,
-    is_demonstration,
     labelled_rows,
     preference_rows,
     pretraining_rows,
@@ -173,28 +172,17 @@ def _check_rows(run: StageRun, digests: Mapping[str, str], store: ObjectStore | 
     tokenizer = load_tokenizer(run)
     refuse_unknown_tokens(run, tokenizer)
     known = vocabulary(path_of(run.model.source, run.paths))
-    demonstrated = False
     for field, recipe in _recipes(run).items():
         try:
             rows = _rows(run, field, recipe, digests[field], tokenizer, store)
             _refuse_unknown_tokens(rows, tokenizer, known)
             found.append(_counted(field, rows))
-            demonstrated = demonstrated or _has_demonstration(run, field, rows)
         except BadData as error:
             problems.append(f"spec.{field}: {error}")
     if problems:
         raise BadData("\n".join(problems))
-    if not demonstrated:
-        _refuse_no_demonstrations(run, tokenizer)
+    _keep_demonstrations(run, digests, tokenizer, store)
     return found
-
-
-def _has_demonstration(run: StageRun, field: str, rows: Loaded[Any]) -> bool:
-    """Whether some of the rows surely serves the reward stage: the data need not be read again."""
-    wanted, sft = Demonstrations.of(run.stages), run.stages.sft
-    if wanted is None or sft is None or field != "stages.sft.data" or sft.train_on != "answers":
-        return False
-    return any(is_demonstration(row, wanted.max_length) for row in rows.train)
 
 
 def _rows(
@@ -217,13 +205,16 @@ def _rows(
     return kept.rows()
 
 
-def _refuse_no_demonstrations(run: StageRun, tokenizer: Any) -> None:
+def _keep_demonstrations(
+    run: StageRun, digests: Mapping[str, str], tokenizer: Any, store: ObjectStore | None
+) -> None:
     """SFT can learn from rows of which none serves the reward stage, such as cut ones alone."""
     wanted, reward = Demonstrations.of(run.stages), run.stages.reward
     if wanted is None or reward is None or reward.command:
         return
+    field, digest = "stages.reward.demonstrations", digests["stages.sft.data"]
     try:
-        demonstration_rows(wanted, tokenizer, run.paths, run.seed, 1)
+        _rows(run, field, demonstration_rows(wanted), digest, tokenizer, store)
     except BadData as error:
         raise BadData(f"spec.stages.reward.normaliseOn: {error}") from None
 

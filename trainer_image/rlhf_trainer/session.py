@@ -103,14 +103,15 @@ class Session:
                 hub = HubModel.of_start(self.run)
                 save_model(model, self.tokenizer, directory, lora, hub, state)
 
-    def rows(self, recipe: Recipe[E], part: str = "data") -> Loaded[E]:
+    def rows(self, recipe: Recipe[E], part: str = "data", source: str | None = None) -> Loaded[E]:
         """The rows of a data set of the stage, named by its place below the stage: as they are
-        kept, or else read and encoded, by one process on each disk. A collective. Raises BadData.
+        kept, or else read and encoded, by one process on each disk. `source`: the field that names
+        the data, where that is another stage's. A collective. Raises BadData.
         """
         run, disk = self.run, self.checkpointer.disk
         name = f"stages.{run.stage}.{part}"
         key = self.ranks.on_main(
-            lambda: key_of(recipe, run.sources.get(name), self.tokenizer, run.seed)
+            lambda: key_of(recipe, run.sources.get(source or name), self.tokenizer, run.seed)
         )
         kept = Kept.of(run, name, recipe, self.tokenizer, key)
         disk.bring_spare(kept.path)

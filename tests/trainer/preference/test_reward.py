@@ -206,7 +206,7 @@ def test_no_more_demonstrations_are_scored_than_are_needed(
     in_pod: Pod, open_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which ones, the seed says."""
-    monkeypatch.setattr(reward, "REFERENCE_QUERIES", 5)
+    monkeypatch.setattr("rlhf_trainer.data.stage_rows.REFERENCE_QUERIES", 5)
     data = {"source": in_pod.data("sft", sft_rows(40)), "evalFraction": 0}
     drawn = []
     for seed in (7, 7, 8):

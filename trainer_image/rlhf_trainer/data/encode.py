@@ -252,13 +252,13 @@ def _encoded(
 
 def _row_or_bad(encode: Callable[[T], E], example: T) -> E | BadRow:
     try:
-        return _compact(encode(example))
+        return compact(encode(example))
     except RowProblem as problem:
         file, _, line = example.id.rpartition(":")
         return BadRow(file, int(line), str(problem), problem.hint)
 
 
-def _compact(row: E) -> E:
+def compact(row: E) -> E:
     """The same row in a tenth of the memory, as each rank holds all rows: a token takes 4 bytes and
     its mask 1. A tokenizer makes an object of each, which with its place in a list takes 40; and
     the garbage collector looks at all of them.
@@ -267,12 +267,12 @@ def _compact(row: E) -> E:
         case Encoded():
             return row._replace(tokens=array("i", row.tokens), loss_mask=bytes(row.loss_mask))
         case EncodedPreference():
-            answers = [_compact(answer) for answer in row.answers]
+            answers = [compact(answer) for answer in row.answers]
             return row._replace(prompt=array("i", row.prompt), answers=answers)
         case EncodedPrompt():
             return row._replace(tokens=array("i", row.tokens))
         case EncodedLabelled():
-            return row._replace(prompt=array("i", row.prompt), answer=_compact(row.answer))
+            return row._replace(prompt=array("i", row.prompt), answer=compact(row.answer))
         case Answer():
             return row._replace(tokens=array("i", row.tokens), mask=bytes(row.mask))
     return row

@@ -22,6 +22,7 @@ from rlhf_trainer.data.encode import (
     EncodedLabelled,
     EncodedPreference,
     EncodedPrompt,
+    compact,
     encode_all,
     encode_dialogue,
     encode_labelled,
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 LEFT_OUT: Final = "data.json"
 UNLIMITED: Final = 1 << 30
+REFERENCE_QUERIES: Final = 1024
+"""Demonstrations or training queries, drawn by the seed, whose answers' scores give mean and
+deviation."""
 E = TypeVar("E")
 log = logging.getLogger(__name__)
 
@@ -83,42 +87,41 @@ def sft_rows(stage: SFTStage) -> Recipe[Encoded]:
     return Recipe(load_dialogues, encode_dialogue, stage.data, settings)
 
 
-def demonstration_rows(
-    demonstrations: Demonstrations,
-    tokenizer: PreTrainedTokenizerBase,
-    paths: Mapping[str, str],
-    seed: int,
-    count: int,
-) -> list[Encoded]:
+class Demonstrated(Recipe[Encoded]):
     """At most so many dialogues of the SFT data's training part, drawn by the seed, each up to the
     end of its last answer: that is what PPO's prompts, of the same rows, ask for.
 
     Left out are those that are too long, which end in mid-answer where SFT cuts them, and those
-    whose last answer SFT does not learn. Raises BadData where none is left.
+    whose last answer SFT does not learn.
     """
-    source, longest = demonstrations.data, demonstrations.max_length
-    dialogues = load_dialogues(source, paths, seed).train
-    found: list[Encoded] = []
-    for index in np.random.default_rng(seed).permutation(len(dialogues)).tolist():
-        with suppress(RowProblem):
-            row = encode_dialogue(tokenizer, dialogues[index], longest)
-            if row.loss_mask[-1]:
-                found.append(row)
-        if len(found) == count:
-            break
-    if not found:
-        raise BadData(
-            f"{source.source}: no dialogue with an answer to learn at its end has {longest} tokens "
-            "or less, to normalise scores on: raise maxLength of sft and reward, or set "
-            "reward.normaliseOn to chosen or all"
-        )
-    return found
+
+    def rows(
+        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int, cpus: int = 1
+    ) -> Loaded[Encoded]:
+        """They are few: one CPU encodes them. Raises BadData where none is left."""
+        longest, count = self.settings["max_length"], self.settings["count"]
+        dialogues = self.load(self.source, paths, seed).train
+        found: list[Encoded] = []
+        for index in np.random.default_rng(seed).permutation(len(dialogues)).tolist():
+            with suppress(RowProblem):
+                row = self.encode(tokenizer, dialogues[index], longest)
+                if row.loss_mask[-1]:
+                    found.append(compact(row))
+            if len(found) == count:
+                break
+        if not found:
+            raise BadData(
+                f"{self.source.source}: no dialogue with an answer to learn at its end has "
+                f"{longest} tokens or less, to normalise scores on: raise maxLength of sft and "
+                "reward, or set reward.normaliseOn to chosen or all"
+            )
+        return Loaded(found, [], [])
 
 
-def is_demonstration(row: Encoded, longest: int) -> bool:
-    """Whether a row of SFT, with the loss on its answers, is one of them without doubt: one that
-    has just so many tokens may have been cut."""
-    return len(row.tokens) < longest and bool(row.loss_mask[-1])
+def demonstration_rows(demonstrations: Demonstrations) -> Demonstrated:
+    """Dialogues whose answers' scores a reward model is normalised by."""
+    settings = {"max_length": demonstrations.max_length, "count": REFERENCE_QUERIES}
+    return Demonstrated(load_dialogues, encode_dialogue, demonstrations.data, settings)
 
 
 def preference_rows(stage: RewardStage | DPOStage) -> Recipe[EncodedPreference]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,12 @@ from rlhf_trainer.data.answer_rows import AnswerRow, AnswerRows, by_query
 from rlhf_trainer.data.batches import steps_in
 from rlhf_trainer.data.each import Each
 from rlhf_trainer.data.encode import Answer, Encoded, EncodedPreference
-from rlhf_trainer.data.stage_rows import demonstration_rows, preference_rows, write_left_out
+from rlhf_trainer.data.stage_rows import (
+    REFERENCE_QUERIES,
+    demonstration_rows,
+    preference_rows,
+    write_left_out,
+)
 from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.losses import mean_of_comparisons, ranked_loss, reward_pair_loss
 from rlhf_trainer.models.language_models import load_policy, trunk_of
@@ -42,10 +47,6 @@ from rlhf_trainer.sequences import enable_packing, model_inputs, of_packed
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit
 from rlhf_trainer.task import Contribution, shares
-
-REFERENCE_QUERIES: Final = 1024
-"""Demonstrations or training queries, drawn by the seed, whose answers' scores give mean and
-deviation."""
 
 
 def train(session: Session) -> StageResult:
@@ -116,8 +117,8 @@ def reference_queries(
     """
     run = session.run
     if run.demonstrations is not None:
-        source, paths = run.demonstrations, run.paths
-        rows = demonstration_rows(source, session.tokenizer, paths, run.seed, REFERENCE_QUERIES)
+        recipe = demonstration_rows(run.demonstrations)
+        rows = session.rows(recipe, "demonstrations", "stages.sft.data").train
         return [Query.of_demonstration(row) for row in rows]
     assert config.normalise_on != "demonstrations"
     drawn = np.random.default_rng(run.seed).permutation(len(learnt))
