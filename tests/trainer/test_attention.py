@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from rlhf_trainer.models.language_models import load_directory, trunk_of
-from rlhf_trainer.models.scalar_models import load_scalar
+from rlhf_trainer.models.scalar_models import load_scalar, save_scalar, scalar_from_trunk
 from rlhf_trainer.sequences import (
     SHORT,
     causal_attention,
@@ -121,20 +121,21 @@ def test_a_model_whose_attention_has_sinks_keeps_them(strength: float) -> None:
     )
 
 
-@pytest.mark.parametrize("load", [load_directory, load_scalar])
-def test_a_model_whose_attention_has_a_soft_cap_keeps_it(load: Any, tmp_path: Path) -> None:
+def test_a_model_whose_attention_has_a_soft_cap_keeps_it(tokenizer: Any, tmp_path: Path) -> None:
     """torch's own attention knows none, and transformers takes it for Gemma 2 unasked."""
     from transformers import AutoModel
 
     tiny = {**TINY["llama"], "head_dim": 8, "initializer_range": 0.5}
-    path = write_model(tmp_path, "gemma2", **tiny, attn_logit_softcapping=0.5)
+    path = write_model(tmp_path / "policy", "gemma2", **tiny, attn_logit_softcapping=0.5)
     expected, uncapped = (
         hidden(AutoModel.from_pretrained(path, attn_implementation=kind))
         for kind in ("eager", "sdpa")
     )
     assert (expected - uncapped).abs().max() > 0.1
-    found = hidden(trunk_of(load(path)) if load is load_directory else load(path).trunk)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    trunk = trunk_of(load_directory(path))
+    save_scalar(scalar_from_trunk(trunk, seed=0), tokenizer, tmp_path / "reward")
+    for found in (trunk, load_scalar(tmp_path / "reward").trunk):
+        torch.testing.assert_close(hidden(found), expected, atol=1e-5, rtol=1e-5)
 
 
 def hidden(trunk: Any) -> Tensor:

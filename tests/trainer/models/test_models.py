@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from rlhf_trainer.models.scalar_models import load_scalar
 from rlhf_trainer.models.tokenizers import load_tokenizer, read_tokenizer
 from rlhf_trainer.rollout.native import generate
 from rlhf_trainer.sequences import enable_packing
+from safetensors.torch import load_file, save_file
 from trainer_pod import IDS, MIXTURE, TINY, Pod, logits, write_model, write_tokenizer
 
 SFT = {"data": {"source": "unused"}}
@@ -144,6 +147,21 @@ def test_fresh_weights_come_from_the_seed_and_leave_the_random_state_alone(in_po
 
 def without(run: StageRun, **changes: Any) -> StageRun:
     return run.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("load", "lost"), [(load_directory, "lm_head.weight"), (load_scalar, "score.weight")]
+)
+def test_weights_that_the_files_do_not_have_are_named_and_not_drawn(
+    load: Callable[[Path], Any], lost: str, models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """Of a trunk alone, a reward model of another library, a language model in a reward's place."""
+    shutil.copytree(models["llama"], tmp_path, dirs_exist_ok=True)
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop(lost, None)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigurationError, match=rf"no weights for {re.escape(lost)}"):
+        load(tmp_path)
 
 
 def test_what_is_missing_is_said_without_a_traceback(in_pod: Pod, tmp_path: Path) -> None:

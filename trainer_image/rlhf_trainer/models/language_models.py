@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -202,12 +202,14 @@ def _causal_lm(
         else:
             refuse_damaged_weights(path)
             has_adapter = (path / ADAPTER_CONFIG).exists()
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
                 dtype=torch.float32 if has_adapter else dtype,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
+            refuse_drawn_weights(path, found, "language")
             if has_adapter:
                 fold_adapters(model)
                 model = model.to(dtype)
@@ -239,6 +241,18 @@ def refuse_damaged_weights(path: Path) -> None:
                 f"{file} is no whole file of weights ({error}): a download that broke off, or a "
                 f"pointer that Git LFS left; fetch it again"
             ) from None
+
+
+def refuse_drawn_weights(path: Path, found: Mapping[str, Any], kind: str) -> None:
+    """Raises ConfigurationError where the model has weights that the files have not: transformers
+    draws them at random, and tells it in a table. `found` is what it says of its loading."""
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" ({len(missing)} in all)" if len(missing) > 1 else ""
+        raise ConfigurationError(
+            f"the files in {path} have no weights for {missing[0]}{more}, as transformers names "
+            f"them: name a whole {kind} model in Hugging Face layout"
+        )
 
 
 def model_config(path: Path) -> Any:

@@ -17,6 +17,7 @@ from rlhf_trainer.logprobs import upcast
 from rlhf_trainer.models.language_models import (
     model_config,
     refuse_damaged_weights,
+    refuse_drawn_weights,
     without_dropout,
 )
 from rlhf_trainer.models.lora import plain_model
@@ -118,11 +119,12 @@ def load_scalar(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Scal
     refuse_damaged_weights(Path(path))
     config.num_labels = 1
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=dtype, trust_remote_code=False
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"no reward model in {path}: {first_line(error)}") from None
+    refuse_drawn_weights(Path(path), found, "reward")
     if not isinstance(getattr(model, "score", None), nn.Linear):
         kind = type(model).__name__
         raise ConfigurationError(f"{kind} in {path} has no linear score head on its last layer")
