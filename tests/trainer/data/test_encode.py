@@ -250,6 +250,23 @@ def test_all_tokens_count_on_request_and_turns_of_weight_0_do_not(make: Any) -> 
     assert all(encode_dialogue(tokenizer, Dialogue("a:1", turns), 999, "all").loss_mask)
 
 
+def test_a_template_that_leaves_out_the_system_message_is_refused_and_not_trained_with(
+    make: Any,
+) -> None:
+    tokenizer = make("{% set messages = messages | rejectattr('role', 'eq', 'system') %}" + CHATML)
+    turns = (Message("system", "Be brief."), *TURNS)
+    pair = Preference("a:1", turns[:2], ((TURNS[1],), (TURNS[3],)), (0, 1))
+    for encode in (
+        lambda: encode_dialogue(tokenizer, Dialogue("a:1", turns), 999),
+        lambda: encode_prompt(tokenizer, Prompt("a:1", turns[:2], {}), 999),
+        lambda: encode_preference(tokenizer, pair, 999),
+    ):
+        with pytest.raises(RowProblem, match="leaves out the system message") as refusal:
+            encode()
+        assert "spec.model.chatTemplate" in refusal.value.hint
+    assert encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
+
+
 def test_a_system_message_that_the_last_question_alone_is_told_is_trained_on(make: Any) -> None:
     tokenizer = make(MISTRAL_3)
     turns = (Message("system", "Be brief."), *TURNS)

@@ -31,6 +31,7 @@ from rlhf_trainer.data.rendering import (
     Piece,
     pieces_of,
     refuse_unless_shown,
+    refuse_without_system,
     rendered,
     tokenised,
     tokenised_behind,
@@ -317,7 +318,9 @@ def _answer(
 
 
 def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> list[int]:
-    return tokenised(tokenizer, [Piece(rendered(tokenizer, turns, extras, asks=True), -1)])[0]
+    text = rendered(tokenizer, turns, extras, asks=True)
+    refuse_without_system(text, turns)
+    return tokenised(tokenizer, [Piece(text, -1)])[0]
 
 
 def _without_start(tokenizer: PreTrainedTokenizerBase, tokens: list[int], length: int) -> list[int]:

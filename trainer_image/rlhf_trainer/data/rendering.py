@@ -133,6 +133,7 @@ def pieces_of(
 def refuse_unless_shown(pieces: Sequence[Piece], turns: Turns) -> None:
     """RowProblem where what is to be learnt of a turn is not all there. Templates may set white
     space as they like, and may begin a thought in what asks, but not leave it out."""
+    refuse_without_system("".join(piece.text for piece in pieces), turns)
     before = ""
     for piece in pieces:
         learnt = turns[piece.turn].content if piece.turn >= 0 else ""
@@ -140,6 +141,14 @@ def refuse_unless_shown(pieces: Sequence[Piece], turns: Turns) -> None:
         if not is_shown and turns[piece.turn].trained:
             raise _not_shown(piece.turn)
         before = piece.text
+
+
+def refuse_without_system(text: str, turns: Turns) -> None:
+    """RowProblem where the system's words are not in what the template makes of the turns: answers
+    would be learnt without them. Phi-3's first template left them out without a word."""
+    said = (turn.content for turn in turns if turn.role == "system")
+    if any(_closed_up(words) not in _closed_up(text) for words in said):
+        raise RowProblem("the chat template leaves out the system message", hint=NOT_READ)
 
 
 def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> Piece:
