@@ -23,8 +23,8 @@ from rlhf_trainer.errors import Transient, first_line
 
 CHUNK: Final = 128
 """Items that a process is given at once."""
-WORTH_A_PROCESS: Final = 4096
-"""Items of each process, at the least: SFT rows of four seconds."""
+WORTH_A_PROCESS: Final = 8192
+"""Items of each process, at the least: SFT rows of seven seconds."""
 MOST: Final = 8
 """Processes; this one hands rows out and takes them in, in a tenth of the time that they take."""
 OUT_OF_MEMORY: Final = ": if that was for memory, raise resources.memory"
