@@ -155,7 +155,7 @@ def without(run: StageRun, **changes: Any) -> StageRun:
 def test_weights_that_the_files_do_not_have_are_named_and_not_drawn(
     load: Callable[[Path], Any], lost: str, models: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    """Of a trunk alone, a reward model of another library, a language model in a reward's place."""
+    """Of a trunk alone, a head by another name, a language model in a reward's place."""
     shutil.copytree(models["llama"], tmp_path, dirs_exist_ok=True)
     state = load_file(tmp_path / "model.safetensors")
     state.pop(lost, None)
