@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from rlhf_trainer.errors import Transient, first_line
@@ -91,12 +90,7 @@ class _Worker(Generic[T]):
     def __enter__(self) -> _Worker[T]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.connection.close()
         self._process.terminate()
         self._process.join()
