@@ -21,6 +21,11 @@ def _resources(spec: JobSpec, name: str) -> Resources:
     return spec.resources.overridden_by(_stage(spec, name).resources)
 
 
+def _in_effect(stage: str, field: str) -> str:
+    """CEL for a stage's own value of a resource, else the job's."""
+    return f"{stage}.?resources.?{field}.orValue(self.resources.{field})"
+
+
 class _Cel:
     """CEL for one stage of a spec, which is `self`. Where the stage is absent, so is what is read
     of it, and the job's own resources are read: so `absent` may be asked last (see rule.py)."""
@@ -37,7 +42,7 @@ class _Cel:
 
     def resource(self, field: str) -> str:
         """The stage's own value of a resource, else the job's."""
-        return f"{self.stage}.?resources.?{field}.orValue(self.resources.{field})"
+        return _in_effect(self.stage, field)
 
     def has_no_resource(self, field: str) -> str:
         """Whether neither the job nor the stage sets an optional resource."""
@@ -58,9 +63,10 @@ def every_rank_has_rows(name: str) -> Rule:
     field = "minibatchSize" if name == "ppo" else "globalBatchSize"
     attribute = "minibatch_size" if name == "ppo" else "global_batch_size"
     cel = _Cel(name)
-    own = "stage.?resources.?{0}.orValue(self.resources.{0})".format
-    gpus, processes = own("gpusPerNode"), own("processesPerNode")
-    ranks = f"{own('nodes')} * ({gpus} > 0 ? {gpus} : {processes})"
+    nodes, gpus, processes = (
+        _in_effect("stage", field) for field in ("nodes", "gpusPerNode", "processesPerNode")
+    )
+    ranks = f"{nodes} * ({gpus} > 0 ? {gpus} : {processes})"
 
     def holds(spec: JobSpec) -> bool:
         if not _is_ours(spec, name):
