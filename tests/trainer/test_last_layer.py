@@ -15,7 +15,7 @@ from rlhf_trainer.models.language_models import without_dropout
 from rlhf_trainer.models.lora import plain_model
 from rlhf_trainer.sequences import enable_packing, model_inputs, pack_rows
 from torch import Tensor
-from trainer_pod import TINY
+from trainer_pod import TINY, gradients
 
 ROWS = [[1, 40, 41, 42, 43], [1, 50, 51], [1, 60, 61, 62]]
 WANTED = torch.tensor([3, 4, 7, 11])
@@ -32,9 +32,7 @@ def scores(model: Any, positions: Tensor, told: Tensor | None) -> tuple[Tensor, 
     inputs, _ = model_inputs(pack_rows(ROWS), True, told)
     logits = model(**inputs).logits[0, positions]
     logits.square().sum().backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return logits.detach(), found
+    return logits.detach(), gradients(model)
 
 
 def tokens_of_the_last_mlp(model: Any) -> list[int]:

@@ -11,7 +11,7 @@ from rlhf_trainer.models.language_models import without_dropout
 from rlhf_trainer.models.scored_lm import ScoredLM, token_batch
 from rlhf_trainer.sequences import pack_answers_to
 from torch import Tensor
-from trainer_pod import TINY
+from trainer_pod import TINY, gradients
 
 ASKED, OTHER = [1, 40, 41, 42, 43, 44], [1, 50, 51]
 PROMPTS = [ASKED, OTHER, ASKED, OTHER, ASKED, [1]]
@@ -23,9 +23,7 @@ def scored(model: ScoredLM, rows: list[int]) -> tuple[Tensor, dict[str, Tensor]]
     batch = token_batch([PROMPTS[i] for i in rows], [ANSWERS[i] for i in rows], "cpu")
     (logprobs,) = model(batch)
     logprobs.square().sum().backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return logprobs.detach(), found
+    return logprobs.detach(), gradients(model)
 
 
 @pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])

@@ -50,6 +50,13 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=IDS).logits
 
 
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Those of its parameters by name, which it then has no more."""
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
 def write_tokenizer(directory: Path) -> None:
     """A byte-level BPE tokenizer with few merges: any text, Chinese too, comes back whole."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -17,7 +17,7 @@ from rlhf_trainer.models import scored_lm
 from rlhf_trainer.models.actor_critic import Actor
 from rlhf_trainer.models.scored_lm import ScoredLM, TokenBatch, token_batch
 from rlhf_trainer.stages import sft
-from trainer_pod import TINY, VOCABULARY, Pod, free_port, sft_rows
+from trainer_pod import TINY, VOCABULARY, Pod, free_port, gradients, sft_rows
 
 PROMPTS = [[1, 40, 41], [1, 50], [1, 60, 61, 62, 63]]
 RESPONSES = [[42, 43, 44, 45, 2], [51, 2], [64, 65, 66, 2]]
@@ -31,12 +31,6 @@ def language_model(path: Path) -> Any:
 
 def batch() -> TokenBatch:
     return token_batch(PROMPTS, RESPONSES, "cpu")
-
-
-def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return found
 
 
 def few_at_once(monkeypatch: pytest.MonkeyPatch, positions: int = 2) -> None:
