@@ -36,9 +36,12 @@ class Client:
         self._api = config.new_client_from_config(str(kubeconfig))
         self._plurals: dict[tuple[str, str], tuple[str, bool]] = {}
 
-    def create(self, manifest: Object, namespace: str | None = None) -> Object:
+    def create(
+        self, manifest: Object, namespace: str | None = None, *, dry_run: bool = False
+    ) -> Object:
+        """What was made; in a dry run, what would be."""
         path = self._path_of(manifest, namespace)
-        return self.request("POST", path, manifest)
+        return self.request("POST", path, manifest, {"dryRun": "All"} if dry_run else None)
 
     def apply(
         self, manifest: Object, namespace: str | None = None, *, manager: str = "tests"

@@ -188,18 +188,30 @@ def make_policies(jobs: Jobs) -> list[str]:
     return names
 
 
+def are_in_force(jobs: Jobs) -> bool:
+    """All of the policies: the API server takes each up by itself."""
+
+    def made(item: Object, api: str, kind: str) -> Object:
+        whole = {"apiVersion": api, "kind": kind, "metadata": {"name": "probe"}} | item
+        return jobs.client.create(whole, jobs.namespace, dry_run=True)
+
+    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+    job = made({"spec": {"template": {"spec": pod}}}, "batch/v1", "Job")
+    room = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    claim = made({"spec": room}, "v1", "PersistentVolumeClaim")
+    asked = jobs.client.create(manifest(jobs.namespace), dry_run=True)
+    labelled = all("example.org/cost" in of["metadata"].get("labels", {}) for of in (job, asked))
+    larger = claim["spec"]["resources"]["requests"]["storage"] == "7Gi"
+    lasting = job["spec"].get("ttlSecondsAfterFinished") == 3600
+    return labelled and larger and lasting and "labels" in made({}, "v1", "ConfigMap")["metadata"]
+
+
 def test_what_policies_of_the_cluster_make_of_children_is_left_as_it_is(
     installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
     names = make_policies(jobs)
-    probe = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe"}}
-
-    def are_in_force() -> bool:
-        jobs.client.delete("v1/configmaps", "probe", jobs.namespace)
-        return "labels" in jobs.client.create(probe, jobs.namespace)["metadata"]
-
     try:
-        wait_until(are_in_force)
+        wait_until(lambda: are_in_force(jobs))
         play(succeed)
         run_operator(kubeconfig=limited(installed, jobs.namespace))
         jobs.create(manifest(jobs.namespace, stages="sft reward ppo"))
