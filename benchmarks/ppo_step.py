@@ -92,6 +92,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     add("--new-tokens", type=int, default=64, help="of a response at most")
     add("--mean-response", type=int, default=24, help="of the ragged work")
     add("--critic", choices=["reward", "shared", "fresh"], default="reward")
+    add("--samples", type=int, default=1, help="of a prompt; more than 1: GRPO, without a critic")
     add("--zero", type=int, choices=[0, 1, 2, 3], default=0)
     add("--rollouts", type=int, default=3, help="that are measured, after one that is not")
     add("--threads", type=int, default=0, help="default: torch's own choice")
@@ -105,7 +106,8 @@ def work_of(options: argparse.Namespace, name: str) -> Work:
     """Prompts of the work; the same in every run."""
     default = (32, 32) if name == "fixed" else (8, 64)
     first, last = options.prompt_tokens or default
-    lengths = np.linspace(first, last, options.batch).round().astype(int).tolist()
+    prompts = options.batch // options.samples
+    lengths = np.linspace(first, last, prompts).round().astype(int).tolist()
     return Work(lengths, options.new_tokens, name == "ragged", options.mean_response)
 
 
@@ -243,7 +245,7 @@ def run_ours(options: argparse.Namespace, work: Work, folder: Path) -> list[Timi
         for number in range(options.rollouts + 1):
             clock = ppo.Clock(session.ranks)
             questions = prompts.of_rollout(number)
-            rollout = ppo.answer(session, team, questions, number)
+            rollout = ppo.answer(session, config, team, questions, number)
             clock.lap("generate")
             tokens = ppo.score_by_models(session, config, team, rollout)
             scores = team.reward.score(ppo.answered(session, questions, rollout))
@@ -275,12 +277,13 @@ def stage_run(options: argparse.Namespace, work: Work, folder: Path) -> StageRun
         "microBatchSize": options.micro_batch,
         "updateEpochs": options.epochs,
         "precision": options.precision,
-        "critic": options.critic,
+        **({"critic": options.critic} if options.samples == 1 else {"advantage": "grpo"}),
         "zero": {"stage": options.zero},
         "rewards": {"reward": {"model": {"source": "reward"}}},
         "rollout": {
             "maxPromptLength": longest,
             "maxNewTokens": work.max_new_tokens,
+            "samplesPerPrompt": options.samples,
             "minNewTokens": 1 if work.ends_by_itself else work.max_new_tokens,
         },
     }
@@ -328,12 +331,14 @@ def profiled(wanted: bool) -> Iterator[None]:
 
 def flops(options: argparse.Namespace, timing: Timing) -> float:
     """Of the matrix products that the work needs: generation once, actor, reference, reward and
-    critic once, and in each epoch forward and backward of actor and critic.
+    critic once, and in each epoch forward and backward of actor and critic; a prompt once for all
+    of its samples.
     """
     lengths = list(zip(timing.prompt_lengths, timing.response_lengths, strict=True))
-    trunk = sum(trunk_flops(options, p + r) for p, r in lengths)
+    again = 1 - 1 / options.samples
+    trunk = sum(trunk_flops(options, p + r) - again * trunk_flops(options, p) for p, r in lengths)
     head = sum(2 * r * options.hidden * options.vocabulary for _, r in lengths)
-    critics = 0 if options.critic == "shared" else 1
+    critics = 0 if options.critic == "shared" or options.samples > 1 else 1
     experience = (2 * trunk + 2 * head) + trunk * (1 + critics)
     update = 3 * ((1 + critics) * trunk + head) * options.epochs
     return float(trunk + head + experience + update)

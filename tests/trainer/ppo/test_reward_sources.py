@@ -85,7 +85,11 @@ def last_scores(reward_model: Path, rows: list[list[int]]) -> torch.Tensor:
 def test_a_reward_model_scores_the_last_token_and_is_normalised_by_its_statistics(
     in_pod: Pod, reward_model: Path, tokenizer: Any
 ) -> None:
-    asked = answered(tokenizer)
+    questions, said, tokens, finished = answered(tokenizer)
+    again = [*questions[0].tokens, *tokens[2][-4:]]  # another answer to a question
+    asked = Answered(
+        [*questions, questions[0]], [*said, "again"], [*tokens, again], [*finished, True]
+    )
     scores = source_of(in_pod, reward_model, tokenizer).score(asked)
     expected = last_scores(reward_model, [list(row) for row in asked.tokens])
     torch.testing.assert_close(scores.raw, 3 * expected, atol=1e-5, rtol=1e-5)

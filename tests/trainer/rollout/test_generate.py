@@ -25,7 +25,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lfm2": {**TINY["llama"], "layer_types": ["conv", "full_attention"]},
     "openai-gpt": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
 }
-PROMPTS = [[1, *range(40, 140, 10)], [1, 41, 51], [1, *range(42, 102, 10)]]
+ASKED_TWICE = [1, *range(42, 102, 10)]
+PROMPTS = [ASKED_TWICE, [1, *range(40, 140, 10)], [1, 41, 51], ASKED_TWICE]
 NEW = 12
 
 
@@ -64,12 +65,12 @@ def test_the_likeliest_answers_are_those_of_the_model_without_a_cache(
 
     model = AutoModelForCausalLM.from_pretrained(zoo[family]).eval()
     free = [one_by_one(model, prompt, []) for prompt in PROMPTS]
-    ends = [free[1][4]]  # at least one row is done before the others
+    ends = [free[2][4]]  # at least one row is done before the others
     found = generate(
         model, PROMPTS, max_new_tokens=NEW, temperature=0, eos_token_ids=ends, pad_token_id=0
     )
     assert found.tokens == [one_by_one(model, prompt, ends) for prompt in PROMPTS]
-    assert found.finished[1]
+    assert found.finished[2]
 
 
 READS_WHOLE_ROWS = ("rwkv", "openai-gpt")
@@ -117,6 +118,37 @@ def test_one_can_talk_to_a_model_whose_cache_is_unusual(family: str, zoo: dict[s
     tokens = one_by_one(chat.model, prompt, [2])
     whole = chat.tokenizer.decode(tokens, skip_special_tokens=True)
     assert said == whole.rstrip("\ufffd")
+
+
+def test_a_prompt_is_read_once_for_all_of_its_samples(zoo: dict[str, Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(zoo["llama"])
+    assert enable_packing(model)
+    prompts = [ASKED_TWICE, PROMPTS[1], ASKED_TWICE, ASKED_TWICE]
+    options = {"eos_token_ids": [], "pad_token_id": 0, "rows_in_all": 4}
+    cells = []
+    embedding = model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda _, ids: cells.append(ids[0].numel()))
+
+    def answers(rows: list[int], tokens: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(4)
+        asked = [prompts[row] for row in rows]
+        return generate(
+            model,
+            asked,
+            max_new_tokens=tokens,
+            generator=generator,
+            row_indices=rows,
+            **options,
+        ).tokens
+
+    together = answers([0, 1, 2, 3], NEW)
+    assert together[0] != together[2], "samples with the same random numbers"
+    assert together == [answers([row], NEW)[0] for row in range(4)]
+    cells.clear()
+    answers([0, 1, 2, 3], 1)
+    assert cells == [len(ASKED_TWICE) + len(PROMPTS[1])]
 
 
 def test_a_token_that_ends_no_row_waits_for_a_gpu_once(zoo: dict[str, Path]) -> None:

@@ -22,7 +22,7 @@ from rlhf_trainer.models.lora import plain_model
 from rlhf_trainer.models.scalar_models import ScalarHeadModel, ScoreHead
 from rlhf_trainer.models.scored_lm import ScoredLM, TokenBatch, token_batch
 from rlhf_trainer.ranks import Ranks
-from rlhf_trainer.sequences import enable_packing, pack_rows, packed_hidden
+from rlhf_trainer.sequences import enable_packing, pack_answers_to, packed_hidden
 
 
 class TokenScores(NamedTuple):
@@ -89,14 +89,19 @@ class Critic(nn.Module):
         plain_model(self.model.trunk).gradient_checkpointing_enable(options)
 
 
-def last_token_batch(rows: Sequence[Sequence[int]], device: torch.device | str) -> TokenBatch:
-    """Whole rows whose last token alone is scored, as a reward model does: N is the rows."""
-    if not rows:
+def last_token_batch(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    device: torch.device | str,
+) -> TokenBatch:
+    """Prompts with their answers, of which the last token alone is scored, as a reward model does:
+    N is the rows. No answer is empty."""
+    if not prompts:
         return token_batch([], [], device)
-    packed = pack_rows(rows, device)
-    last = torch.tensor(packed.lengths).cumsum(0) - 1
-    targets = torch.tensor([row[-1] for row in rows], device=device)
-    return TokenBatch(packed, last.to(device), targets)
+    packed, last = pack_answers_to(prompts, answers, device)
+    ends = [at + len(answer) for at, answer in zip(last, answers, strict=True)]
+    targets = [answer[-1] for answer in answers]
+    return TokenBatch(packed, *torch.tensor([ends, targets], device=device))
 
 
 def value_head(lm: nn.Module) -> nn.Linear:

@@ -28,7 +28,7 @@ from rlhf_trainer.advantages import (
 )
 from rlhf_trainer.losses import truncated_importance_weights
 from rlhf_trainer.ppo.answered import Scores
-from rlhf_trainer.ppo.balance import balanced_micro_batches
+from rlhf_trainer.ppo.balance import micro_batches_by_prompt
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rewards import (
     kl_estimate,
@@ -114,7 +114,9 @@ def score_tokens(
     passes all the same) and gives four tensors (N,) of their response tokens.
     """
     rows = range(len(rollout.prompts))
-    everyone = balanced_micro_batches(rows, rollout.lengths, capacity, ranks.world_size)
+    everyone = micro_batches_by_prompt(
+        rows, rollout.prompts, rollout.lengths, capacity, ranks.world_size
+    )
     mine = []
     for micro in everyone[ranks.rank]:
         mine.append((micro, torch.stack([x.float().cpu() for x in figures_of(micro)])))

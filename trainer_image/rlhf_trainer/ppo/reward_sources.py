@@ -25,7 +25,7 @@ from rlhf_trainer.models.language_models import input_of
 from rlhf_trainer.models.scalar_models import load_scalar, load_statistics
 from rlhf_trainer.models.tokenizers import read_tokenizer, reads_tokens_of
 from rlhf_trainer.ppo.answered import Answered, Question, Scores
-from rlhf_trainer.ppo.balance import balanced_micro_batches, tokens_at_once
+from rlhf_trainer.ppo.balance import micro_batches_by_prompt, tokens_at_once
 from rlhf_trainer.ppo.http_reward import HttpScore
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rewards import normalise_scores, weighted_sum
@@ -83,29 +83,35 @@ class ModelReward:
     @torch.no_grad()
     def score(self, answered: Answered) -> Scores:
         """Each rank scores its share; all get all."""
-        rows = self._rows(answered)
-        lengths = [len(row) for row in rows]
-        world = self.ranks.world_size
-        everyone = balanced_micro_batches(range(len(rows)), lengths, self.capacity, world)
+        prompts, answers = self._split(answered)
+        lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+        everyone = micro_batches_by_prompt(
+            range(len(prompts)), prompts, lengths, self.capacity, self.ranks.world_size
+        )
         mine: list[tuple[int, float]] = []
         for micro in everyone[self.ranks.rank]:
-            batch = last_token_batch([rows[i] for i in micro], self.ranks.device)
+            asked, said = ([x[i] for i in micro] for x in (prompts, answers))
+            batch = last_token_batch(asked, said, self.ranks.device)
             mine += zip(micro, self.forward(batch).double().tolist(), strict=True)
         scores = dict(pair for part in self.ranks.gather_objects(mine) for pair in part)
-        raw = torch.tensor([scores[i] for i in range(len(rows))], dtype=torch.float64)
+        raw = torch.tensor([scores[i] for i in range(len(prompts))], dtype=torch.float64)
         if self.statistics is None:
             return Scores(raw, raw)
         mean, std = self.statistics["mean"], self.statistics["std"]
         return Scores(raw, normalise_scores(raw, mean, std))
 
-    def _rows(self, answered: Answered) -> Sequence[Sequence[int]]:
+    def _split(self, answered: Answered) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+        """Prompts and answers in the reward model's tokens; no answer is empty."""
         if self.tokenizer is None:
-            return answered.tokens
-        asked = zip(answered.questions, answered.answers, answered.finished, strict=True)
-        rows = [_retokenised(self.tokenizer, *each) for each in asked]
-        longest = max(map(len, rows))
-        _refuse_beyond(self.context, longest, f"has {longest}")
-        return rows
+            asked = [len(question.tokens) for question in answered.questions]
+            rows = list(zip(answered.tokens, asked, strict=True))
+        else:
+            said = zip(answered.questions, answered.answers, answered.finished, strict=True)
+            rows = [_retokenised(self.tokenizer, *each) for each in said]
+            longest = max(len(row) for row, _ in rows)
+            _refuse_beyond(self.context, longest, f"has {longest}")
+        ends = [(row, min(asked, len(row) - 1)) for row, asked in rows]
+        return [row[:end] for row, end in ends], [row[end:] for row, end in ends]
 
 
 def _refuse_beyond(context: int | None, tokens: int, told: str) -> None:
@@ -118,9 +124,10 @@ def _refuse_beyond(context: int | None, tokens: int, told: str) -> None:
 
 def _retokenised(
     tokenizer: PreTrainedTokenizerBase, question: Question, answer: str, finished: bool
-) -> list[int]:
-    """The dialogue in the reward model's own template and tokens, up to the end of the answer. One
-    that was cut for length has no end of turn, as it has none in the policy's tokens."""
+) -> tuple[list[int], int]:
+    """The dialogue in the reward model's own template and tokens, up to the end of the answer; and
+    how many of them come before it. An answer that was cut for length has no end of turn, as it has
+    none in the policy's tokens."""
     turns = (*marked(question.messages, trained=False), Message("assistant", answer))
     try:
         pieces = pieces_of(tokenizer, turns, as_read(tokenizer, question.extras))
@@ -129,7 +136,9 @@ def _retokenised(
         raise ConfigurationError(f"{where}: {problem}") from None
     last = max(i for i, piece in enumerate(pieces) if piece.turn >= 0)
     said = pieces[last] if finished else unended(tokenizer, pieces[last], answer)
-    return [t for part in tokenised(tokenizer, [*pieces[:last], said]) for t in part]
+    *before, own = tokenised(tokenizer, [*pieces[:last], said])
+    asked = [token for part in before for token in part]
+    return [*asked, *own], len(asked)
 
 
 class FunctionScore:

@@ -21,7 +21,7 @@ from rlhf_trainer.engine import Engine, StepStats
 from rlhf_trainer.losses import entropy_loss, kl_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_trainer.models.actor_critic import TokenScores
 from rlhf_trainer.models.scored_lm import TokenBatch, token_batch
-from rlhf_trainer.ppo.balance import balanced_micro_batches, tokens_at_once
+from rlhf_trainer.ppo.balance import micro_batches_by_prompt, tokens_at_once
 from rlhf_trainer.ppo.experience import Experience, flat_rows
 from rlhf_trainer.ppo.lanes import may_share_cores, side_by_side
 from rlhf_trainer.ppo.pretraining import PretrainingTexts
@@ -55,9 +55,14 @@ class UpdateFigures(NamedTuple):
 
 
 def minibatches(config: PPOStage, seed: int, rollout: int) -> Iterator[list[int]]:
-    """Rows of each optimizer step, a new order each epoch: a pure function of seed and rollout."""
+    """Rows of each optimizer step, a new order each epoch: a pure function of seed and rollout. The
+    samples of a prompt stay together, as far as a minibatch goes: advantages within a group add up
+    to 0, and the prompt is computed once.
+    """
+    samples = config.rollout.samples_per_prompt
+    rows = np.arange(config.global_batch_size).reshape(-1, samples)
     for epoch in range(config.update_epochs):
-        order = np.random.default_rng([seed, rollout, epoch]).permutation(config.global_batch_size)
+        order = np.random.default_rng([seed, rollout, epoch]).permutation(rows).ravel()
         for start in range(0, len(order), config.minibatch_size):
             yield order[start : start + config.minibatch_size].tolist()
 
@@ -139,7 +144,9 @@ def _micro_batches(
     """This rank's micro-batches, as many as every other rank has; some may hold no rows."""
     ranks, rollout = session.ranks, experience.rollout
     count = int(experience.mask[torch.tensor(rows)].sum())
-    shares = balanced_micro_batches(rows, rollout.lengths, tokens_at_once(config), ranks.world_size)
+    shares = micro_batches_by_prompt(
+        rows, rollout.prompts, rollout.lengths, tokens_at_once(config), ranks.world_size
+    )
     for micro in shares[ranks.rank]:
         tokens = token_batch(
             [rollout.prompts[i] for i in micro], [rollout.responses[i] for i in micro], ranks.device

@@ -26,7 +26,7 @@ class ReservedLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self.rows, self.columns = rows, columns
         self.first, self.used = 0, 0  # columns in use: first..used
-        self.slots: tuple[Tensor, Tensor] | None = None  # (row, column) of each packed token
+        self.slots: tuple[Tensor, ...] | None = None  # (packed token, row, column) of each write
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Reserve the buffers, in the type and on the device of the first keys."""
@@ -46,9 +46,9 @@ class ReservedLayer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.slots is not None:
-            row_N, column_N = self.slots
-            self.keys[row_N, :, column_N] = key_states[0].transpose(0, 1)
-            self.values[row_N, :, column_N] = value_states[0].transpose(0, 1)
+            token_M, row_M, column_M = self.slots
+            self.keys[row_M, :, column_M] = key_states[0].transpose(0, 1)[token_M]
+            self.values[row_M, :, column_M] = value_states[0].transpose(0, 1)[token_M]
             return key_states, value_states
         new = slice(self.used, self.used + key_states.shape[2])
         self.keys[: self.rows, :, new] = key_states
@@ -85,12 +85,21 @@ class ReservedCache(Cache):  # type: ignore[misc]
     def __init__(self, layers: int, rows: int, columns: int) -> None:
         super().__init__(layers=[ReservedLayer(rows, columns) for _ in range(layers)])
 
-    def expect_packed(self, lengths: Sequence[int], prompt_columns: int, device: Any) -> None:
-        """The next forward pass brings packed prompts of these lengths, to be right-aligned."""
-        row_N = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
-        column_N = torch.cat([torch.arange(prompt_columns - n, prompt_columns) for n in lengths])
+    def expect_packed(
+        self, starts: Sequence[int], lengths: Sequence[int], prompt_columns: int, device: Any
+    ) -> None:
+        """The next forward pass brings packed prompts, to be right-aligned: that of each row begins
+        at a packed position and has a length. Rows may have the same one."""
+        spans = list(zip(starts, lengths, strict=True))
+        slots_3M = torch.stack(
+            [
+                torch.cat([torch.arange(start, start + n) for start, n in spans]),
+                torch.cat([torch.full((n,), row) for row, n in enumerate(lengths)]),
+                torch.cat([torch.arange(prompt_columns - n, prompt_columns) for n in lengths]),
+            ]
+        )
         for layer in self.layers:
-            layer.slots = (row_N.to(device), column_N.to(device))
+            layer.slots = tuple(slots_3M.to(device))
 
     def packed_is_in(self, prompt_columns: int) -> None:
         """From now on, one token a row comes in."""

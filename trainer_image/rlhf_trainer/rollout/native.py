@@ -8,7 +8,7 @@ RecurrentGemma) it reads its rows anew for each token: slow, and right.
 There is no collective in here: ranks may generate for different times, as long as weights are whole
 on each of them (`Engine.gathered`).
 
-Shapes: B rows that still grow, T response tokens, C columns of the cache, V vocabulary.
+Shapes: B rows that still grow, P prompts, T response tokens, C columns of the cache, V vocabulary.
 """
 
 from __future__ import annotations
@@ -121,14 +121,18 @@ class _Batch:
         """The prompts through the model, into the cache: logits of the first new token (B, V)."""
         if self.config._attn_implementation != ATTENTION:
             return self._padded_prefill()
-        packed = pack_rows(self.prompts, self.device)
-        self.cache.expect_packed(packed.lengths, self.width, self.device)
-        last_B = torch.tensor(packed.lengths, device=self.device).cumsum(0) - 1
-        inputs, _ = model_inputs(packed, True, last_B)
-        inputs |= {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": last_B}
-        logits_BV: Tensor = self.model(**inputs).logits[0]
+        prompts = [tuple(prompt) for prompt in self.prompts]
+        number = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        packed = pack_rows(list(number), self.device)  # a prompt once, whatever is asked of it
+        place = [number[prompt] for prompt in prompts]
+        starts = [packed.starts[i] for i in place]
+        self.cache.expect_packed(starts, [len(p) for p in prompts], self.width, self.device)
+        last_P = torch.tensor(packed.lengths, device=self.device).cumsum(0) - 1
+        inputs, _ = model_inputs(packed, True, last_P)
+        inputs |= {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": last_P}
+        logits_PV: Tensor = self.model(**inputs).logits[0]
         self.cache.packed_is_in(self.width)
-        return logits_BV
+        return logits_PV[torch.tensor(place, device=self.device)]
 
     def _padded_prefill(self) -> Tensor:
         rows = [[self.pad] * (self.width - len(p)) + list(p) for p in self.prompts]

@@ -62,7 +62,7 @@ def train(session: Session) -> StageResult:
         clock = Clock(session.ranks)
         questions = prompts.of_rollout(done)
         with session.guard.batch(done, [question.id for question in questions]):
-            rollout = answer(session, team, questions, done)
+            rollout = answer(session, config, team, questions, done)
             clock.lap("generate")
             tokens = score_by_models(session, config, team, rollout)
             too_far = goes_too_far(config, tokens, rollout)
@@ -165,11 +165,17 @@ def evaluate_base(session: Session, team: Team) -> dict[str, float]:
 
 
 @torch.no_grad()
-def answer(session: Session, team: Team, questions: Sequence[Question], rollout: int) -> Rollout:
+def answer(
+    session: Session, config: PPOStage, team: Team, questions: Sequence[Question], rollout: int
+) -> Rollout:
     """Sample a response to each question; every rank answers its share and gets all."""
     ranks = session.ranks
     by_length = sorted(range(len(questions)), key=lambda i: (-len(questions[i].tokens), i))
-    mine = by_length[ranks.rank :: ranks.world_size]
+    # Samples of a prompt are asked for of one rank, which reads it once, where all ranks get as
+    # many of them.
+    samples = config.rollout.samples_per_prompt
+    together = samples if len(questions) % (samples * ranks.world_size) == 0 else 1
+    mine = [i for n, i in enumerate(by_length) if n // together % ranks.world_size == ranks.rank]
     responses = team.rollout.answer(
         [questions[i].tokens for i in mine], mine, len(questions), rollout
     )
@@ -246,7 +252,7 @@ def last_update_went_too_far(
 ) -> bool:
     """No rollout follows the last update: it is measured on one that nothing is learnt from."""
     questions = prompts.of_rollout(config.rollouts)
-    rollout = answer(session, team, questions, config.rollouts)
+    rollout = answer(session, config, team, questions, config.rollouts)
     tokens = score_by_models(session, config, team, rollout)
     return goes_too_far(config, tokens, rollout)
 
