@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from rlhf_trainer.attention import SHORT, causal_attention, segments_attention
 from rlhf_trainer.models.language_models import load_directory, trunk_of
 from rlhf_trainer.models.scalar_models import load_scalar, save_scalar, scalar_from_trunk
-from rlhf_trainer.sequences import (
-    SHORT,
-    causal_attention,
-    enable_packing,
-    model_inputs,
-    of_packed,
-    pack_rows,
-    segments_attention,
-)
+from rlhf_trainer.sequences import enable_packing, model_inputs, of_packed, pack_rows
 from torch import Tensor
 from trainer_pod import IDS, MIXTURE, TINY, logits, write_model
 
@@ -26,8 +19,8 @@ def by_the_equation(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int |
     """softmax(q kᵀ·scale + mask) v, key head h//(H/K) for query head h."""
     shared = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
-    time = torch.arange(q.shape[2])
-    past = time[:, None] - time[None, :]
+    time = torch.arange(k.shape[2])
+    past = time[-q.shape[2] :, None] - time[None, :]
     hidden = (past < 0) | (past >= (window or len(time)))
     scores = (torch.einsum("bhtd,bhsd->bhts", q, k) * scale).masked_fill(hidden, -torch.inf)
     return scores.softmax(-1) @ v
@@ -35,12 +28,14 @@ def by_the_equation(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int |
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2), (4, 1)])
-@pytest.mark.parametrize("time", [1, 7, SHORT, SHORT + 1])
+@pytest.mark.parametrize(
+    ("queries", "time"), [(1, 1), (7, 7), (2, 7), (SHORT, SHORT), (SHORT + 1, SHORT + 1), (9, 300)]
+)
 def test_attention_and_its_gradients_are_the_equations(
-    time: int, heads: int, keys: int, window: int | None
+    queries: int, time: int, heads: int, keys: int, window: int | None
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, heads, time, 8), (2, keys, time, 8), (2, keys, time, 8)]
+    shapes = [(2, heads, queries, 8), (2, keys, time, 8), (2, keys, time, 8)]
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
     towards = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
     seen = []

@@ -1,9 +1,8 @@
 """Token rows of different lengths through a transformers model without a single pad.
 
 Rows are laid end to end in one packed row, so that projections, norms and MLPs see real tokens
-alone. Attention takes the packed row apart into groups of rows of about equal length, where causal
-attention over right-padded rows needs no mask: a pad is to the right of all that is real. The
-groups travel to the attention function as a keyword of the model's forward pass.
+alone. Attention takes the packed row apart again (attention.py): how, travels to it as a keyword of
+the model's forward pass.
 
 Answers to one prompt share its tokens: the prompt is laid once, attention reads it in the row of
 each answer (for pairs: Wang and Hegde 2024, https://arxiv.org/abs/2410.20305).
@@ -12,7 +11,7 @@ A model is packed only if `enable_packing` has seen that it gives the same logit
 (ALiBi, state-space layers, soft-capped attention, models with attention code of their own) get
 right-padded rows with an attention mask.
 
-Shapes: B rows, T time, N packed tokens, H query heads, K key heads, D head size.
+Shapes: B rows, T time, N packed tokens.
 """
 
 from __future__ import annotations
@@ -24,42 +23,22 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import (
-    repeat_kv,
-    sdpa_attention_forward,
-    use_gqa_in_sdpa,
-)
 from transformers.masking_utils import sdpa_mask
 
+from rlhf_trainer.attention import (
+    GROUP_FILL,
+    Group,
+    attention_groups,
+    fill,
+    rectangle,
+    segments_attention,
+)
 from rlhf_trainer.last_layer import WANTED, hooked_last_layer
 
 ATTENTION: Final = "rlhf_segments"
 """Name of the attention function in transformers' registry."""
-
-GROUP_FILL: Final = 0.75
-"""A group is closed before its rows fill less than this of its padded rectangle."""
-
-
-SHORT: Final = 256
-"""Rows up to so many tokens: torch's flash kernel for CPUs is slower there than plain products, its
-backward pass in bf16 four times."""
-
-
-class Group(NamedTuple):
-    """Neighbouring rows that attention computes as one right-padded rectangle (rows, longest)."""
-
-    rows: int
-    longest: int
-    to_padded: Tensor | None  # (rows·longest,) index into the group's tokens; None: they are it
-    to_packed: Tensor | None  # (tokens,) index into the rectangle
-
-    @property
-    def tokens(self) -> int:
-        """Packed tokens: without pads, and what rows share once."""
-        return self.rows * self.longest if self.to_packed is None else len(self.to_packed)
 
 
 class Packed(NamedTuple):
@@ -94,7 +73,7 @@ def pack_rows(
         [t for row, _, s in own for t in row[s:]], dtype=torch.long, device=device
     )
     positions = torch.cat([torch.arange(s, n, device=device) for _, n, s in own])
-    groups = _groups(lengths, shared, device)
+    groups = attention_groups(lengths, shared, device)
     return Packed(tokens[None], positions[None], lengths, shared, groups)
 
 
@@ -127,7 +106,7 @@ def _rows_that_share(prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -
     runs: dict[tuple[int, ...], list[list[int]]] = {}
     for i in sorted(range(len(prompts)), key=lambda i: -lengths[i]):
         of_prompt = runs.setdefault(tuple(prompts[i]), [])
-        if of_prompt and _fill([lengths[k] for k in (*of_prompt[-1], i)]) >= GROUP_FILL:
+        if of_prompt and fill([lengths[k] for k in (*of_prompt[-1], i)]) >= GROUP_FILL:
             of_prompt[-1].append(i)
         else:
             of_prompt.append([i])
@@ -196,149 +175,9 @@ def enable_packing(model: Any) -> bool:
     return False
 
 
-def segments_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    segments: tuple[Group, ...] | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention interface: query (1, H, N, D), key and value (1, K, N, D).
-
-    Returns (1, N, H, D). Without `segments` (generation with a cache) it is transformers' own, but
-    for one token a row on a CPU, where that would copy all keys and values for each query head.
-    NotImplementedError for what would be left out: sinks (gpt-oss), soft caps.
-    """
-    if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:
-        raise NotImplementedError("attention with sinks or a soft cap")
-    if segments is None:
-        if query.device.type == "cpu" and query.shape[2] == 1 and attention_mask is not None:
-            out_BHqD = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
-            )
-            return out_BHqD.transpose(1, 2), None
-        seen: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return seen
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Split rather than sliced: a slice's gradient is as large as what it was taken from.
-    sizes = [group.tokens for group in segments]
-    qs, ks, vs = (torch.split(x[0].transpose(0, 1), sizes) for x in (query, key, value))
-    parts = zip(segments, qs, ks, vs, strict=True)
-    outs = [_group_attention(*part, scale, sliding_window) for part in parts]
-    return (outs[0] if len(outs) == 1 else torch.cat(outs))[None], None
-
-
-def _group_attention(
-    group: Group, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, window: int | None
-) -> Tensor:
-    """Causal attention within each row of one group: (tokens, H, D)."""
-    q_BHTD, k_BKTD, v_BKTD = (_rectangle(group, x) for x in (q_NHD, k_NKD, v_NKD))
-    out_BTHD = causal_attention(q_BHTD, k_BKTD, v_BKTD, scale, window).transpose(1, 2)
-    out_NHD = out_BTHD.reshape(group.rows * group.longest, *out_BTHD.shape[2:])
-    return out_NHD if group.to_packed is None else out_NHD.index_select(0, group.to_packed)
-
-
-def _rectangle(group: Group, x_NHD: Tensor) -> Tensor:
-    if group.to_padded is not None:
-        x_NHD = x_NHD.index_select(0, group.to_padded)
-    return x_NHD.view(group.rows, group.longest, *x_NHD.shape[1:]).transpose(1, 2)
-
-
-def causal_attention(
-    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None = None
-) -> Tensor:
-    """softmax(q kᵀ·scale) v, causal, each key head shared by H/K query heads: (B, H, T, D)."""
-    time = q_BHTD.shape[2]
-    if q_BHTD.device.type == "cpu" and time <= SHORT:
-        return _short_attention(q_BHTD, k_BKTD, v_BKTD, scale, window)
-    sees_all = window is None or window >= time
-    near_TT = None if window is None or sees_all else _near(time, window, q_BHTD.device)
-    shared = q_BHTD.shape[1] // k_BKTD.shape[1]
-    if q_BHTD.device.type != "cpu" and not use_gqa_in_sdpa(near_TT, k_BKTD, v_BKTD):
-        # GPUs' kernels know no shared heads beside a mask: torch would write all scores out.
-        k_BKTD, v_BKTD = repeat_kv(k_BKTD, shared), repeat_kv(v_BKTD, shared)
-        shared = 1
-    return F.scaled_dot_product_attention(
-        q_BHTD,
-        k_BKTD,
-        v_BKTD,
-        attn_mask=near_TT,
-        is_causal=sees_all,
-        scale=scale,
-        enable_gqa=shared > 1,
-    )
-
-
-def _short_attention(
-    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scale: float, window: int | None
-) -> Tensor:
-    """`causal_attention` as three plain operations: query heads that share a key head are more
-    rows of one product, and the whole square of scores lies in a cache.
-    """
-    batch, heads, time, width = q_BHTD.shape
-    keys = k_BKTD.shape[1]
-    near_TT = _near(time, window or time, q_BHTD.device)
-    bias_TT = torch.zeros_like(near_TT, dtype=q_BHTD.dtype).masked_fill_(~near_TT, -torch.inf)
-    scores = torch.baddbmm(
-        bias_TT.repeat(heads // keys, 1),
-        q_BHTD.reshape(batch * keys, -1, width),
-        k_BKTD.reshape(batch * keys, time, width).transpose(1, 2),
-        alpha=scale,
-    )
-    out = scores.softmax(-1) @ v_BKTD.reshape(batch * keys, time, width)
-    return out.view(batch, heads, time, width)
-
-
-def _near(time: int, window: int, device: torch.device) -> Tensor:
-    """(T, T): whether the query of the row sees the key of the column."""
-    position = torch.arange(time, device=device)
-    distance_TT = position[:, None] - position[None, :]
-    return (distance_TT >= 0) & (distance_TT < window)
-
-
-def _groups(
-    lengths: Sequence[int], shared: Sequence[int], device: torch.device | str
-) -> tuple[Group, ...]:
-    groups, first = [], 0
-    for i in range(1, len(lengths) + 1):
-        if i < len(lengths) and (shared[i] or _fill(lengths[first : i + 1]) >= GROUP_FILL):
-            continue
-        groups.append(_group(lengths[first:i], shared[first:i], device))
-        first = i
-    return tuple(groups)
-
-
-def _fill(lengths: Sequence[int]) -> float:
-    return sum(lengths) / (len(lengths) * max(lengths))
-
-
-def _group(lengths: Sequence[int], shared: Sequence[int], device: torch.device | str) -> Group:
-    rows, longest = len(lengths), max(lengths)
-    if not any(shared) and sum(lengths) == rows * longest:
-        return Group(rows, longest, None, None)
-    read: list[Tensor] = []  # by each row: packed tokens
-    cells: list[Tensor] = []  # of each row's own tokens
-    laid = 0
-    for row, (length, common) in enumerate(zip(lengths, shared, strict=True)):
-        own = torch.arange(laid, laid + length - common)
-        read.append(torch.cat([read[-1][:common], own]) if common else own)
-        cells.append(row * longest + torch.arange(common, length))
-        laid += len(own)
-    # A pad reads its row's last token: any finite value will do, nothing real attends to it.
-    padded = [torch.cat([row, row[-1:].expand(longest - len(row))]) for row in read]
-    return Group(rows, longest, torch.cat(padded).to(device), torch.cat(cells).to(device))
-
-
 def _padded_inputs(packed: Packed) -> tuple[dict[str, Any], Tensor]:
     device = packed.input_ids.device
-    whole = _group(packed.lengths, packed.shared, device)
+    whole = rectangle(packed.lengths, packed.shared, device)
     ids = packed.input_ids[0]
     cell_N = torch.arange(len(ids), device=device) if whole.to_packed is None else whole.to_packed
     ids = ids if whole.to_padded is None else ids[whole.to_padded]
