@@ -6,6 +6,7 @@ import asyncio
 
 from rlhf_operator.names import JobKey
 from rlhf_operator.queue import WorkQueue
+from turned_clock import run_by_turned_clock
 
 JOB, OTHER = JobKey("default", "tiny"), JobKey("default", "other")
 REST = 0.2
@@ -36,7 +37,7 @@ def test_events_after_a_pass_make_one_pass_once_it_has_rested() -> None:
         assert await taken(queue, 2 * REST) == [JOB]
         assert await taken(queue, 2 * REST) == []
 
-    asyncio.run(run())
+    run_by_turned_clock(run)
 
 
 def test_the_first_event_after_a_rest_is_due_at_once() -> None:
@@ -47,7 +48,7 @@ def test_the_first_event_after_a_rest_is_due_at_once() -> None:
         queue.add(JOB)
         assert await taken(queue, REST / 4) == [JOB]
 
-    asyncio.run(run())
+    run_by_turned_clock(run)
 
 
 def test_a_pass_that_failed_waits_longer_than_its_rest() -> None:
@@ -59,4 +60,4 @@ def test_a_pass_that_failed_waits_longer_than_its_rest() -> None:
         assert await taken(queue, 2 * REST) == []  # half a second
         assert await taken(queue, 2 * REST) == [JOB]
 
-    asyncio.run(run())
+    run_by_turned_clock(run)

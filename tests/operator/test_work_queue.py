@@ -7,23 +7,22 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from rlhf_operator import queue as work_queue
 from rlhf_operator import replica as replicas
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.names import JobKey
-from rlhf_operator.queue import WorkQueue
+from rlhf_operator.queue import FIRST_BACKOFF, YIELDS, WorkQueue
 from rlhf_operator.replica import Replica
 from rlhf_operator.settings import Settings
+from turned_clock import run_by_turned_clock
 
 A, B = JobKey("team", "a"), JobKey("team", "b")
 
 
 def run(test: Callable[[WorkQueue], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10):
-            await test(WorkQueue())
+        await test(WorkQueue())
 
-    asyncio.run(main())
+    run_by_turned_clock(main)
 
 
 async def is_empty(queue: WorkQueue) -> bool:
@@ -57,35 +56,31 @@ def test_what_is_added_during_its_pass_is_done_again_afterwards() -> None:
     run(test)
 
 
-def test_a_pass_that_failed_is_repeated_later_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work_queue, "FIRST_BACKOFF", 0.05)
-
+def test_a_pass_that_failed_is_repeated_later_each_time() -> None:
     async def test(queue: WorkQueue) -> None:
+        async def wait() -> float:
+            began = loop.time()
+            await queue.take()
+            return loop.time() - began
+
         loop = asyncio.get_running_loop()
         queue.add(A)
         waits = []
-        for _ in range(3):
-            began = loop.time()
-            await queue.take()
-            waits.append(loop.time() - began)
+        for _ in range(4):
+            waits.append(await wait())
             queue.done(A, failed=True)
-        assert waits[0] < 0.04
-        assert 0.04 < waits[1] < waits[2] / 1.5
+        assert waits == pytest.approx([0, FIRST_BACKOFF, 2 * FIRST_BACKOFF, 4 * FIRST_BACKOFF])
         await queue.take()
         queue.done(A)
         queue.add(A)
         await queue.take()
-        began = loop.time()
         queue.done(A, failed=True)
-        await queue.take()
-        assert loop.time() - began < waits[2]  # a success has ended the row of failures
+        assert await wait() == pytest.approx(FIRST_BACKOFF)  # a success has ended the row
 
     run(test)
 
 
-def test_news_do_not_shorten_the_pause_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work_queue, "FIRST_BACKOFF", 0.1)
-
+def test_news_do_not_shorten_the_pause_after_a_failure() -> None:
     async def test(queue: WorkQueue) -> None:
         queue.add(A)
         await queue.take()
@@ -97,11 +92,7 @@ def test_news_do_not_shorten_the_pause_after_a_failure(monkeypatch: pytest.Monke
     run(test)
 
 
-def test_a_job_that_had_a_pass_lets_others_go_first_for_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(work_queue, "YIELDS", 0.05)
-
+def test_a_job_that_had_a_pass_lets_others_go_first_for_a_while() -> None:
     async def test(queue: WorkQueue) -> None:
         queue.add(A)
         await queue.take()
@@ -112,21 +103,19 @@ def test_a_job_that_had_a_pass_lets_others_go_first_for_a_while(
         for key in (A, B):
             queue.done(key)
         queue.add(A)
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(YIELDS + 1)
         queue.add(B)
         assert [(await queue.take())[0] for _ in range(2)] == [A, B]  # not put off for ever
 
     run(test)
 
 
-def test_a_job_whose_pass_is_long_ago_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work_queue, "YIELDS", 0.05)
-
+def test_a_job_whose_pass_is_long_ago_has_its_turn() -> None:
     async def test(queue: WorkQueue) -> None:
         queue.add(A)
         await queue.take()
         queue.done(A)
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(YIELDS + 1)
         for key in (A, B):
             queue.add(key)
         assert [(await queue.take())[0] for _ in range(2)] == [A, B]
