@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import aiohttp
 import pytest
 from certificates import a_certificate
 from progress_tokens import UID, a_token, the_review
-from rlhf_operator import progress_forward, tls
+from rlhf_operator import progress_forward, progress_server, tls
 from rlhf_operator.names import JobKey
 from rlhf_operator.observed import Progress
 from rlhf_operator.progress_auth import Reporter
@@ -26,6 +27,8 @@ from rlhf_operator.tls import TLSFiles, keep_fresh, server_context
 PATH = "/namespaces/default/rlhfjobs/tiny/ppo/3"
 REPORT: dict[str, Any] = {"progressPercentage": 40, "metrics": [{"name": "kl", "value": "0.25"}]}
 POD = "tiny-ppo-3-0-x7k2p"
+PATIENCE = 30.0
+"""Seconds."""
 
 
 class Replica:
@@ -146,6 +149,13 @@ def test_a_token_is_reviewed_once() -> None:
     serve(test, Replica())
 
 
+@pytest.fixture
+def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock of what a pod may spend."""
+    monkeypatch.setattr(progress_server, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+
+@pytest.mark.usefixtures("no_time_passes")
 def test_forged_tokens_of_a_pod_cost_a_few_reviews_and_leave_its_own_reports_alone() -> None:
     async def test(replica: Replica) -> None:
         own = a_token()
@@ -159,13 +169,13 @@ def test_forged_tokens_of_a_pod_cost_a_few_reviews_and_leave_its_own_reports_alo
     serve(test, Replica())
 
 
+@pytest.mark.usefixtures("no_time_passes")
 def test_a_pod_that_reports_all_the_time_is_slowed_down() -> None:
     async def test(replica: Replica) -> None:
         token = a_token()
         answers = [await post(replica, token) for _ in range(12)]
-        assert answers[:5] == [200] * 5
-        assert answers[-1] == 429
-        assert len(replica.taken) <= 6
+        assert answers == [200] * 5 + [429] * 7
+        assert len(replica.taken) == 5
 
     serve(test, Replica())
 
@@ -229,9 +239,7 @@ def test_two_replicas_that_take_each_other_for_the_leader_do_not_loop() -> None:
     async def test(first: Replica, second: Replica) -> None:
         first.leader = KnownLeader(False, second.address)
         second.leader = KnownLeader(False, first.address)
-        begin = time.monotonic()
         assert await post(first) == 503
-        assert time.monotonic() - begin < 2  # answered, not given up
         assert (first.answers, second.answers) == ([503], [503])
 
     serve(test, Replica(), Replica())
@@ -248,7 +256,7 @@ def test_a_leader_that_hangs_or_is_gone_costs_a_bounded_time(
         replica.leader = KnownLeader(False, f"127.0.0.1:{port}")
         begin = time.monotonic()
         assert await post(replica) == 503
-        assert 0.2 < time.monotonic() - begin < 3
+        assert 0.2 < time.monotonic() - begin < PATIENCE
         silent.close()
         assert await post(replica) == 503
 
@@ -262,7 +270,7 @@ def test_a_body_that_does_not_come_holds_no_connection(monkeypatch: pytest.Monke
         reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
         head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {a_token()}\r\n"
         writer.write(f"{head}Content-Length: 50\r\n\r\n{{".encode())
-        answer = await asyncio.wait_for(reader.readline(), 3)
+        answer = await asyncio.wait_for(reader.readline(), PATIENCE)
         assert b" 408 " in answer
         writer.close()
 
@@ -333,7 +341,7 @@ def test_trainers_are_given_the_authority_of_a_server_with_https(
 
 
 def test_a_renewed_authority_is_taken_up_by_whoever_passes_reports_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tls, "CHECK_SECONDS", 0.05)
     files = a_certificate(tmp_path)
@@ -352,19 +360,22 @@ def test_a_renewed_authority_is_taken_up_by_whoever_passes_reports_on(
 
             assert await status() == 200
             files.authority.write_text("half-written")
-            await asyncio.sleep(0.2)
+            await until_told(caplog, f"{files.authority} cannot be renewed")
             assert await status() == 200
             a_certificate(tmp_path)
-            await asyncio.sleep(0.3)
             await leader.server.close()
             leader.port = await leader.server.start("127.0.0.1", 0, files)
             follower.leader = KnownLeader(False, leader.address)
-            assert await status() == 200
+            async with asyncio.timeout(PATIENCE):
+                while await status() != 200:
+                    await asyncio.sleep(0.02)
 
     serve(test, Replica(), Replica(), tls=files)
 
 
-def test_a_renewed_certificate_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renewed_certificate_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(tls, "CHECK_SECONDS", 0.05)
 
     async def main() -> None:
@@ -377,15 +388,22 @@ def test_a_renewed_certificate_is_taken_up(tmp_path: Path, monkeypatch: pytest.M
         task = asyncio.create_task(keep_fresh(context, files))
         old = await served_certificate(port)
         files.certificate.write_text("half-written")
-        await asyncio.sleep(0.2)
+        await until_told(caplog, f"{files.certificate} cannot be renewed")
         assert await served_certificate(port) == old
         a_certificate(tmp_path)
-        await asyncio.sleep(0.3)
-        assert await served_certificate(port) != old
+        async with asyncio.timeout(PATIENCE):
+            while await served_certificate(port) == old:
+                await asyncio.sleep(0.02)
         task.cancel()
         server.close()
 
     asyncio.run(main())
+
+
+async def until_told(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while text not in caplog.text:
+            await asyncio.sleep(0.02)
 
 
 async def served_certificate(port: int) -> str:
@@ -405,9 +423,9 @@ def test_reports_do_not_pile_up_before_a_leader_that_hangs(
         host, port = hung.sockets[0].getsockname()
         forwarder = Forwarder(None)
         began = time.monotonic()
-        sent = [forwarder.send(f"{host}:{port}", PATH, a_token(), b"{}") for _ in range(20)]
-        assert await asyncio.gather(*sent) == [None] * 20
-        assert time.monotonic() - began < 3
+        sent = [forwarder.send(f"{host}:{port}", PATH, a_token(), b"{}") for _ in range(200)]
+        assert await asyncio.gather(*sent) == [None] * 200
+        assert time.monotonic() - began < PATIENCE  # and not one after the other
         await forwarder.close()
         hung.close()
 
