@@ -67,7 +67,7 @@ class Helm:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=180,
             check=False,
         )
         if done.returncode:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chart import Object
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.programs import free_ports
 from reports import OPENER
@@ -50,7 +51,7 @@ class PlayedDeployment:
         """As a kubelet ends it."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            assert self._process.wait(30) == 0, self._log.read_text()[-4000:]
+            assert self._process.wait(PATIENCE) == 0, self._log.read_text()[-4000:]
         finally:
             self._process.kill()
             print(f"--- {self._log.name}\n{self._log.read_text()[-6000:]}")

@@ -46,7 +46,7 @@ class Release:
         self.helm("uninstall", "--wait", "--ignore-not-found")
         client.delete("v1/namespaces", NAMESPACE)
         client.delete_all("v1/pods", NAMESPACE, grace=0)
-        client.wait_for("v1/namespaces", NAMESPACE, lambda one: one is None, timeout=60)
+        client.wait_for("v1/namespaces", NAMESPACE, lambda one: one is None)
         self._resource.__exit__(None, None, None)
 
     def helm(self, verb: str, *words: str | Path, values: dict[str, Any] | None = None) -> str:

@@ -27,7 +27,7 @@ OF_RULES = [pytest.param(rule, id=rule["alert"]) for rule in RULES]
 def promtool(program: Callable[[str], Path], tmp_path: Path) -> Callable[..., None]:
     def run(*words: str | Path) -> None:
         command = [program("promtool"), *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return run

@@ -80,7 +80,7 @@ def test_training_goes_on_through_upgrade_removal_and_a_new_installation(
     with release.operator() as operator:
         wait_until(lambda: operator.is_ready)
         jobs.create(manifest(jobs.namespace, stages="sft reward ppo"))
-        jobs.wait_running("ppo", timeout=60)
+        jobs.wait_running("ppo")
         before = running_attempt(jobs)
         assert report_until_taken(operator, jobs, 41)
         take_owners_away(jobs)
@@ -186,13 +186,13 @@ def hide_claim(jobs: Jobs) -> None:
 def leave_pods_without_a_job(jobs: Jobs) -> None:
     """The operator ends them, and begins another attempt when they are gone."""
     jobs.client.delete("batch/v1/jobs", "tiny-ppo-1", jobs.namespace, propagation="Orphan")
-    jobs.wait(lambda job: is_running_in(job, 2), timeout=60)
+    jobs.wait(lambda job: is_running_in(job, 2))
 
 
 def have_job_replaced(jobs: Jobs) -> None:
     """The operator ends an attempt whose settings are others now."""
     jobs.patch({"spec": {"stages": {"ppo": {"retry": {"deadlineSeconds": 3600}}}}})
-    jobs.wait(lambda job: stage(job, "ppo").get("attempt") == 3, timeout=60)
+    jobs.wait(lambda job: stage(job, "ppo").get("attempt") == 3)
 
 
 def is_running_in(job: dict[str, Any] | None, attempt: int) -> bool:

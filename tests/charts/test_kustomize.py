@@ -142,7 +142,5 @@ def test_the_api_server_takes_it_all(folder: Path, build: Build, installed: Cont
     words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
     said = installed.kubectl(*words, input=yaml.safe_dump_all(made.objects))
     installed.client.delete("v1/namespaces", space["metadata"]["name"])
-    installed.client.wait_for(
-        "v1/namespaces", space["metadata"]["name"], lambda one: one is None, timeout=60
-    )
+    installed.client.wait_for("v1/namespaces", space["metadata"]["name"], lambda one: one is None)
     assert len(said.splitlines()) == len(made.objects)

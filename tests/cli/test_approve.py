@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import warm
 from builders import World, a_job
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
 from cluster.nodes import FakeNodes
@@ -102,7 +103,9 @@ class Gated:
         """Exit code, and all that was said."""
         place = ["--kubeconfig", str(kubeconfig or self.plane.kubeconfig), "-n", self.namespace]
         command = warm.command("rlhf_cli", "approve", *words, *place)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         said = done.stdout + done.stderr
         assert "Traceback" not in said
         return done.returncode, said

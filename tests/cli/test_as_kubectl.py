@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 import warm
 import yaml
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster_jobs import manifest
 
@@ -79,7 +80,7 @@ class Bench:
             env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), **environ},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -239,6 +240,6 @@ def test_what_is_followed_is_told_beside_the_document_that_a_program_reads(bench
     sft = {"phase": "Succeeded", "attempt": 1}
     status = {"observedGeneration": 1, "conditions": [ready], "stages": {"sft": sft}}
     bench.plane.client.patch(*named, {"status": status}, bench.namespace, subresource="status")
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=PATIENCE)
     assert (json.loads(out)["metadata"]["name"], process.returncode) == ("followed", 0)
     assert "SFT" in said

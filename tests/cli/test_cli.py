@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 import warm
 import yaml
+from cluster.client import PATIENCE
 from rich.cells import cell_len
 from rlhf_cli.arguments.parser import build_parser
 from rlhf_cli.main import main
@@ -29,7 +30,7 @@ Result = subprocess.CompletedProcess[str]
 def rlhfctl(*arguments: str, text: str | None = None) -> Result:
     """Run the command line in a process of its own."""
     command = warm.command("rlhf_cli", *arguments)
-    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=PATIENCE)
     assert "Traceback" not in result.stdout + result.stderr
     return result
 

@@ -191,7 +191,7 @@ def test_a_fetch_goes_on_after_a_cut(kept: Kept) -> None:
 def test_a_fetch_that_was_stopped_goes_on_the_next_time(kept: Kept) -> None:
     command = ["fetch", "quickstart", "--stage", "dpo", "--out", "stopped"]
     process = kept.start(*command)
-    wait_until(lambda: on_the_way(kept.folder) > 9 << 20, timeout=60)
+    wait_until(lambda: on_the_way(kept.folder) > 9 << 20)
     process.send_signal(signal.SIGINT)
     RunHere(kept.folder, os.environ).finish(process, 130)
     assert not (kept.folder / "stopped").exists()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import warm
 import yaml
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
 from cluster.nodes import FakeNodes
@@ -72,7 +73,7 @@ class Story:
     def run(self, *words: str, code: int = 0, login: str = "") -> str:
         """What it says on both streams; the exit code has to be this one."""
         process = self.start(*words, login=login)
-        said = "".join(process.communicate(timeout=60))
+        said = "".join(process.communicate(timeout=PATIENCE))
         assert "Traceback" not in said
         assert process.returncode == code, said
         return said
@@ -207,7 +208,7 @@ def test_followed_logs_go_on_until_ctrl_c(story: Story) -> None:
     assert first[0].startswith("ppo-0 | ppo  step 1/60")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(PATIENCE) == 130
     assert process.stderr
     assert process.stderr.read() == ""
 
@@ -228,7 +229,7 @@ def test_a_watch_tells_stages_and_ends_with_ctrl_c(story: Story) -> None:
     while "PPO" not in seen:
         seen += process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(PATIENCE) == 130
     assert "Traceback" not in "".join(process.communicate())
 
 
@@ -251,7 +252,7 @@ def test_events_are_watched_and_not_listed_again_and_again(story: Story) -> None
     asked = [r.verb for r in plane.requests_of("watcher", namespace) if r.resource == "events"]
     assert asked.count("list") == 2  # the job's own, and those of pods
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(PATIENCE) == 130
     assert "".join(process.communicate()) == ""
 
 
@@ -269,7 +270,7 @@ def test_waiting_ends_with_its_time(story: Story) -> None:
 def test_a_suspended_job_gives_its_devices_back_and_goes_on(story: Story) -> None:
     name = "rlhfjob.rlhf.dev/long\n"
     assert story.run("suspend", "long", "-o", "name") == name
-    said = story.run("suspend", "long", "--wait", "--timeout", "30s")
+    said = story.run("suspend", "long", "--wait", "--timeout", f"{PATIENCE:g}s")
     assert "Its pods have ended." in said
     assert condition(story.jobs.get("long"), "Suspended")[0] == "True"
     assert "rlhfctl resume long" in story.run("describe", "long")
@@ -279,7 +280,7 @@ def test_a_suspended_job_gives_its_devices_back_and_goes_on(story: Story) -> Non
 
 
 def test_a_submitted_job_is_followed_to_its_end(story: Story) -> None:
-    said = story.run("submit", str(story.write("quick")), "--wait", "--timeout", "60s")
+    said = story.run("submit", str(story.write("quick")), "--wait", "--timeout", f"{PATIENCE:g}s")
     for told in ("created", "SFT", "succeeded", "rlhfctl report quick"):
         assert told in said
 
@@ -310,7 +311,7 @@ def test_a_job_that_failed_says_why_and_is_retried_once_it_is_mended(story: Stor
 
 def test_a_cancelled_job_has_no_pods_and_is_kept(story: Story) -> None:
     story.jobs.wait_running("ppo", of="long")
-    said = story.run("cancel", "long", "--timeout", "30s")
+    said = story.run("cancel", "long", "--timeout", f"{PATIENCE:g}s")
     assert "results and checkpoints are kept" in said
     assert story.run("cancel", "long", "-o", "name") == "rlhfjob.rlhf.dev/long\n"
     pods = story.plane.client.list("v1/pods", story.namespace, labels="rlhf.dev/job=long")
@@ -328,9 +329,9 @@ def test_a_watched_list_goes_on_with_each_change(story: Story) -> None:
     assert "Suspended" in process.stdout.readline()
     assert stream.stdout.readline().startswith("apiVersion")
     story.run("delete", "long", "--no-wait")
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     told = "".join(stream.stdout)
-    assert stream.wait(30) == 0
+    assert stream.wait(PATIENCE) == 0
     assert {item["metadata"]["name"] for item in yaml.safe_load_all(told)} == {"long"}
 
 
@@ -343,7 +344,7 @@ def test_a_deleted_job_leaves_its_checkpoints_unless_they_are_named(story: Story
     assert story.plane.client.list("v1/pods", story.namespace, labels="rlhf.dev/job=quick") == []
     assert "add --yes" in story.run("delete", "broken", "--checkpoints", code=64)
     file = story.write("made", checkpoints={"claim": {"size": "1Gi"}})
-    story.run("submit", str(file), "--wait", "--timeout", "60s")
+    story.run("submit", str(file), "--wait", "--timeout", f"{PATIENCE:g}s")
     story.run("delete", "made", "--checkpoints", "--yes")
 
     def is_gone() -> bool:
@@ -391,7 +392,7 @@ def test_the_doctor_of_a_user_without_rights_says_what_is_missing(story: Story) 
     kubeconfig = story.plane.kubeconfig_for("nobody", story.namespace)
     command = [sys.executable, "-m", "rlhf_cli", "doctor", "--kubeconfig", str(kubeconfig)]
     command += ["-n", story.namespace]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "you may not create rlhfjobs" in done.stdout
     assert "cannot be looked at" in done.stdout
     assert "Traceback" not in done.stderr
@@ -401,11 +402,13 @@ def test_names_of_jobs_complete_themselves(story: Story) -> None:
     command = [sys.executable, "-m", "rlhf_cli", "__complete", "logs", *story.place, "b"]
 
     def told() -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         return done.stdout
 
     # Names are waited for two seconds, in which a machine with other work may not get that far.
-    wait_until(lambda: told() == "broken\n", timeout=60)
+    wait_until(lambda: told() == "broken\n")
 
 
 def test_kubectl_s_plug_in_has_its_own_name(story: Story) -> None:
@@ -414,7 +417,7 @@ def test_kubectl_s_plug_in_has_its_own_name(story: Story) -> None:
         [str(plugin), "get", "nobody", *story.place],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 64
@@ -424,5 +427,5 @@ def test_kubectl_s_plug_in_has_its_own_name(story: Story) -> None:
 
 def test_a_reader_that_goes_away_ends_a_follower(story: Story) -> None:
     script = f"{sys.executable} -m rlhf_cli list -o json {' '.join(story.place)} | head -n 1"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stdout, done.stderr) == ("{\n", "")

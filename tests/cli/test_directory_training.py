@@ -78,7 +78,7 @@ def test_data_that_is_mended_is_tried_again_and_seen_from_another_terminal(
         assert "CheckpointSaved" in said["events"]
         assert json.loads(said["get"])["status"]["phase"] == "Running"
         suspending = training.start("suspend", "--wait", "--timeout", "300s", "--dir", "run")
-        wait_until(lambda: is_told_to_end(trainer), timeout=60)
+        wait_until(lambda: is_told_to_end(trainer))
     assert training.finish(suspending).endswith("have ended.\n")
     training.finish(process, 143)
     assert f"step 1/{STEPS}" in training.finish(follower)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from a_run_here import RunHere
+from cluster.client import PATIENCE
 from cluster_jobs import wait_until
 from rlhf_cli.failures import Failure
 from rlhf_cli.run_folder import RunFolder
@@ -33,11 +34,11 @@ class Told(RunHere):
         (bench.path / "job.yaml").write_text(json.dumps(bench.manifest()))
 
     def train(self, stage: str, **act: object) -> subprocess.Popen[str]:
-        """`rlhfctl run` in its own terminal, up to where this stage trains, for a minute."""
-        self.bench.behave({f"{stage}/1": {"sleep": 60, **act}})
+        """`rlhfctl run` in its own terminal, up to where this stage trains, for ten minutes."""
+        self.bench.behave({f"{stage}/1": {"sleep": 600, **act}})
         process = self.start("run", "job.yaml", "--dir", "run")
-        wait_until(lambda: stage in self.bench.stages(), timeout=60)
-        wait_until(lambda: self.stage(stage).get("phase") == "Running", timeout=60)
+        wait_until(lambda: stage in self.bench.stages())
+        wait_until(lambda: self.stage(stage).get("phase") == "Running")
         return process
 
 
@@ -66,14 +67,14 @@ def test_what_is_changed_is_told_by_its_name_alone_where_that_is_asked_for(told:
     process = told.train("sft")
     for verb in ("suspend", "cancel", "resume", "delete"):
         changer = told.start(verb, "--dir", "run", "-o", "name")
-        out, _ = changer.communicate(timeout=120)
+        out, _ = changer.communicate(timeout=PATIENCE)
         assert (out, changer.returncode) == ("rlhfjob.rlhf.dev/tiny\n", 0)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
 
 
 def test_a_look_at_a_run_that_was_killed_changes_nothing(told: Told) -> None:
     process = told.train("sft", child=True)
-    wait_until(told.bench.behaviour.with_suffix(".child").exists, timeout=60)
+    wait_until(told.bench.behaviour.with_suffix(".child").exists)
     child = int(told.bench.behaviour.with_suffix(".child").read_text())
     shim = json.loads((told.directory / "pods/tiny-sft-1-0/process.json").read_text())["pid"]
     process.send_signal(signal.SIGSTOP)  # or it would clear up after its supervisor
@@ -111,7 +112,7 @@ def test_a_watch_in_a_terminal_shows_it_live_until_ctrl_c(told: Told) -> None:
     assert "tiny" in seen
     assert "StageStarted" in seen
     watcher.send_signal(signal.SIGINT)
-    assert watcher.wait(20) == 130
+    assert watcher.wait(PATIENCE) == 130
     assert watcher.stderr
     assert watcher.stderr.read() == ""
     os.close(screen)
@@ -123,7 +124,7 @@ def test_suspend_twice_saves_all_the_same(told: Told) -> None:
     process = told.train("sft")
     both = [told.start("suspend", "--dir", "run") for _ in range(2)]
     assert all("resume --dir run" in told.finish(one) for one in both)
-    told.here("suspend", "--wait", "--timeout", "30s")
+    told.here("suspend", "--wait", "--timeout", f"{PATIENCE:g}s")
     told.finish(process, 143)
     assert told.stage("sft")["ended"]["exitCode"] == 143
     assert "Nothing runs in run" in told.here("suspend")
@@ -140,7 +141,7 @@ def test_cancel_waits_until_it_has_saved(told: Told) -> None:
 
 def test_cancel_now_waits_for_nobody(told: Told) -> None:
     process = told.train("sft", ignore_term=True)
-    told.here("cancel", "--now", "--timeout", "20s")
+    told.here("cancel", "--now", "--timeout", f"{PATIENCE:g}s")
     told.finish(process, 143)
     assert told.stage("sft")["ended"]["kind"] == "Disruption"
     assert not alive(told.bench.started()[-1]["pid"])
@@ -159,7 +160,7 @@ def test_one_run_has_a_directory_for_itself(told: Told) -> None:
     said = told.here("delete", "--force", "--checkpoints", "--yes")
     assert "is deleted, with its checkpoints" in said
     assert "datasets stays" in said
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert sorted(path.name for path in told.directory.rglob("*")) == [
         *("datasets", "rows.jsonl", "volumes")
     ]

@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 from a_run_here import RunHere
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster_jobs import wait_until
 from rlhf_cli.failures import EXIT_CODES
@@ -41,9 +42,9 @@ class Desk(RunHere):
         return self.start("run", "job.yaml", "--dir", "run")
 
     def training(self) -> subprocess.Popen[str]:
-        """For a minute, and under way."""
-        process = self.train(seconds=60)
-        wait_until(lambda: self.stage("sft").get("phase") == "Running", timeout=60)
+        """For ten minutes, and under way."""
+        process = self.train(seconds=600)
+        wait_until(lambda: self.stage("sft").get("phase") == "Running")
         return process
 
 
@@ -70,7 +71,9 @@ def rlhfctl_is_wrong(desk: Desk) -> None:
     words = [sys.executable, "-c", f"{wrong}; sys.exit(main(['schema']))"]
     told = {"RLHF_TRACEBACK": "1"}
     brief, whole = (
-        subprocess.run(words, env=os.environ | more, capture_output=True, text=True, timeout=60)
+        subprocess.run(
+            words, env=os.environ | more, capture_output=True, text=True, timeout=PATIENCE
+        )
         for more in ({}, told)
     )
     assert (brief.returncode, whole.returncode) == (70, 70)
@@ -82,7 +85,7 @@ def rlhfctl_is_wrong(desk: Desk) -> None:
 
 def the_disk_is_full(desk: Desk) -> None:
     command = f"exec {sys.executable} -m rlhf_cli schema > /dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (
         74,
         "rlhfctl: input or output: No space left on device\n",

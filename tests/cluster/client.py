@@ -27,6 +27,8 @@ DEFINITIONS: Final = "apiextensions.k8s.io/v1/customresourcedefinitions"
 REQUEST_TIMEOUT: Final = 30.0
 POLL: Final = 0.05
 """Seconds."""
+PATIENCE: Final = 180.0
+"""Seconds that tests wait for what takes one or two on a machine with nothing else to do."""
 
 
 class Client:
@@ -139,7 +141,7 @@ class Client:
         predicate: Callable[[Object | None], bool],
         namespace: str | None = None,
         *,
-        timeout: float = 30,
+        timeout: float = PATIENCE,
     ) -> Object | None:
         """The object once the predicate holds for it (None: it does not exist).
 

@@ -17,13 +17,11 @@ from typing import Any, Final, Self
 import urllib3
 from kubernetes.client import ApiException
 
-from cluster.client import Client
+from cluster.client import PATIENCE, Client
 from cluster.layout import LOOPBACK, Layout
 from cluster.programs import Group, Program, free_ports, listens
 from cluster.request_log import Request, read_requests
 
-READY_TIMEOUT: Final = 60.0
-KUBECTL_TIMEOUT: Final = 120.0
 PROVISIONED: Final = Path("/tmp/hostpath_pv")
 """Where the controller manager makes the folders of volumes; no flag moves it."""
 
@@ -114,9 +112,9 @@ class ControlPlane:
         program = self.programs[name]
         program.start()
         if name == "etcd":
-            program.wait_until(lambda: listens(self._layout.ports[0]), READY_TIMEOUT)
+            program.wait_until(lambda: listens(self._layout.ports[0]), PATIENCE)
         if name == "kube-apiserver":
-            program.wait_until(self._is_ready, READY_TIMEOUT)
+            program.wait_until(self._is_ready, PATIENCE)
             for watcher in ("kube-controller-manager", "kube-scheduler"):
                 if self.programs[watcher].pid:
                     self.stop(watcher, grace=0)
@@ -161,7 +159,7 @@ class ControlPlane:
         """One revision of etcd's more."""
         body = json.dumps({"key": "Ym90dG9tCg==", "value": ""}).encode()
         url = f"http://{LOOPBACK}:{self._layout.ports[0]}/v3/kv/put"
-        urllib.request.urlopen(url, body, timeout=READY_TIMEOUT).close()
+        urllib.request.urlopen(url, body, timeout=PATIENCE).close()
 
     def pause(self) -> None:
         """Stands still until `resume`: at rest it takes 4 % of a core, mostly by asking itself."""
@@ -187,7 +185,7 @@ class ControlPlane:
             input=input,
             capture_output=True,
             text=True,
-            timeout=KUBECTL_TIMEOUT,
+            timeout=PATIENCE,
             check=False,
         )
         if not done.returncode:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.client import Client
+from cluster.client import PATIENCE, Client
 
 Object = dict[str, Any]
 HOME = "/rlhf"
@@ -76,12 +76,14 @@ class Pods:
         found = self._client.list("v1/pods", self._namespace, labels=f"test/job={self._job}")
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
-    def wait_one(self, holds: Callable[[Object], bool], timeout: float = 30) -> Object:
+    def wait_one(self, holds: Callable[[Object], bool], timeout: float = PATIENCE) -> Object:
         """The first pod, once something holds for it."""
         (first, *_) = self.wait(lambda pods: bool(pods) and holds(pods[0]), timeout)
         return first
 
-    def wait(self, holds: Callable[[list[Object]], bool], timeout: float = 30) -> list[Object]:
+    def wait(
+        self, holds: Callable[[list[Object]], bool], timeout: float = PATIENCE
+    ) -> list[Object]:
         """All pods, once something holds for them."""
 
         deadline = time.monotonic() + timeout

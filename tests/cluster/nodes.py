@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import urllib3
 from kubernetes.client import ApiException
 
-from cluster.client import Client, Object
+from cluster.client import PATIENCE, Client, Object
 from cluster.layout import NODE_GRACE
 
 HEARTBEAT: Final = 2.0
@@ -171,7 +171,7 @@ class FakeNode:
     def cordon(self, unschedulable: bool = True) -> None:
         self._client.patch("v1/nodes", self.name, {"spec": {"unschedulable": unschedulable}})
 
-    def drain(self, timeout: float = 30) -> None:
+    def drain(self, timeout: float = PATIENCE) -> None:
         """Cordons the node and evicts its pods, as kubectl drain does: budgets are respected."""
         self.cordon()
         deadline = time.monotonic() + timeout

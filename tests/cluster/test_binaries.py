@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.binaries import find_all, find_binaries, find_program
+from cluster.client import PATIENCE
 from cluster.modules import KUBERNETES, MODULES
 from cluster.toolchain import NoBinaries, required_version, toolchain
 
@@ -133,7 +134,7 @@ def test_a_second_run_waits_for_the_first_and_builds_nothing(fake_go: Path) -> N
             waiting.wait(1)
         for name, content in built.items():
             executable(folder / name).write_bytes(content)
-    out, err = waiting.communicate(timeout=30)
+    out, err = waiting.communicate(timeout=PATIENCE)
     assert (out.strip(), err) == (str(folder), "")
 
 

@@ -16,6 +16,7 @@ import pytest
 import urllib3
 from kubernetes.client import ApiException
 
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.modules import KUBERNETES
 from cluster.nodes import OUT_OF_SERVICE, FakeNode
@@ -306,7 +307,7 @@ def test_nothing_is_left_of_it_after_its_owner_was_killed(
     owner.send_signal(signal.SIGKILL)
     owner.wait()
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while living(group) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert living(group) == []

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted
 from cluster.kubelet.script import Play
@@ -47,7 +48,7 @@ class Scene:
         self.client.create(a_job(name, **{**pinned, **given}), self.namespace)  # type: ignore[arg-type]
         return Pods(self.client, self.namespace, name)
 
-    def wait_for_job(self, name: str, kind: str, timeout: float = 30) -> None:
+    def wait_for_job(self, name: str, kind: str, timeout: float = PATIENCE) -> None:
         def holds(job: Object | None) -> bool:
             return job is not None and condition(job, kind).get("status") == "True"
 
@@ -178,7 +179,7 @@ def test_a_lost_node_says_nothing_until_it_is_back(
         pods.wait_one(is_running)
         make_node()  # Where all nodes are lost, Kubernetes evicts from none.
         kubelet.lose_node(scene.node.name)
-        unreachable = pods.wait_one(lambda pod: "deletionTimestamp" in pod["metadata"], timeout=60)
+        unreachable = pods.wait_one(lambda pod: "deletionTimestamp" in pod["metadata"])
         assert condition(unreachable, "DisruptionTarget")["reason"] == "DeletionByTaintManager"
         time.sleep(1)
         (still,) = pods.list()
@@ -195,7 +196,7 @@ def test_many_pods_take_seconds(
     with scene.plays(Script(run_s=0.5)):
         begun = time.monotonic()
         scene.job("many", pods=500)
-        scene.wait_for_job("many", "Complete", timeout=300)
+        scene.wait_for_job("many", "Complete", timeout=2 * PATIENCE)
         record_testsuite_property("seconds for 500 pods", round(time.monotonic() - begun, 1))
 
 
@@ -207,4 +208,4 @@ def test_it_goes_on_when_the_api_server_is_back(scene: Scene) -> None:
         time.sleep(1.5)
         scene.plane.start("kube-apiserver")
         assert phase(pods.wait_one(is_over)) == "Succeeded"
-        scene.wait_for_job("away", "Complete", timeout=90)  # the controllers are back, too
+        scene.wait_for_job("away", "Complete")  # the controllers are back, too

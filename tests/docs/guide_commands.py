@@ -80,7 +80,7 @@ class Shell:
     def close(self) -> None:
         for process in self._terminals:
             process.terminate()
-            process.wait(30)
+            process.wait(180)
 
     def _open_terminal(self, command: str) -> None:
         with self.log.open("ab") as log:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, trained
 from cluster.nodes import FakeNodes
@@ -61,7 +62,7 @@ class Reader:
         return self.jobs.attempts(NAME)
 
     def wait(self, what: Callable[[Object | None], bool]) -> Object:
-        return self.jobs.wait(what, NAME, timeout=60)
+        return self.jobs.wait(what, NAME)
 
     def wait_for_attempt(self, stage: str, number: int) -> None:
         def is_running(job: Object | None) -> bool:
@@ -96,7 +97,7 @@ def leave(plane: ControlPlane) -> None:
         plane.client.delete("v1/namespaces", name)
     plane.client.delete_all("v1/pods", NAMESPACE, grace=0)
     for name in spaces:
-        plane.client.wait_for("v1/namespaces", name, lambda item: item is None, timeout=60)
+        plane.client.wait_for("v1/namespaces", name, lambda item: item is None)
 
 
 def datasets() -> Object:
@@ -157,7 +158,7 @@ def test_each_command_of_the_guide_does_what_it_says(reader: Reader) -> None:
 
     _, claim, _ = reader.read("Delete")
     assert "Bound" in claim
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while reader.jobs.children("batch/v1/jobs") or reader.jobs.children("v1/pods"):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -73,7 +73,7 @@ def leave(client: Client) -> None:
         client.delete("v1/namespaces", name)
         client.delete_all("v1/pods", name, grace=0)
     for name in SPACES:
-        client.wait_for("v1/namespaces", name, lambda one: one is None, timeout=60)
+        client.wait_for("v1/namespaces", name, lambda one: one is None)
 
 
 def test_each_command_of_the_guide_does_what_it_says(

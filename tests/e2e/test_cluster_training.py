@@ -74,7 +74,7 @@ def disturbed(cluster: TrainingCluster, calm: Object) -> Disturbed:
     log_after_eviction = cluster.kubelet.log(cluster.pod("ppo", attempt=4, index=0))
     pod = cluster.pod("ppo", attempt=4, index=1)
     cluster.lose_machine(pod)
-    lost = cluster.jobs.wait(knows_of_the_loss, short_job.NAME, timeout=90)
+    lost = cluster.jobs.wait(knows_of_the_loss, short_job.NAME)
     cluster.give_up_machine(pod)
     cluster.wait_until_saved("ppo", attempt=5)
     log_after_loss = cluster.kubelet.log(cluster.pod("ppo", attempt=5, index=0))

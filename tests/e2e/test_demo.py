@@ -111,7 +111,7 @@ def test_each_model_answered_the_same_prompts(demo: Demo) -> None:
 
 def test_the_trained_model_answers(demo: Demo) -> None:
     chat = demo.start("chat", str(demo.directory), stdin=subprocess.PIPE)
-    answered, said = chat.communicate("What colour is a lemon?\n/exit\n", timeout=120)
+    answered, said = chat.communicate("What colour is a lemon?\n/exit\n", timeout=300)
     assert chat.returncode == 0, said
     assert answered.strip()
 

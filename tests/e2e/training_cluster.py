@@ -58,7 +58,7 @@ class TrainingCluster:
         }
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump(claim))
         bound = "jsonpath={.status.phase}=Bound"
-        self.kubectl("wait", f"--for={bound}", f"pvc/{short_job.CLAIM}", "--timeout=20s")
+        self.kubectl("wait", f"--for={bound}", f"pvc/{short_job.CLAIM}", f"--timeout={PATIENCE:g}s")
         short_job.fill(self.volume(short_job.CLAIM))
 
     def volume(self, claim: str) -> Path:

@@ -43,7 +43,7 @@ class Deployer:
             env=os.environ | {"KUBECONFIG": str(self.plane.kubeconfig)} | self._homes(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

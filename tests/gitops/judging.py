@@ -54,7 +54,7 @@ def judge(objects: Mapping[str, Object], *names: str) -> dict[str, Verdict]:
         input="\n".join(asked),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from builders import MANIFEST
-from cluster.client import Client
+from cluster.client import PATIENCE, Client
 
 JOBS = "rlhf.dev/v1alpha1/rlhfjobs"
 Object = dict[str, Any]
@@ -59,7 +59,7 @@ class Jobs:
         return self.client.patch(JOBS, name, body, self.namespace)
 
     def wait(
-        self, what: Callable[[Object | None], bool], name: str = "tiny", timeout: float = 30
+        self, what: Callable[[Object | None], bool], name: str = "tiny", timeout: float = PATIENCE
     ) -> Object:
         """Raises TimeoutError with the status."""
         deadline = time.monotonic() + timeout
@@ -70,10 +70,10 @@ class Jobs:
             time.sleep(0.1)
         return seen or {}
 
-    def wait_ready(self, name: str = "tiny", timeout: float = 60) -> Object:
+    def wait_ready(self, name: str = "tiny", timeout: float = PATIENCE) -> Object:
         return self.wait(lambda job: condition(job, "Ready")[0] == "True", name, timeout)
 
-    def wait_running(self, name: str, of: str = "tiny", timeout: float = 30) -> Object:
+    def wait_running(self, name: str, of: str = "tiny", timeout: float = PATIENCE) -> Object:
         def runs(job: Object | None) -> bool:
             return stage(job, name).get("phase") == "Running"
 
@@ -96,7 +96,7 @@ class Jobs:
         return [(e["reason"], e["note"]) for e in ours]
 
 
-def wait_until(what: Callable[[], bool], timeout: float = 20) -> None:
+def wait_until(what: Callable[[], bool], timeout: float = PATIENCE) -> None:
     """Waits for it to come true."""
     deadline = time.monotonic() + timeout
     while not what():

@@ -39,7 +39,7 @@ def _remove(client: Client) -> None:
     for lease in client.list(LEASES):
         if lease["metadata"]["name"] == "rlhf-operator":
             client.delete(LEASES, "rlhf-operator", lease["metadata"]["namespace"])
-    client.wait_for(CRDS, NAME, lambda crd: crd is None, timeout=60)
+    client.wait_for(CRDS, NAME, lambda crd: crd is None)
 
 
 def _is_served(client: Client) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 import warm
+from cluster.client import PATIENCE
 from cluster.programs import free_ports
 
 
@@ -64,7 +65,7 @@ class OperatorProcess:
     def terminate(self) -> int:
         """SIGTERM, as a kubelet ends it; its exit code."""
         self._process.terminate()
-        return self._process.wait(30)
+        return self._process.wait(PATIENCE)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal."""

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from builders import MANIFEST
 from certificates import a_certificate
-from cluster.client import Client
+from cluster.client import PATIENCE, Client
 from cluster.control_plane import ControlPlane
 from cluster.loop_thread import LoopThread, end_other_tasks
 from kubernetes.client import ApiException
@@ -64,7 +64,7 @@ def configuration(
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "failurePolicy": policy,
         "sideEffects": "None",
-        "timeoutSeconds": 5,
+        "timeoutSeconds": 30,
         "admissionReviewVersions": ["v1"],
     }
     return {
@@ -149,7 +149,7 @@ class Kubectl:
 
     def tries_until(self, said: str, manifest: str) -> str:
         """A new webhook is in use after a moment."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while said not in (text := self.create(manifest, "--dry-run=server")):
             assert time.monotonic() < deadline, text
             time.sleep(0.2)

@@ -248,7 +248,7 @@ def test_a_lost_node_is_waited_for_until_somebody_says_that_it_is_gone(
     node = next(n for n in gpus if n.name == pod["spec"]["nodeName"])
     kubelet.lose_node(node.name)
     node.lose()
-    job = jobs.wait(lambda job: stage(job, "sft").get("reason") == "NodeLost", timeout=60)
+    job = jobs.wait(lambda job: stage(job, "sft").get("reason") == "NodeLost")
     assert stage(job, "sft")["attempt"] == 1
     node.take_out_of_service()
     jobs.wait_ready(timeout=60)
@@ -273,13 +273,13 @@ def test_a_node_that_is_lost_while_no_operator_is_there_is_no_fault(
     kubelet.lose_node(node.name)
     node.lose()
     kubelet.kill(peer)
-    wait_until(lambda: "FailureTarget" in ends(jobs), timeout=60)
+    wait_until(lambda: "FailureTarget" in ends(jobs))
     node.take_out_of_service()
-    wait_until(lambda: "Failed" in ends(jobs), timeout=60)
+    wait_until(lambda: "Failed" in ends(jobs))
     assert [pod["metadata"]["name"] for pod in jobs.pods("sft")] == [peer["metadata"]["name"]]
     as_after_a_grace_period(jobs)
     operator.start()
-    status = stage(jobs.wait(lambda job: "ended" in stage(job, "sft"), timeout=60), "sft")
+    status = stage(jobs.wait(lambda job: "ended" in stage(job, "sft")), "sft")
     assert (status["ended"]["kind"], status["ended"]["reason"]) == ("Disruption", "NodeLost")
     assert (status["faults"], status["disruptions"]) == (0, 1)
 
@@ -332,7 +332,7 @@ def test_an_etcd_that_was_restored_from_a_backup_trains_no_finished_stage_again(
     installed.restore(tmp_path / "backup")
     for node in gpus:
         node.recover()
-    wait_until(lambda: not operator.is_running, timeout=60)
+    wait_until(lambda: not operator.is_running)
     assert "etcd was restored from a backup" in operator.log()
     live.clear()
     operator.start()
@@ -356,7 +356,7 @@ def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(
     play(succeed)
     run_operator()
     jobs.create(manifest(jobs.namespace, nodes=4, stages="sft"))
-    wait_until(lambda: len(jobs.pods("sft")) == 4, timeout=30)
+    wait_until(lambda: len(jobs.pods("sft")) == 4)
 
     def says_why(job: Object | None) -> bool:
         return "nvidia.com/gpu" in (stage(job, "sft").get("message") or "")
@@ -384,7 +384,7 @@ def test_two_jobs_that_each_need_all_devices_run_one_after_the_other(
         held.append(holders(jobs.pods("sft")))
         return all(condition(jobs.get(name), "Ready")[0] == "True" for name in ("one", "two"))
 
-    wait_until(are_ready, timeout=60)
+    wait_until(are_ready)
     assert {"one"} in held
     assert {"two"} in held
     assert {"one", "two"} not in held

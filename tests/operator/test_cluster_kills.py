@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from cluster.client import PATIENCE
 from cluster.kubelet import Kubelet, succeed
 from cluster_jobs import Jobs, condition, manifest
 from kubernetes.aio import config
@@ -119,7 +120,7 @@ async def try_all(kubeconfig: Path, jobs: Jobs) -> dict[str, list[str]]:
             await asyncio.to_thread(
                 jobs.create, manifest(jobs.namespace, name, nodes=1, stages="sft dpo")
             )
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(2 * PATIENCE):
                 runs[name] = await operate(settings, JobKey(jobs.namespace, name), kill)
 
     async with asyncio.TaskGroup() as group:

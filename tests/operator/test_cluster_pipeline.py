@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, succeed, trained
 from cluster.kubelet.script import Play, index_of
@@ -91,7 +92,7 @@ def wait_until_gone(jobs: Jobs) -> None:
 
     It looks for new kinds every 30 s: where the CRD is younger, it learns late of the deletion.
     """
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while left := [*children_of(jobs), *filter(is_owned, jobs.children(CLAIMS))]:
         assert time.monotonic() < deadline, [
             {name: item["metadata"].get(name) for name in ("name", *WHY_IT_STAYS)} for item in left
@@ -187,7 +188,7 @@ def test_an_operator_that_is_killed_in_mid_stage_goes_on(
     play(lambda pod: succeed(pod)._replace(run_s=2.0))
     operator = run_operator("--no-leader-election")
     jobs.create(manifest(jobs.namespace, stages="sft dpo"))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not any(p["status"]["phase"] == "Running" for p in jobs.pods(of)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -206,7 +207,7 @@ def test_a_job_that_is_deleted_leaves_nothing(
     made["spec"]["checkpoints"] = {"claim": {"retain": False}}
     jobs.create(made)
     jobs.wait_running("sft")
-    installed.kubectl("delete", "rlhfjob", "tiny", "-n", jobs.namespace, "--timeout=20s")
+    installed.kubectl("delete", "rlhfjob", "tiny", "-n", jobs.namespace, f"--timeout={PATIENCE:g}s")
     wait_until_gone(jobs)
 
 
@@ -339,7 +340,7 @@ def test_the_api_server_may_be_away_for_a_while(
         node.recover()
     assert operator.is_running
     jobs.patch({"spec": {"stages": {"sft": {"epochs": 3}}}})
-    jobs.wait_ready(timeout=60)
+    jobs.wait_ready()
     assert jobs.attempts() == {"sft": 2}
 
 

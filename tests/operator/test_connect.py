@@ -172,8 +172,8 @@ async def answers_beside_many_streams(api: Api) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(MANY):
             stream = await stack.enter_async_context(aclosing(api.lines("/log", {}, "pods/log")))
-            assert await asyncio.wait_for(anext(stream), 5) == b"a line"
-        found = await asyncio.wait_for(api.get(Resource("v1", "Pod", "pods"), "team", "p"), 5)
+            assert await asyncio.wait_for(anext(stream), 60) == b"a line"
+        found = await asyncio.wait_for(api.get(Resource("v1", "Pod", "pods"), "team", "p"), 60)
         assert found == {"kind": "Pod"}
 
 
@@ -186,7 +186,7 @@ async def a_server(taken: Callable[[], str] = str) -> AsyncIterator[str]:
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"a line\n")
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
         return response
 
     async def pod(request: web.Request) -> web.Response:

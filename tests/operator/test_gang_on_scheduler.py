@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import JobBuilder
-from cluster.client import Client
+from cluster.client import PATIENCE, Client
 from cluster.control_plane import ControlPlane
 from cluster.nodes import FakeNode
 from rendering import rendered
@@ -46,7 +46,8 @@ def places(pods: list[dict[str, Any]]) -> list[str]:
 def wait_for_pods(
     client: Client, namespace: str, until: Callable[[list[dict[str, Any]]], bool]
 ) -> list[dict[str, Any]]:
-    for _ in range(300):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         pods = client.list("v1/pods", namespace, labels="rlhf.dev/job=tiny")
         if until(pods):
             return pods

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import kopf
 import pytest
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster_jobs import Jobs, condition, manifest, wait_until
 from fresh_cluster import nothing_installed
@@ -53,7 +54,7 @@ def test_jobs_are_seen_by_a_user_that_has_no_name(
     seen: queue.Queue[Object] = queue.Queue()
     with watched(lambda _, job: seen.put(job), namespace):
         Jobs(installed.client, namespace).create(manifest(namespace, stages="sft"))
-        assert seen.get(timeout=20)["metadata"]["name"] == "tiny"
+        assert seen.get(timeout=PATIENCE)["metadata"]["name"] == "tiny"
 
 
 class KnowsNoPath(BaseHTTPRequestHandler):
@@ -79,7 +80,7 @@ def test_kopf_is_started_again_whatever_has_ended_it(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(kopf, "login_via_client", login)
         monkeypatch.setattr(handlers, "RESTART_AFTER", 0.01)
         with watched(lambda kind, job: None, "any"):
-            assert all(lives.acquire(timeout=20) for _ in range(2))
+            assert all(lives.acquire(timeout=PATIENCE) for _ in range(2))
         server.shutdown()
 
 

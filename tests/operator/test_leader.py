@@ -67,7 +67,7 @@ class Bench:
 
 def run(test: Callable[[Bench], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await test(Bench())
 
     asyncio.run(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from cluster.client import Client
+from cluster.client import PATIENCE, Client
 from cluster.control_plane import ControlPlane
 from rlhf_operator.names import JobKey
 from rlhf_operator.progress_auth import Identity, Reporter, reporter_of
@@ -47,7 +47,7 @@ class Trainers:
 
     def wait_for_pod(self, job: str) -> dict[str, Any]:
         labels = f"batch.kubernetes.io/job-name={job}"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not (pods := self.client.list("v1/pods", self.namespace, labels=labels)):
             assert time.monotonic() < deadline, f"the Job controller made no pod for {job}"
             time.sleep(0.05)

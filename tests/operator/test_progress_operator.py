@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.kubelet import Kubelet, Script, Scripted, succeed
 from cluster.programs import free_ports
@@ -20,7 +21,7 @@ def play(pod: dict[str, Any]) -> Script:
     return Script(start_s=0.1, run_s=None) if is_stage else succeed(pod)
 
 
-def until(what: Callable[[], bool], timeout: float = 30) -> None:
+def until(what: Callable[[], bool], timeout: float = PATIENCE) -> None:
     deadline = time.monotonic() + timeout
     while not what():
         assert time.monotonic() < deadline
@@ -42,7 +43,7 @@ def test_reports_reach_the_status_through_either_replica_and_outlive_the_leader(
     node = make_node({"nvidia.com/gpu": 8})
     with Kubelet(installed.kubeconfig, Scripted(play), [node]):
         jobs.create(manifest(namespace, nodes=1, stages="sft"))
-        jobs.wait_running("sft", timeout=60)
+        jobs.wait_running("sft")
         (pod,) = jobs.pods("sft")
         token, path = token_of(jobs.client, pod), path_of(pod)
         lease = jobs.client.get("coordination.k8s.io/v1/leases", "rlhf-operator", namespace)

@@ -70,7 +70,7 @@ def run(script: Script, until: Callable[[Cache], bool]) -> Cache:
     async def main() -> Cache:
         cache = Cache()
         task = asyncio.create_task(Watch(script, cache, PODS, "team").run())  # type: ignore[arg-type]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not until(cache):
                 await asyncio.sleep(0.01)
         task.cancel()
@@ -149,7 +149,7 @@ def test_so_does_one_whose_versions_go_on_above_all_that_were() -> None:
     script = Script([([a_pod(30)], 95), ([a_pod(20)], 10_000)], [[ApiError(0, "Unreachable", "")]])
     watch = Watch(script, Cache(), PODS, "team")  # type: ignore[arg-type]
     with pytest.raises(Restored, match="Pod p was at version 30, and is at 20 now"):
-        asyncio.run(asyncio.wait_for(watch.run(), 5))
+        asyncio.run(asyncio.wait_for(watch.run(), 60))
 
 
 def test_a_list_that_is_older_than_a_write_of_ours_ends_nothing() -> None:

@@ -86,7 +86,7 @@ class ForkedRun:
     def wait(self) -> list[int | None]:
         """The exit code of each rank."""
         for process in self.processes:
-            process.join(timeout=120)
+            process.join(timeout=300)
         return [process.exitcode for process in self.processes]
 
     @property

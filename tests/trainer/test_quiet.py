@@ -32,7 +32,7 @@ import mlflow
 
 def test_an_engine_steps_without_mlflow_and_the_compiler_which_can_be_loaded_after_it() -> None:
     command = [sys.executable, "-c", STEPS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-3:] == ["True", "False", "False"]
 

@@ -104,7 +104,7 @@ def test_a_rank_that_is_stopped_in_a_collective_ends_the_others_and_is_named(
 ) -> None:
     started = ForkedRun(tmp_path, 2, free_port(), stand_still)
     waits, stopped = started.processes
-    waits.join(60)
+    waits.join(180)
     stopped.kill()
     assert waits.exitcode == ExitCode.TRANSIENT, started.log
     told = json.loads((tmp_path / TERMINATION_LOG).read_text("utf-8"))

@@ -13,7 +13,7 @@ import time
 from rlhf_trainer.__main__ import end_at_sigterm
 end_at_sigterm()
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -25,6 +25,6 @@ def test_what_is_fetched_or_loaded_as_process_1_ends_at_once() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == ExitCode.TERMINATED
+        assert process.wait(120) == ExitCode.TERMINATED
     finally:
         process.kill()

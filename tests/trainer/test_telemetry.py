@@ -33,7 +33,7 @@ class Operator:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append((dict(self.headers), json.loads(body)))
                 outer._told.set()
-                outer.answers.wait(20)
+                outer.answers.wait(120)
                 self.send_response(outer.answer)
                 self.end_headers()
 
@@ -47,7 +47,7 @@ class Operator:
 
     def wait_for_one(self) -> None:
         """Until the first report is there."""
-        assert self._told.wait(20)
+        assert self._told.wait(120)
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ class Pod:
     def run(self, run: StageRun, ranks: int = 1, **environment: str) -> tuple[int, str]:
         """Run the stage to its end: (exit code, log)."""
         process = self.start(run, ranks, **environment)
-        log, _ = process.communicate(timeout=300)
+        log, _ = process.communicate(timeout=600)
         return process.returncode, log
 
     def fork(self, run: StageRun, ranks: int = 1, *others: Path) -> ForkedRun:

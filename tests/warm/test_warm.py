@@ -57,7 +57,7 @@ def test_it_gets_the_signals_and_dies_with_whoever_passes_for_it(number: signal.
     port = served(process)
     assert is_served(port)
     process.send_signal(number)
-    assert process.wait(20) == -number
+    assert process.wait(120) == -number
     wait_until(lambda: not is_served(port))
 
 
@@ -65,7 +65,7 @@ def test_one_that_goes_before_it_has_asked_is_no_harm() -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(warm.server(warm.COMMANDS)))
         client.sendall(b"{")
-    done = subprocess.run(warm.command("json.tool"), input="{}", text=True, timeout=20, check=True)
+    done = subprocess.run(warm.command("json.tool"), input="{}", text=True, timeout=120, check=True)
     assert done.returncode == 0
 
 
@@ -76,5 +76,5 @@ def test_one_that_is_known_by_its_number_can_be_stopped(tmp_path: Path) -> None:
     process.send_signal(signal.SIGSTOP)
     wait_until(lambda: "T (stopped)" in Path(f"/proc/{process.pid}/status").read_text())
     process.kill()
-    assert process.wait(20) == -signal.SIGKILL
+    assert process.wait(120) == -signal.SIGKILL
     assert process.poll() == -signal.SIGKILL

@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
+from cluster.client import PATIENCE
 from cluster.kubelet.api import PODS, Api, Connection, Object, WatchExpired
 from cluster.kubelet.logs import LogServer
 from cluster.kubelet.runtime import Container, Runtime
@@ -50,7 +51,7 @@ class Kubelet:
         self._loop.start()
         listed = threading.Event()
         self._loop.do(self._open(listed))
-        if not listed.wait(30):
+        if not listed.wait(PATIENCE):
             raise TimeoutError("the API server does not list pods")
         return self
 
