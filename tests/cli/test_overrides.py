@@ -25,6 +25,15 @@ from rlhf_cli.overrides import apply_overrides
             "spec.stages.ppo.rewards.judge.weight=0.5",
             {"spec": {"stages": {"ppo": {"rewards": {"judge": {"weight": 0.5}}}}}},
         ),
+        (
+            "spec.stages.ppo.rewards.1.weight=0.5",
+            {"spec": {"stages": {"ppo": {"rewards": {"1": {"weight": 0.5}}}}}},
+        ),
+        (
+            "spec.resources.nodeSelector[kubernetes.io/arch]=arm64",
+            {"spec": {"resources": {"nodeSelector": {"kubernetes.io/arch": "arm64"}}}},
+        ),
+        ("spec.env[0].name=A", {"spec": {"env": [{"name": "A"}]}}),
     ],
 )
 def test_a_field_is_set_with_all_that_is_above_it(override: str, expected: dict[str, Any]) -> None:
@@ -51,6 +60,16 @@ def test_the_last_of_several_overrides_wins_and_the_manifest_is_left_alone() -> 
         ("spec.seed.x=1", "spec.seed has no fields"),
         ("spec.seed", "is not PATH=VALUE"),
         ("=3", "is not PATH=VALUE"),
+        (".=3", "is not PATH=VALUE"),
+        ("[]=3", "is not PATH=VALUE"),
+        ("spec..seed=3", "is not PATH=VALUE"),
+        ("spec.seed.=3", "is not PATH=VALUE"),
+        ("spec[seed=3", "is not PATH=VALUE"),
+        ("spec.resources.tolerations[²].key=a", "cannot hold it"),
+        (
+            "spec.resources.nodeSelector.kubernetes.io/arch=arm64",
+            "did you mean spec.resources.nodeSelector[kubernetes.io/arch]?",
+        ),
         ("spec.seed=[1", "the value is not YAML"),
         ("spec.resources.tolerations[3].key=a", "cannot hold it"),
     ],
