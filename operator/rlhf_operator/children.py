@@ -35,7 +35,7 @@ from rlhf_operator.ownership import (
     owner_text,
     refusal,
 )
-from rlhf_operator.refusals import Refusals
+from rlhf_operator.refusals import Asked, Refusals
 from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
@@ -108,11 +108,11 @@ class Children:
             if self._mender.is_due(known, self._now()):
                 self._cache.put(await self._mender.mend(self._resource(item), known))
             return
-        resource = self._resource(item)
-        self._refusals.recall(job, item)
+        resource, asked = self._resource(item), _asked(job)
+        self._refusals.recall(asked, item)
         try:
             self._cache.put(await self._api.create(resource, item))
-            self._refusals.forget(job, item)
+            self._refusals.forget(asked, item)
         except ApiError as error:
             if error.code == 409 and error.reason == "AlreadyExists":
                 await self._meet(job, resource, item)
@@ -120,7 +120,7 @@ class Children:
                 self.unserved.set()
                 raise OutOfDate(f"{resource.kind}: {error}") from error
             else:
-                raise self._refusals.refusal(job, item, error) from error
+                raise self._refusals.refusal(asked, item, error) from error
 
     async def _meet(self, job: RLHFJob, resource: Resource, wanted: Object) -> None:
         """An object of that name is there: ours from an earlier pass, or somebody else's."""
@@ -193,10 +193,10 @@ class Children:
     async def _delete(
         self, job: RLHFJob, resource: Resource, item: Object, propagation: str
     ) -> None:
-        meta = item["metadata"]
+        meta, asked = item["metadata"], _asked(job)
         if "deletionTimestamp" in meta:
             return
-        self._refusals.recall(job, item, "Deleting")
+        self._refusals.recall(asked, item, "Deleting")
         try:
             answer = await self._api.delete(
                 resource, meta["namespace"], meta["name"], meta["uid"], propagation
@@ -207,12 +207,16 @@ class Children:
                 return
             if error.code in (404, 409):  # nobody was asked; or another is there, or it is written
                 raise OutOfDate(str(error)) from error
-            raise self._refusals.refusal(job, item, error, "Deleting") from error
-        self._refusals.forget(job, item, "Deleting")
+            raise self._refusals.refusal(asked, item, error, "Deleting") from error
+        self._refusals.forget(asked, item, "Deleting")
         if "deletionTimestamp" in answer.get("metadata", {}):
             self._cache.put(answer)
         else:
             self._cache.remove(item)
+
+
+def _asked(job: RLHFJob) -> Asked:
+    return Asked(job.metadata.uid, job.metadata.generation)
 
 
 def key_of(job: RLHFJob) -> JobKey:

@@ -20,14 +20,15 @@ from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache, version_of
 from rlhf_operator.children import Children, key_of
-from rlhf_operator.controller import OutOfDate, status_of
+from rlhf_operator.controller import OutOfDate, Refused, StatusRefused, status_of
 from rlhf_operator.discovery import Served
 from rlhf_operator.event_object import event_object
-from rlhf_operator.events import Event
+from rlhf_operator.events import Event, status_refused
 from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
 from rlhf_operator.names import ANNOTATION_GANG, JobKey, child_name
 from rlhf_operator.observed import Attempt, Observed, Progress
+from rlhf_operator.refusals import Asked, Refusals
 from rlhf_operator.refused_pods import EVENTS, LOOK_AGAIN, RefusedPods
 from rlhf_operator.render import Platform
 from rlhf_operator.render.defaults import default_image
@@ -43,6 +44,7 @@ RLHFJOBS: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 ORPHAN: Final = "orphan"
 """Finalizer of the garbage collector (metav1.FinalizerOrphanDependents)."""
 
+WRITING: Final = "Writing the status of"
 TRIES: Final = 8
 """How often a status is sent where others are faster with what no pass goes by."""
 
@@ -74,6 +76,7 @@ class KubernetesCluster:
         self._api = api
         self._mender = Mender(api, clock)
         self._refused = RefusedPods(api)
+        self._refusals = Refusals(clock)
         self.children = Children(api, cache, self._mender, served, clock)
         self._cache = cache
         self._reports = reports
@@ -199,7 +202,7 @@ class KubernetesCluster:
             await self._replace(manifest, status)
         except ApiError as error:
             if error.code not in (404, 409):
-                raise
+                raise await self._refusal(manifest, error) from error
             now = self._cache.job(JobKey(meta["namespace"], meta["name"]))
             if now is None or tries == 1 or not _is_newer_alone(now, manifest):
                 raise OutOfDate(str(error)) from error
@@ -214,10 +217,22 @@ class KubernetesCluster:
         }
         try:
             self._cache.put(await self._api.replace(RLHFJOBS, body, "status"))
+            self._refusals.forget(_asked(manifest), manifest, WRITING)
         except ApiError as error:
             if error.code in (404, 409) or error.is_passing:  # of these it may have been written
                 await self.reload(JobKey(meta["namespace"], meta["name"]))
             raise
+
+    async def _refusal(self, manifest: dict[str, Any], error: ApiError) -> Exception:
+        """What lasts is told by an event: no condition can be written of it."""
+        meta, asked = manifest["metadata"], _asked(manifest)
+        meant = self._refusals.refusal(asked, manifest, error, WRITING)
+        if not isinstance(meant, Refused):
+            return meant
+        if self._refusals.is_news(asked, manifest, WRITING):
+            key = JobKey(meta["namespace"], meta["name"])
+            await self.emit(key, [status_refused(str(meant))])
+        return StatusRefused(str(meant))
 
     async def reload(self, key: JobKey) -> None:
         """Takes in the job as it is on the API server. Where it is gone, that is the one that was
@@ -252,6 +267,11 @@ class KubernetesCluster:
                 log.warning("Event on %s/%s: %s", key.namespace, key.name, result)
             elif isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
+
+
+def _asked(manifest: Object) -> Asked:
+    meta = manifest["metadata"]
+    return Asked(meta["uid"], meta.get("generation", 1))
 
 
 def _is_newer_alone(now: Object, before: Object) -> bool:

@@ -39,6 +39,10 @@ class OutOfDate(Exception):
     """What the pass looked at is not what is there any more: it is to be repeated on fresh data."""
 
 
+class StatusRefused(Exception):
+    """What is to be written down of a job is not taken. No attempt begins before it is."""
+
+
 class Cluster(Protocol):
     """All that a pass needs of a cluster, or of one machine.
 
@@ -63,7 +67,8 @@ class Cluster(Protocol):
 
     async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
         """Puts the whole status in place of the one in the manifest, as `load` gave it. OutOfDate
-        where the job is not as it was: somebody has edited it, or made another of its name."""
+        where the job is not as it was: somebody has edited it, or made another of its name.
+        StatusRefused where nothing can be written of it."""
 
     async def write_conditions(
         self, manifest: dict[str, Any], conditions: Sequence[Condition]

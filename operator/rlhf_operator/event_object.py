@@ -18,9 +18,10 @@ NOTE_LIMIT: Final = 1024
 def event_object(
     manifest: Object, event: Event, place: int, instance: str, now: datetime
 ) -> Object:
-    """Named after the write that it tells of, so that a repeated one is the same event."""
+    """Named after the write that it tells of, so that a repeated one is the same event; the reason
+    tells what is said of a write from what is said of the next one, which is refused."""
     meta = manifest["metadata"]
-    origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}"
+    origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}/{event.reason}"
     name = f"{meta['name']}.{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
     return {
         "apiVersion": "events.k8s.io/v1",

@@ -10,6 +10,7 @@ from rlhf_api.status import AttemptEnd, JobStatus, StageStatus, Timeline
 from rlhf_operator import pausing
 from rlhf_operator.alarms import ALARMS
 from rlhf_operator.decisions import HELD_UP
+from rlhf_operator.messages import redacted
 from rlhf_operator.outcome import described
 from rlhf_operator.waiting import UNPLACED
 
@@ -53,6 +54,8 @@ WHEN: Final = {
     "Succeeded": "the job is done",
     "Failed": "the job is stalled: no stage goes on",
     "Suspended": "the job is suspended, and its pods end",
+    "StatusRefused": "a policy, a webhook or a missing right refuses the job's status, in its own "
+    "words: no attempt begins; told anew each hour while that lasts, as no condition can tell it",
 }
 """What each event means, for the reference. Beside these, a stage that begins to wait is told by
 its reason."""
@@ -74,6 +77,12 @@ def events(before: JobStatus | None, after: JobStatus) -> list[Event]:
     for name, status in after.every_stage().items():
         found += _of_stage(name, old.of(name), status)
     return found + list(_of_job(old, after))
+
+
+def status_refused(said: str) -> Event:
+    """The one event that no write precedes; `said`: the API server's words."""
+    text = f"No attempt begins before its number can be written down. {said}"
+    return Event("Warning", "StatusRefused", redacted(text))
 
 
 def _of_stage(name: str, old: StageStatus, new: StageStatus) -> Iterator[Event]:

@@ -58,8 +58,8 @@ class Metrics:
         )
         self._errors = Counter(
             "reconcile_errors",
-            "Passes that did not end as they should: ApiError, Bug; OutOfDate, which is repeated "
-            "on fresh data, NotLeading and Cancelled are no fault.",
+            "Passes that did not end as they should: ApiError, StatusRefused, Bug; OutOfDate, "
+            "which is repeated on fresh data, NotLeading and Cancelled are no fault.",
             ["reason"],
             **own,
         )

@@ -15,6 +15,8 @@ QUOTA: Final = ("exceeded quota", "status unknown for quota")
 up yet."""
 DENIED: Final = re.compile("denied (the )?request")
 """As the API server words what admission policies, and webhooks, say."""
+NO_RIGHT: Final = re.compile(r'User "[^"]*" cannot |RBAC: ')
+"""As it words that somebody has no right (apiserver, responsewriters.Forbidden)."""
 USED: Final = re.compile(r", used: .*?(?=, limited: )")
 
 
@@ -109,6 +111,12 @@ def lasting(error: ApiError, item: Object, doing: str = "") -> Refused:
 def is_denied(error: ApiError) -> bool:
     """Whether a policy or a webhook has looked at the object, and says no."""
     return bool(DENIED.search(str(error)))
+
+
+def is_of_rights(error: ApiError) -> bool:
+    """Whether whoever asks has no right to; all else that is forbidden, an admission plug-in has
+    looked at."""
+    return error.code == 403 and bool(NO_RIGHT.search(str(error)))
 
 
 def _said(error: ApiError, item: Object, doing: str) -> str:

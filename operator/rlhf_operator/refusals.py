@@ -10,11 +10,9 @@ from collections import OrderedDict
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from rlhf_api.job import RLHFJob
-
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import REFUSED_AGAIN, Refused
-from rlhf_operator.ownership import is_denied, lasting, refusal
+from rlhf_operator.ownership import is_of_rights, lasting, refusal
 from rlhf_operator.server_clock import Clock, own_clock
 
 HOLDS: Final = REFUSED_AGAIN * 0.75
@@ -29,7 +27,18 @@ for ever, and answer all else."""
 KNOWN_FOR: Final = 3 * REFUSED_AGAIN
 """For how long after it was said last it is known since when it is said."""
 
-Key = tuple[str, int, str, str, str]
+EVENT_LIVES: Final = timedelta(minutes=61)
+"""After which an event that told of what lasts is gone (kube-apiserver, --event-ttl)."""
+
+
+class Asked(NamedTuple):
+    """An RLHFJob as its user wrote it: an edit of it is tried at once."""
+
+    uid: str
+    generation: int
+
+
+Key = tuple[Asked, str, str, str]
 
 
 class Told(NamedTuple):
@@ -39,38 +48,49 @@ class Told(NamedTuple):
     last: datetime
     sort: str
     error: Exception
+    told: datetime | None = None  # to people, where that is not for each pass to do
 
 
 class Refusals:
-    """By the job as its user wrote it, and the child: an edit of the job is tried at once."""
+    """By the job as its user wrote it, and the object that was to be changed."""
 
     def __init__(self, clock: Clock = own_clock) -> None:
         self._clock = clock
         self._told: OrderedDict[Key, Told] = OrderedDict()  # by when it was said last
 
-    def recall(self, job: RLHFJob, item: Object, doing: str = "") -> None:
+    def recall(self, asked: Asked, item: Object, doing: str = "") -> None:
         """Raises what was said of this change, where that was a moment ago."""
-        told = self._told.get(_key(job, item, doing))
+        told = self._told.get(_key(asked, item, doing))
         if told and isinstance(told.error, Refused) and self._is_within(HOLDS, told):
             raise told.error.with_traceback(None)
 
-    def refusal(self, job: RLHFJob, item: Object, error: ApiError, doing: str = "") -> Exception:
+    def refusal(self, asked: Asked, item: Object, error: ApiError, doing: str = "") -> Exception:
         """What the error means, remembered."""
         self._forget_old()
-        meant, key, now = refusal(error, item, doing), _key(job, item, doing), self._clock()
+        meant, key, now = refusal(error, item, doing), _key(asked, item, doing), self._clock()
         sort = meant.state.reason if isinstance(meant, Refused) else ""
         before = self._told.pop(key, None)
-        first = before.first if before and before.sort == sort else now
-        if sort == "Forbidden" and not is_denied(error) and now - first < KNOWS_NOBODY:
+        same = before if before and before.sort == sort else None
+        first = same.first if same else now
+        if is_of_rights(error) and now - first < KNOWS_NOBODY:
             meant = error
         if not sort and now - first >= PATIENCE:
             meant = lasting(error, item, doing)
-        self._told[key] = Told(first, now, sort, meant)
+        self._told[key] = Told(first, now, sort, meant, same.told if same else None)
         return meant
 
-    def forget(self, job: RLHFJob, item: Object, doing: str = "") -> None:
+    def is_news(self, asked: Asked, item: Object, doing: str = "") -> bool:
+        """Whether people are to be told of what was said last; they are by whoever asks that."""
+        key, now = _key(asked, item, doing), self._clock()
+        known = self._told.get(key)
+        if known is None or (known.told and timedelta() <= now - known.told < EVENT_LIVES):
+            return False
+        self._told[key] = known._replace(told=now)
+        return True
+
+    def forget(self, asked: Asked, item: Object, doing: str = "") -> None:
         """It was done."""
-        self._told.pop(_key(job, item, doing), None)
+        self._told.pop(_key(asked, item, doing), None)
 
     def _forget_old(self) -> None:
         while self._told and not self._is_within(KNOWN_FOR, next(iter(self._told.values()))):
@@ -80,6 +100,5 @@ class Refusals:
         return timedelta() <= self._clock() - told.last < span
 
 
-def _key(job: RLHFJob, item: Object, doing: str) -> Key:
-    meta = job.metadata
-    return meta.uid, meta.generation, doing, item["kind"], item["metadata"]["name"]
+def _key(asked: Asked, item: Object, doing: str) -> Key:
+    return asked, doing, item["kind"], item["metadata"]["name"]

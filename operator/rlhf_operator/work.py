@@ -10,7 +10,12 @@ from typing import Final
 
 from rlhf_operator.api import ApiError, NotLeading
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import OutOfDate, reconcile_once, say_broken_off
+from rlhf_operator.controller import (
+    OutOfDate,
+    StatusRefused,
+    reconcile_once,
+    say_broken_off,
+)
 from rlhf_operator.metrics import Metrics
 from rlhf_operator.names import JobKey
 from rlhf_operator.plan import BeginAttempt
@@ -25,6 +30,10 @@ NEWER_AGAIN: Final = 60.0
 """Seconds until a job whose resource is newer than this operator is looked at again."""
 LOOK_AGAIN: Final = 1.0
 """Seconds until a pass over data that was out of date is repeated, if no event comes before."""
+
+
+FAILED: Final = ("ApiError", "StatusRefused", "Bug")
+"""What a pass may end with after which the next one is put off, longer each time."""
 
 
 async def work(
@@ -45,7 +54,7 @@ async def _worker(queue: WorkQueue, cluster: KubernetesCluster, metrics: Metrics
         try:
             error = await _pass(queue, cluster, key)
         finally:
-            queue.done(key, failed=error in ("ApiError", "Bug"))
+            queue.done(key, failed=error in FAILED)
             metrics.reconciled(time.monotonic() - began, error or None)
         if error == "NotLeading":  # nor would any other job's pass be let write in this term
             return
@@ -68,9 +77,9 @@ async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> st
     except NotLeading as error:
         log.warning("%s/%s: %s was not sent, the lease is not held", *key, error)
         return "NotLeading"
-    except ApiError as error:
+    except (ApiError, StatusRefused) as error:
         log.warning("%s/%s: %s", *key, error)
-        return "ApiError"
+        return type(error).__name__
     except Restored:
         raise  # it ends the process
     except Exception as error:

@@ -25,6 +25,7 @@ from cluster_jobs import (
 )
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.config import load_kube_config
+from kubernetes.client import ApiException
 from operator_process import OperatorProcess
 from operator_rights import limited
 from rlhf_api.status import JobStatus, StageStatus
@@ -227,6 +228,46 @@ def test_what_policies_of_the_cluster_make_of_children_is_left_as_it_is(
         for name in names:
             for plural in ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"):
                 jobs.client.delete(f"{POLICIES}/{plural}", name)
+
+
+def test_a_policy_that_refuses_statuses_is_told_by_an_event_and_begins_nothing(
+    installed: ControlPlane, jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
+) -> None:
+    """No condition can be written of it; other jobs go on."""
+    name, kind = f"{jobs.namespace}-frozen", "ValidatingAdmissionPolicy"
+    rule = {"apiGroups": ["rlhf.dev"], "apiVersions": ["*"], "resources": ["rlhfjobs/status"]}
+    inside = {"matchLabels": {"kubernetes.io/metadata.name": jobs.namespace}}
+    matched = {"namespaceSelector": inside, "resourceRules": [rule | {"operations": ["UPDATE"]}]}
+    refused = {"expression": "object.metadata.name != 'tiny'", "message": "not on Fridays"}
+    made = {"apiVersion": POLICIES, "metadata": {"name": name}}
+    policy = {"matchConstraints": matched, "validations": [refused]}
+    bound = {"policyName": name, "validationActions": ["Deny"]}
+
+    def is_in_force() -> bool:
+        try:
+            jobs.client.patch(JOBS, "tiny", {"status": {}}, jobs.namespace, subresource="status")
+        except ApiException as error:
+            return "not on Fridays" in str(error)
+        return False
+
+    installed.client.create({**made, "kind": kind, "spec": policy})
+    installed.client.create({**made, "kind": f"{kind}Binding", "spec": bound})
+    try:
+        jobs.create(manifest(jobs.namespace, stages="sft"))
+        wait_until(is_in_force)
+        play(succeed)
+        run_operator(kubeconfig=limited(installed, jobs.namespace))
+        jobs.create(manifest(jobs.namespace, "other", stages="sft"))
+        jobs.wait_ready("other")
+        wait_until(lambda: "StatusRefused" in dict(jobs.events()))
+        assert "denied request: not on Fridays" in dict(jobs.events())["StatusRefused"]
+        begun = jobs.children("batch/v1/jobs")
+        assert {of["metadata"]["labels"]["rlhf.dev/job"] for of in begun} == {"other"}
+    finally:
+        for plural in ("validatingadmissionpolicies", "validatingadmissionpolicybindings"):
+            installed.client.delete(f"{POLICIES}/{plural}", name)
+    jobs.wait_ready()
+    assert jobs.attempts() == {"sft": 1}
 
 
 def first_attempt_never_ends(pod: Object) -> Script:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 from builders import NOON, a_job
 from rlhf_api.job import RLHFJob
+from rlhf_api.status import JobStatus
 from rlhf_operator.api import Api, ApiError
 from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
-from rlhf_operator.controller import REFUSED_AGAIN, OutOfDate, Refused
+from rlhf_operator.controller import REFUSED_AGAIN, OutOfDate, Refused, StatusRefused
 from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS, JobKey
 from rlhf_operator.ownership import refusal
 from rlhf_operator.render import Platform
@@ -184,6 +186,104 @@ def test_what_should_pass_and_does_not_is_told_after_a_minute() -> None:
     api.is_broken = True
     with pytest.raises(ApiError):  # it was made meanwhile: what breaks now may pass by itself
         apply(245)
+
+
+def test_a_limit_on_claims_is_told_at_once() -> None:
+    """An API server that has just started may know no rights yet; this is a limit that it knows."""
+    said = (
+        'persistentvolumeclaims "tiny-checkpoints" is forbidden: minimum storage usage per '
+        "PersistentVolumeClaim is 1Ti, but request is 500Gi"
+    )
+
+    class Limits:
+        async def create(self, *_: Any) -> None:
+            raise ApiError(403, "Forbidden", said)
+
+    cluster = KubernetesCluster(cast(Api, Limits()), Cache(), Platform(), {}, clock=lambda: NOON)
+    job = a_job().build()
+    with pytest.raises(Refused) as refused:
+        asyncio.run(cluster.apply(job, [wanted(job)]))
+    assert refused.value.state[:2] == ("Stalled", "Forbidden")
+    assert refused.value.state.message.endswith(said)
+
+
+class KeepsNoStatus:
+    """An API server that refuses to write down a status, and takes events."""
+
+    def __init__(self, error: ApiError) -> None:
+        self.error: ApiError | None = error
+        self.told: list[dict[str, Any]] = []
+
+    async def replace(self, _: Any, body: dict[str, Any], subresource: str) -> dict[str, Any]:
+        assert subresource == "status"
+        if self.error:
+            raise self.error
+        return body
+
+    async def create(self, _: Any, body: dict[str, Any]) -> dict[str, Any]:
+        self.told.append(body)
+        return body
+
+    async def get(self, *_: Any) -> dict[str, Any]:
+        return rlhfjob(version=7)
+
+
+WRITTEN = (
+    "rlhfjobs.rlhf.dev \"tiny\" is forbidden: ValidatingAdmissionPolicy 'frozen' with binding "
+    "'frozen' denied request: no statuses on Fridays"
+)
+NO_RIGHT = (
+    'rlhfjobs.rlhf.dev "tiny" is forbidden: User "system:serviceaccount:rlhf:operator" cannot '
+    'update resource "rlhfjobs/status" in API group "rlhf.dev" in the namespace "default"'
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [
+        (ApiError(422, "Invalid", WRITTEN), 0),
+        (ApiError(403, "Forbidden", NO_RIGHT), 6),  # once it knows everybody's rights
+        (ApiError(500, "InternalError", "etcdserver: request is too large"), 61),
+    ],
+)
+def test_a_status_that_is_refused_is_told_by_one_event(error: ApiError, after: int) -> None:
+    """No condition can be written then; the operator's log is read by nobody who has the job."""
+    cache, api, now = Cache(), KeepsNoStatus(error), NOON
+    cluster = KubernetesCluster(cast(Api, api), cache, Platform(), {}, clock=lambda: now)
+    cache.put(job := rlhfjob(version=7))
+    if after:  # it may yet pass
+        with pytest.raises(ApiError):
+            asyncio.run(cluster.write_status(job, JobStatus()))
+    for minutes in (0, 1, 2):
+        now = NOON + timedelta(seconds=after, minutes=minutes)
+        with pytest.raises(StatusRefused, match=re.escape(str(error))):
+            asyncio.run(cluster.write_status(job, JobStatus()))
+    (event,) = api.told
+    assert (event["reason"], event["type"]) == ("StatusRefused", "Warning")
+    assert event["note"].endswith(f"Writing the status of RLHFJob tiny: {error}")
+    assert event["regarding"]["uid"] == job["metadata"]["uid"]
+
+
+def test_a_refused_status_is_told_anew_while_it_lasts_and_once_it_begins_again() -> None:
+    """Events live for an hour, and a job that stands still over night has nothing else."""
+    cache, api, now = Cache(), KeepsNoStatus(ApiError(422, "Invalid", WRITTEN)), NOON
+    cluster = KubernetesCluster(cast(Api, api), cache, Platform(), {}, clock=lambda: now)
+    cache.put(job := rlhfjob(version=7))
+
+    def write(minutes: int) -> None:
+        nonlocal now
+        now = NOON + timedelta(minutes=minutes)
+        with contextlib.suppress(StatusRefused):
+            asyncio.run(cluster.write_status(job, JobStatus()))
+
+    for minutes in range(65):
+        write(minutes)
+    assert len(api.told) == 2
+    refuses, api.error = api.error, None
+    write(65)
+    api.error = refuses
+    write(66)
+    assert len(api.told) == 3
 
 
 def wanted(job: RLHFJob) -> dict[str, Any]:

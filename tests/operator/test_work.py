@@ -15,6 +15,7 @@ from rlhf_operator import queue as work_queue
 from rlhf_operator import work as work_module
 from rlhf_operator.api import NotLeading
 from rlhf_operator.cluster import KubernetesCluster
+from rlhf_operator.controller import StatusRefused
 from rlhf_operator.events import Event
 from rlhf_operator.metrics import Metrics
 from rlhf_operator.names import JobKey
@@ -77,10 +78,10 @@ class Broken:
         return next(told, ("", "", ""))
 
 
-def run(cluster: Broken, until: Callable[[], bool]) -> None:
+def run(cluster: Broken, until: Callable[[], bool], metrics: Metrics | None = None) -> None:
     async def main() -> None:
-        queue, metrics = WorkQueue(), Metrics()
-        working = asyncio.create_task(work(queue, cast(KubernetesCluster, cluster), metrics, 1))
+        queue, served = WorkQueue(), cast(KubernetesCluster, cluster)
+        working = asyncio.create_task(work(queue, served, metrics or Metrics(), 1))
         for key in (BAD, GOOD):
             queue.add(key)
         async with asyncio.timeout(60):
@@ -108,6 +109,22 @@ def test_a_mistake_of_ours_is_a_condition_and_other_jobs_go_on() -> None:
     assert cluster.condition(BAD, "Stalled")[0] == "False"
     assert cluster.writes.count(BAD) == 1  # what stays as it is is not written again
     assert cluster.condition(GOOD, "Reconciling")[1] == "Starting"
+
+
+def test_a_job_whose_status_is_refused_is_put_off_and_counted_and_other_jobs_go_on() -> None:
+    class Unwritten(Broken):
+        async def write_status(self, manifest: dict[str, Any], status: JobStatus) -> None:
+            if manifest["metadata"]["name"] == BAD.name:
+                raise StatusRefused("no")
+            await super().write_status(manifest, status)
+
+    cluster, metrics = Unwritten(ValueError()), Metrics()
+    cluster.error = None
+    run(cluster, lambda: cluster.tries >= 3 and GOOD in cluster.writes, metrics)
+    assert BAD not in cluster.writes
+    counted = metrics.registry.get_sample_value
+    name, of = "rlhf_operator_reconcile_errors_total", {"reason": "StatusRefused"}
+    assert (counted(name, of) or 0) >= 2
 
 
 def test_a_backup_that_a_pass_finds_ends_the_process_and_is_no_mistake_of_ours() -> None:
