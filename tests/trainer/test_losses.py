@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -315,10 +316,27 @@ def test_kl_as_a_loss_by_hand_and_with_its_gradient() -> None:
     assert grad.tolist() == pytest.approx([0.25, -0.5, 0.0], abs=1e-12)
 
 
-def test_k1_is_refused_as_a_loss() -> None:
-    one = torch.ones(1)
-    with pytest.raises(ValueError, match="k1"):
-        ls.kl_loss(one, one, one, "k1")  # type: ignore[arg-type]
+def test_k1_as_a_loss_has_its_own_value_and_the_gradient_that_it_has_in_the_reward() -> None:
+    logprobs = f64(-1.0, -2.0, -15.0, -9.0).requires_grad_()
+    ref, mask = f64(-1.5, -1.0, -1.0, math.nan), torch.tensor([1, 1, 1, 0])
+    k1 = ls.kl_loss(logprobs, ref, mask, "k1")
+    assert k1.item() == pytest.approx((0.5 - 1.0 - 10.0) / 3, abs=1e-12)
+    (grad,) = torch.autograd.grad(k1, logprobs)  # x·∇log π, clamped as the reward's penalty is
+    assert grad.tolist() == pytest.approx([0.5 / 3, -1 / 3, -10 / 3, 0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize(("estimator", "is_exact"), [("k1", True), ("k2", True), ("k3", False)])
+def test_k1_and_k2_as_a_loss_have_the_gradient_of_the_kl_over_the_policys_own_tokens(
+    estimator: Literal["k1", "k2", "k3"], is_exact: bool
+) -> None:
+    logits = f64(0.5, 0.0, -1.0).requires_grad_()
+    log_p, log_q = logits.log_softmax(-1), f64(0.2, 0.2, 0.6).log()
+    p = log_p.exp()
+    (want,) = torch.autograd.grad((p * (log_p - log_q)).sum(), logits, retain_graph=True)
+    tokens = [ls.kl_loss(log_p[[i]], log_q[[i]], torch.ones(1), estimator) for i in range(3)]
+    expected_loss = (p.detach() * torch.stack(tokens)).sum()
+    (got,) = torch.autograd.grad(expected_loss, logits)
+    assert (got.tolist() == pytest.approx(want.tolist(), abs=1e-12)) is is_exact
 
 
 def test_entropy_loss_falls_as_entropy_rises() -> None:

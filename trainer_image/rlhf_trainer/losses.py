@@ -15,14 +15,14 @@ Masks: `response_mask` / `mask` is True where a token counts; other positions ma
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf_trainer.logprobs import upcast
-from rlhf_trainer.rewards import LOG_RATIO_CLAMP, kl_estimate
+from rlhf_trainer.rewards import LOG_RATIO_CLAMP, KLEstimator, kl_estimate
 
 TokenCount = Tensor | float
 SumOverRanks = Callable[[Tensor], Tensor]
@@ -213,19 +213,21 @@ def kl_loss(
     logprobs: Tensor,
     ref_logprobs: Tensor,
     mask: Tensor,
-    estimator: Literal["k2", "k3"] = "k3",
+    estimator: KLEstimator = "k3",
     global_token_count: TokenCount | None = None,
 ) -> Tensor:
     """Token mean of the KL estimate as a term of the loss (GRPO): a scalar, before its coefficient.
 
-    k3 as in Shao et al. 2024 (DeepSeekMath), eq. 4; k2 has the gradient of the true KL on policy.
-    k1 is refused: its expected gradient is zero.
+    k3 as in Shao et al. 2024 (DeepSeekMath), eq. 4: its gradient is that of the KL where x is small
+    alone. k2's is that of the KL, x·∇log π, on policy. k1's own would be ∇log π, which is 0 on
+    average: it gets k1·∇log π, as in the reward (verl's k1+). Source: Tang and Munos 2025, "On a
+    few pitfalls in KL divergence gradient estimation for RL".
     """
-    if estimator not in ("k2", "k3"):
-        raise ValueError(f"{estimator!r} cannot be a loss: use k2 or k3")
     mask = mask.bool()
     masked_logprobs = upcast(logprobs).where(mask, 0.0)
     kl = kl_estimate(masked_logprobs, ref_logprobs.detach(), estimator)
+    if estimator == "k1":
+        kl = kl.detach() * (1 + masked_logprobs - masked_logprobs.detach())
     return masked_token_mean(kl, mask, global_token_count)
 
 

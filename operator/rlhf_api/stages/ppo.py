@@ -30,7 +30,8 @@ class KL(Contract):
     )
     estimator: Literal["k1", "k2", "k3"] = Field(
         default="k1",
-        description="k1 = x, k2 = x²/2, k3 = e^(−x) − 1 + x with x = log π − log π_ref.",
+        description="k1 = x, k2 = x²/2, k3 = e^(−x) − 1 + x with x = log π − log π_ref. "
+        "`advantage: grpo` has the KL in its loss: k3 is the paper's, k1 and k2 have its gradient.",
     )
     adaptive: AdaptiveKL | None = Field(
         default=None, description="Adapt β to a target; default: fixed."

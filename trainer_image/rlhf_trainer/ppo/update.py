@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -209,9 +209,7 @@ def _actor_loss(
         bonus = entropy_loss(scores.entropy, batch.mask, global_token_count=count)
         loss = loss + (config.entropy_coef if trains_policy else 0.0) * bonus
     if config.advantage == "grpo" and kl_coef > 0:
-        # k1 has no gradient on average: k3 stands in for it, as in the paper.
-        estimator: Literal["k2", "k3"] = "k2" if config.kl.estimator == "k2" else "k3"
-        kl = kl_loss(scores.logprobs, batch.ref_logprobs, batch.mask, estimator, count)
+        kl = kl_loss(scores.logprobs, batch.ref_logprobs, batch.mask, config.kl.estimator, count)
         loss = loss + kl_coef * kl
     if scores.values is not None:
         value, value_figures = _value_loss(config, batch, scores.values)
