@@ -6,7 +6,7 @@ import asyncio
 import copy
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -116,23 +116,21 @@ def wait_for_knob(jobs: Jobs, *, is_there: bool) -> None:
 
 
 def allow_few(jobs: Jobs, hard: dict[str, str]) -> None:
-    """The quota `few` in their namespace."""
+    """The quota `few` in their namespace, once it is counted by."""
+
+    def is_counted(quota: Object | None) -> bool:
+        return "hard" in (quota or {}).get("status", {})
+
     meta = {"name": "few", "namespace": jobs.namespace}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}}
     jobs.client.create(quota)
+    jobs.client.wait_for("v1/resourcequotas", "few", is_counted, jobs.namespace)
 
 
 def test_a_quota_is_a_reason_to_wait(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
     allow_few(jobs, {"count/jobs.batch": "0"})
-    wait_until(
-        lambda: bool(
-            jobs.client.get("v1/resourcequotas", "few", jobs.namespace)
-            .get("status", {})
-            .get("hard")
-        )
-    )
     play(succeed)
     run_operator()
     jobs.create(manifest(jobs.namespace, stages="sft"))
@@ -147,10 +145,10 @@ def test_pods_that_a_quota_refuses_are_told_in_its_words(
     play(succeed)
     run_operator(kubeconfig=limited(installed, jobs.namespace))
     jobs.create(manifest(jobs.namespace, stages="sft"))
-    job = jobs.wait(lambda job: condition(job, "Scheduled") == ("False", "PodsRefused"))
     words = "exceeded quota: few, requested: requests.nvidia.com/gpu=4, limited: "
     said = f"1 of 2 pods could be made: {words}requests.nvidia.com/gpu=4."
-    assert stage(job, "sft")["message"] == said
+    job = jobs.wait(lambda job: stage(job, "sft").get("message") == said)
+    assert condition(job, "Scheduled") == ("False", "PodsRefused")
 
 
 COST = 'Object{metadata: Object.metadata{labels: {"example.org/cost": "a"}}}'
@@ -317,7 +315,8 @@ def test_a_node_that_is_lost_while_no_operator_is_there_is_no_fault(
     wait_until(lambda: "FailureTarget" in ends(jobs))
     node.take_out_of_service()
     wait_until(lambda: "Failed" in ends(jobs))
-    assert [pod["metadata"]["name"] for pod in jobs.pods("sft")] == [peer["metadata"]["name"]]
+    peers = [peer["metadata"]["name"]]
+    wait_until(lambda: [pod["metadata"]["name"] for pod in jobs.pods("sft")] == peers)
     as_after_a_grace_period(jobs)
     operator.start()
     status = stage(jobs.wait(lambda job: "ended" in stage(job, "sft")), "sft")
@@ -413,23 +412,31 @@ def test_a_gang_that_does_not_fit_is_not_bound_and_says_why(
 def test_two_jobs_that_each_need_all_devices_run_one_after_the_other(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
-    play(lambda pod: succeed(pod)._replace(run_s=1.0 * (stage_of(pod) == "sft")))
+    play(lambda pod: succeed(pod)._replace(run_s=0.5 * (stage_of(pod) == "sft")))
     run_operator()
+    listed = jobs.client.request("GET", f"/api/v1/namespaces/{jobs.namespace}/pods")
     for name in ("one", "two"):
         made = manifest(jobs.namespace, name, nodes=2, stages="sft")
         made["spec"]["resources"]["gpusPerNode"] = 8
         jobs.create(made)
-    held: list[set[str]] = []
-
-    def are_ready() -> bool:
-        held.append(holders(jobs.pods("sft")))
-        return all(condition(jobs.get(name), "Ready")[0] == "True" for name in ("one", "two"))
-
-    wait_until(are_ready)
+    for name in ("one", "two"):
+        jobs.wait_ready(name)
+        assert jobs.attempts(name) == {"sft": 1}
+    held = list(holders_since(jobs, listed["metadata"]["resourceVersion"], pods=4))
     assert {"one"} in held
     assert {"two"} in held
     assert {"one", "two"} not in held
-    assert {**jobs.attempts("one"), **jobs.attempts("two")} == {"sft": 1}
+
+
+def holders_since(jobs: Jobs, version: str, pods: int) -> Iterator[set[str]]:
+    """At each change, until so many pods of SFT have succeeded: nothing between is missed."""
+    seen: dict[str, Object] = {}
+    for _, pod in jobs.client.watch("v1/pods", jobs.namespace, version=version):
+        if stage_of(pod) == "sft":
+            seen[pod["metadata"]["uid"]] = pod
+            yield holders(list(seen.values()))
+        if [of["status"]["phase"] for of in seen.values()].count("Succeeded") == pods:
+            return
 
 
 def stage_of(pod: Object) -> str:
@@ -476,7 +483,7 @@ def test_a_child_that_somebody_deletes_before_its_pods_start_is_made_again(
 ) -> None:
     def chosen(pod: Object) -> Script:
         is_sft = pod["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
-        return Script(start_s=5.0, run_s=None) if is_sft else succeed(pod)
+        return Script(start_s=3600, run_s=None) if is_sft else succeed(pod)
 
     play(chosen)
     run_operator()
@@ -542,9 +549,10 @@ def test_what_pods_depend_on_is_put_back_while_they_run(
     wait_until(selects_its_pods)
     unseen = {"metadata": {"labels": {"rlhf.dev/job": None}}}
     jobs.client.patch("v1/configmaps", name, unseen, jobs.namespace)
-    jobs.client.patch(group, name, {"metadata": {"finalizers": None}}, jobs.namespace)
     before = jobs.client.get(group, name, jobs.namespace)["metadata"]["uid"]
     jobs.client.delete(group, name, jobs.namespace)
+    # Afterwards: one that is not being deleted is given its finalizer back by its controller.
+    jobs.client.patch(group, name, {"metadata": {"finalizers": None}}, jobs.namespace)
 
     def is_as_it_was() -> bool:
         config = jobs.client.get("v1/configmaps", name, jobs.namespace)

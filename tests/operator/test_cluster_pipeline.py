@@ -59,9 +59,13 @@ def test_an_applied_job_runs_to_ready(
     assert job["status"]["observedGeneration"] == 1
     assert not job["metadata"].get("finalizers")
     assert "kopf" not in json.dumps(job["metadata"].get("annotations") or {})
-    said = [reason for reason, _ in jobs.events()]
-    assert said.count("StageSucceeded") == 5
-    assert said.count("Succeeded") == 1
+    wait_until(lambda: "Succeeded" in reasons(jobs))  # events follow the status
+    assert reasons(jobs).count("StageSucceeded") == 5
+    assert reasons(jobs).count("Succeeded") == 1
+
+
+def reasons(jobs: Jobs) -> list[str]:
+    return [reason for reason, _ in jobs.events()]
 
 
 def test_nothing_is_written_once_all_is_done(
@@ -71,11 +75,24 @@ def test_nothing_is_written_once_all_is_done(
     run_operator()
     jobs.create(manifest(jobs.namespace, stages="sft"))
     version = jobs.wait_ready()["metadata"]["resourceVersion"]
-    time.sleep(2)  # the Job controller takes its finalizers off
+    wait_until(lambda: all(map(is_left_alone, jobs.children("batch/v1/jobs"))))
+    wait_until(lambda: not any(pod["metadata"].get("finalizers") for pod in pods_of(jobs)))
     before = versions(jobs)
     time.sleep(3)
     assert jobs.get()["metadata"]["resourceVersion"] == version
     assert versions(jobs) == before
+
+
+def is_left_alone(job: Object) -> bool:
+    """The Job controller writes it no more."""
+    found = {item["type"] for item in job["status"].get("conditions", [])}
+    return "Complete" in found and not any(
+        job["status"].get("uncountedTerminatedPods", {}).values()
+    )
+
+
+def pods_of(jobs: Jobs) -> list[Object]:
+    return jobs.children("v1/pods")
 
 
 def versions(jobs: Jobs) -> dict[str, str]:
@@ -348,40 +365,45 @@ def test_a_second_replica_takes_over_from_one_that_was_killed(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
     play(succeed)
+    first, second = one_that_leads_and_one_that_waits(run_operator)
+    first.kill()
+    jobs.create(manifest(jobs.namespace, stages="sft"))
+    jobs.wait_ready()
+    assert "This process leads" in second.log()
+
+
+def one_that_leads_and_one_that_waits(run_operator: Run) -> tuple[OperatorProcess, OperatorProcess]:
     first = run_operator("--identity", "first")
     wait_until(lambda: "This process leads" in first.log())
-    run_operator("--identity", "second")
-    time.sleep(2)
-    first.kill()
-    began = time.monotonic()
-    jobs.create(manifest(jobs.namespace, stages="sft"))
-    jobs.wait(lambda job: bool((job or {}).get("status", {}).get("startTime")))
-    assert time.monotonic() - began < 20
-    jobs.wait_ready()
+    second = run_operator("--identity", "second")
+    wait_until(lambda: "this replica waits for the lease" in second.log())
+    return first, second
 
 
 def test_sigterm_hands_over_at_once(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
     play(succeed)
-    first = run_operator("--identity", "first")
-    wait_until(lambda: "This process leads" in first.log())
-    second = run_operator("--identity", "second")
-    time.sleep(2)
+    first, second = one_that_leads_and_one_that_waits(run_operator)
     assert first.terminate() == 0
-    wait_until(lambda: "This process leads" in second.log(), timeout=6)
+    assert holder(jobs) != "first"  # nobody waits until its term has run out
+    wait_until(lambda: "This process leads" in second.log())
+    assert holder(jobs) == "second"
+
+
+def holder(jobs: Jobs) -> str:
+    """Who leads, by the name that it was given; nobody by an empty one."""
+    lease = jobs.client.get("coordination.k8s.io/v1/leases", "rlhf-operator", jobs.namespace)
+    return str(lease["spec"].get("holderIdentity") or "").partition("_")[0]
 
 
 def test_a_leader_that_was_stopped_past_its_lease_writes_nothing(
     jobs: Jobs, run_operator: Run, play: Callable[..., Kubelet]
 ) -> None:
     play(succeed)
-    first = run_operator("--identity", "first")
-    wait_until(lambda: "This process leads" in first.log())
-    second = run_operator("--identity", "second")
-    time.sleep(2)
+    first, second = one_that_leads_and_one_that_waits(run_operator)
     first.signal(signal.SIGSTOP)
-    wait_until(lambda: "This process leads" in second.log(), timeout=20)
+    wait_until(lambda: "This process leads" in second.log())
     jobs.create(manifest(jobs.namespace, stages="sft"))
     first.signal(signal.SIGCONT)
     jobs.wait_ready()

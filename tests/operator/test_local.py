@@ -391,7 +391,7 @@ def _attempts(cluster: LocalCluster) -> tuple[Attempt, ...]:
 
 def test_every_pod_of_a_gang_gets_its_own_index(bench: Bench) -> None:
     """Several pods, as a cluster has them; a run itself fits a job to one."""
-    bench.behave({"sft": {"exit": 75, "sleep": 5}})  # late: a failure ends the whole gang
+    bench.behave({"sft": {"exit": 75, "starts": 2}})  # not before: a failure ends the whole gang
     store = Store(bench.directory, bench.job(sft={"resources": {"nodes": 2}}), lambda job: None)
     server = LoopbackServer()
     cluster = LocalCluster(store.job, store, TWO_CORES, server, {})

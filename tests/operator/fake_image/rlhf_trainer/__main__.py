@@ -1,8 +1,8 @@
 """Stands in for the trainer image: does what the file in FAKE_BEHAVIOUR says.
 
 The file maps "stage" or "stage/attempt" to {"exit": code, "sleep": seconds, "ignore_term": true,
-"metrics": {...}, "silent": true, "child": true, "fetch": true}. Every start is a line of
-FAKE_BEHAVIOUR.started.
+"metrics": {...}, "silent": true, "child": true, "fetch": true, "starts": lines}. Every start is a
+line of FAKE_BEHAVIOUR.started; `starts`: it goes on once there are so many.
 """
 
 from __future__ import annotations
@@ -40,9 +40,13 @@ def main() -> int:
     if act.get("child"):
         code = "import time; time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-        book.with_suffix(".child").write_text(str(child.pid))
+        draft = book.with_suffix(".tmp")
+        draft.write_text(str(child.pid))
+        draft.replace(book.with_suffix(".child"))  # whoever sees it finds the number in it
     if act.get("fetch"):
         Path(run["paths"][run["model"]["source"]]).mkdir(parents=True, exist_ok=True)
+    while book.with_suffix(".started").read_text().count("\n") < act.get("starts", 0):
+        time.sleep(0.02)
     time.sleep(act.get("sleep", 0))
     code = act.get("exit", 0)
     if act.get("silent"):
