@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,22 +66,9 @@ class Server:
             return Answer(None, told or [("", body["message"])])
 
 
-def is_served(client: Client) -> bool:
-    try:
-        client.list(JOBS, "default")
-    except ApiException as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
-
-
 @pytest.fixture(scope="module")
 def server(control_plane: ControlPlane) -> Server:
-    client = control_plane.client
-    client.define(crd())
-    while not is_served(client):
-        time.sleep(0.05)
+    control_plane.client.define(crd())
     return Server(control_plane.client)
 
 

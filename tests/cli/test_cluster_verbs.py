@@ -286,6 +286,8 @@ def test_a_submitted_job_is_followed_to_its_end(story: Story) -> None:
 
 
 def test_events_are_told_oldest_first(story: Story) -> None:
+    told = ("Succeeded", "Every stage has succeeded.")
+    wait_until(lambda: told in story.jobs.events())  # it follows the status
     said = story.run("events", "quick")
     steps = ("sft: attempt 1 runs", "ppo: attempt 1 runs", "Every stage has succeeded")
     order = [said.index(step) for step in steps]

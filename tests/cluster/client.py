@@ -54,9 +54,29 @@ class Client:
         return self.request("PATCH", path, manifest, query, "application/apply-patch+yaml")
 
     def define(self, definition: Object) -> None:
-        """Applies a CustomResourceDefinition; returns once it is established."""
+        """Applies a CustomResourceDefinition; returns once its objects are served and discovered,
+        which is some time after it is established."""
         self.apply(definition)
         self.wait_for(DEFINITIONS, definition["metadata"]["name"], is_established)
+        deadline = time.monotonic() + PATIENCE
+        while not self._serves(definition["spec"]):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{definition['metadata']['name']} is not served")
+            time.sleep(POLL)
+
+    def _serves(self, spec: Object) -> bool:
+        """404 before, and 429 while its storage is made."""
+        plural = spec["names"]["plural"]
+        versions = [f"{spec['group']}/{of['name']}" for of in spec["versions"] if of["served"]]
+        try:
+            told = [self.request("GET", _root(version))["resources"] for version in versions]
+            for version in versions:
+                self.list(f"{version}/{plural}")
+        except ApiException as error:
+            if error.status not in (404, 429, 503):
+                raise
+            return False
+        return all(plural in [resource["name"] for resource in one] for one in told)
 
     def get(self, resource: str, name: str, namespace: str | None = None) -> Object:
         return self.request("GET", _path(resource, namespace, name))

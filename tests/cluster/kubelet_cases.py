@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cluster.client import PATIENCE, Client
@@ -67,10 +67,12 @@ def a_service(name: str, port: int) -> Object:
 class Pods:
     """The pods of a Job, in the order of their index."""
 
-    def __init__(self, client: Client, namespace: str, job: str) -> None:
+    def __init__(self, client: Client, namespace: str, job: Object) -> None:
+        """Of a Job as it was made."""
         self._client = client
         self._namespace = namespace
-        self._job = job
+        self._job = job["metadata"]["name"]
+        self._since = job["metadata"]["resourceVersion"]
 
     def list(self) -> list[Object]:
         found = self._client.list("v1/pods", self._namespace, labels=f"test/job={self._job}")
@@ -80,6 +82,15 @@ class Pods:
         """The first pod, once something holds for it."""
         (first, *_) = self.wait(lambda pods: bool(pods) and holds(pods[0]), timeout)
         return first
+
+    def until_over(self) -> Iterator[Object]:
+        """The pod at each change from its beginning to its end: also what is true for a moment."""
+        for _, pod in self._client.watch("v1/pods", self._namespace, version=self._since):
+            if pod["metadata"]["labels"].get("test/job") == self._job:
+                yield pod
+                if is_over(pod):
+                    return
+        raise TimeoutError(f"no pod of {self._job} has ended")
 
     def wait(
         self, holds: Callable[[list[Object]], bool], timeout: float = PATIENCE

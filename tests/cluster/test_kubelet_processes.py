@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ if index == 0:
         connection, _ = server.accept()
         print("met", connection.recv(100).decode())
 else:
-    for attempt in range(100):
+    for attempt in range(1000):
         try:
             with socket.create_connection((host, port)) as connection:
                 connection.sendall(b"pod 1")
@@ -47,6 +48,8 @@ else:
         sys.exit("nobody is there")
 """
 SAVE = "trap 'echo saved; exit 143' TERM; echo ready; while true; do sleep 0.05; done"
+NAP = f"300.{os.getpid()}"
+"""Seconds, by which a process that sleeps is known; of no other run of the tests."""
 STUBBORN = "trap '' TERM; echo ready; while true; do sleep 0.05; done"
 
 
@@ -59,8 +62,8 @@ class Bench:
 
     def run(self, name: str, *command: str, **given: Any) -> Pods:
         spec = {"nodeSelector": {"kubernetes.io/hostname": self.node.name}, **given}
-        self.client.create(a_job(name, *command, **spec), self.namespace)
-        return Pods(self.client, self.namespace, name)
+        made = self.client.create(a_job(name, *command, **spec), self.namespace)
+        return Pods(self.client, self.namespace, made)
 
     def shell(self, name: str, text: str, **given: Any) -> Pods:
         return self.run(name, "bash", "-c", text, **given)
@@ -201,7 +204,7 @@ def test_a_deleted_pod_gets_its_grace_period_to_save(bench: Bench) -> None:
     pods = bench.shell("saves", SAVE)
     name = bench.wait_for_log(pods, "ready")["metadata"]["name"]
     bench.client.delete("v1/pods", name, bench.namespace)
-    over = pods.wait(lambda seen: any(map(is_over, seen)))[0]
+    *_, over = pods.until_over()
     assert terminated(over)["exitCode"] == 143
     assert terminated(over)["message"] == "ready\nsaved"
     bench.client.wait_for("v1/pods", name, lambda pod: pod is None, bench.namespace)
@@ -213,7 +216,7 @@ def test_a_pod_that_does_not_end_is_killed_after_its_grace_period(bench: Bench) 
     begun = time.monotonic()
     bench.client.delete("v1/pods", name, bench.namespace)
     bench.client.delete("v1/pods", name, bench.namespace, grace=1)
-    over = pods.wait(lambda seen: any(map(is_over, seen)))[0]
+    *_, over = pods.until_over()
     assert terminated(over)["exitCode"] == 137
     assert 1 <= time.monotonic() - begun < PATIENCE
 
@@ -269,11 +272,15 @@ def test_a_volume_waits_for_its_config_map(bench: Bench) -> None:
     )  # fmt: skip
     stuck = pods.wait_one(lambda pod: bool(waiting(pod)))
     assert waiting(stuck)["reason"] == "ContainerCreating"
+    wait_until(lambda: bool(failed_mounts(bench)))
     bench.make("ConfigMap", "later", data={"a": "here"})
     assert bench.kubelet.log(pods.wait_one(is_over)) == "here"
+    assert failed_mounts(bench) == ['MountVolume.SetUp failed: configmap "later" not found']
+
+
+def failed_mounts(bench: Bench) -> list[str]:
     events = bench.client.list("v1/events", bench.namespace)
-    told = [event["message"] for event in events if event["reason"] == "FailedMount"]
-    assert told == ['MountVolume.SetUp failed: configmap "later" not found']
+    return [event["message"] for event in events if event["reason"] == "FailedMount"]
 
 
 def test_processes_on_a_lost_node_go_on(bench: Bench) -> None:
@@ -291,17 +298,17 @@ def test_processes_on_a_lost_node_go_on(bench: Bench) -> None:
 
 def test_what_was_given_up_ends_when_its_node_is_back(bench: Bench) -> None:
     """As after the out-of-service taint: the object is gone before the kubelet hears of it."""
-    template = a_job("none", "sleep", "300.125")["spec"]["template"]
+    template = a_job("none", "sleep", NAP)["spec"]["template"]
     template["spec"] |= {"nodeName": bench.node.name, "terminationGracePeriodSeconds": 1}
     bench.make("Pod", "given-up", spec=template["spec"])
-    wait_until(lambda: is_process("300.125"))
+    wait_until(lambda: is_process(NAP))
     bench.kubelet.lose_node(bench.node.name)
     bench.client.delete("v1/pods", "given-up", bench.namespace, grace=0)
     assert bench.client.find("v1/pods", "given-up", bench.namespace) is None
     time.sleep(1.5)
-    assert is_process("300.125")
+    assert is_process(NAP)
     bench.kubelet.recover_node(bench.node.name)
-    wait_until(lambda: not is_process("300.125"))
+    wait_until(lambda: not is_process(NAP))
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -325,10 +332,10 @@ def test_nothing_outlives_the_kubelet_and_the_next_one_says_so(
 ) -> None:
     node, runtime = make_node(), Processes(tmp_path)
     with Kubelet(control_plane.kubeconfig, runtime, [node]) as kubelet:
-        pods = Bench(control_plane.client, namespace, node, kubelet).run("left", "sleep", "300.25")
-        wait_until(lambda: is_process("300.25"))
+        pods = Bench(control_plane.client, namespace, node, kubelet).run("left", "sleep", NAP)
+        wait_until(lambda: is_process(NAP))
         pods.wait_one(is_running)
-    assert not is_process("300.25")
+    assert not is_process(NAP)
     with Kubelet(control_plane.kubeconfig, runtime, [node]):
         over = pods.wait_one(is_over)
     assert terminated(over)["reason"] == "ContainerStatusUnknown"

@@ -45,8 +45,8 @@ class Scene:
 
     def job(self, name: str, **given: object) -> Pods:
         pinned = {"nodeSelector": {"kubernetes.io/hostname": self.node.name}}
-        self.client.create(a_job(name, **{**pinned, **given}), self.namespace)  # type: ignore[arg-type]
-        return Pods(self.client, self.namespace, name)
+        made = a_job(name, **{**pinned, **given})  # type: ignore[arg-type]
+        return Pods(self.client, self.namespace, self.client.create(made, self.namespace))
 
     def wait_for_job(self, name: str, kind: str, timeout: float = PATIENCE) -> None:
         def holds(job: Object | None) -> bool:
@@ -72,13 +72,13 @@ def test_a_job_whose_pods_succeed_is_complete(scene: Scene) -> None:
 
 
 def test_a_pod_is_pending_then_running_then_over(scene: Scene) -> None:
-    with scene.plays(Script(start_s=0.5, run_s=0.5, exit_code=66)):
-        pods = scene.job("slow")
-        creating = pods.wait_one(lambda pod: bool(waiting(pod)))
+    with scene.plays(Script(start_s=0.2, run_s=0.2, exit_code=66)):
+        *seen, over = scene.job("slow").until_over()
+        creating = next(pod for pod in seen if waiting(pod))
         assert phase(creating) == "Pending"
         assert waiting(creating)["reason"] == "ContainerCreating"
-        assert condition(pods.wait_one(is_running), "Ready")["status"] == "True"
-        over = pods.wait_one(is_over)
+        running = next(pod for pod in seen if is_running(pod))
+        assert condition(running, "Ready")["status"] == "True"
         assert (phase(over), terminated(over)["exitCode"]) == ("Failed", 66)
         scene.wait_for_job("slow", "Failed")
 
@@ -121,7 +121,7 @@ def test_an_eviction_by_the_api_keeps_its_condition(scene: Scene) -> None:
         pods = scene.job("drained", terminationGracePeriodSeconds=5)
         pods.wait_one(is_running)
         scene.node.drain()
-        over = pods.wait(lambda seen: any(is_over(pod) for pod in seen))[0]
+        *_, over = pods.until_over()
         assert condition(over, "DisruptionTarget")["reason"] == "EvictionByEvictionAPI"
         assert terminated(over)["exitCode"] == 143
 
@@ -134,7 +134,7 @@ def test_a_deleted_pod_ends_before_it_goes(scene: Scene) -> None:
         version = scene.client.request("GET", f"/api/v1/namespaces/{scene.namespace}/pods")
         scene.client.delete("v1/pods", name, scene.namespace)
         since = version["metadata"]["resourceVersion"]
-        for kind, pod in scene.client.watch("v1/pods", scene.namespace, version=since, seconds=20):
+        for kind, pod in scene.client.watch("v1/pods", scene.namespace, version=since):
             if pod["metadata"]["name"] == name:
                 seen.append(f"{kind} {phase(pod)}")
                 if kind == "DELETED":
@@ -150,7 +150,7 @@ def test_a_pod_that_ignores_sigterm_is_killed_after_its_grace(scene: Scene) -> N
         name = pods.wait_one(is_running)["metadata"]["name"]
         begun = time.monotonic()
         scene.client.delete("v1/pods", name, scene.namespace)
-        over = pods.wait(lambda seen: any(is_over(pod) for pod in seen))[0]
+        *_, over = pods.until_over()
         assert time.monotonic() - begun >= 1
         assert terminated(over)["exitCode"] == 137
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import yaml
 from cluster.client import Client
-from cluster_jobs import JOBS, wait_until
-from kubernetes.client import ApiException
 
 CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
 NAME = "rlhfjobs.rlhf.dev"
@@ -27,7 +25,6 @@ def nothing_installed(client: Client) -> Iterator[None]:
     finally:
         _remove(client)
         client.define(yaml.safe_load(FILE.read_text()))
-        wait_until(lambda: _is_served(client))
 
 
 def _remove(client: Client) -> None:
@@ -40,12 +37,3 @@ def _remove(client: Client) -> None:
         if lease["metadata"]["name"] == "rlhf-operator":
             client.delete(LEASES, "rlhf-operator", lease["metadata"]["namespace"])
     client.wait_for(CRDS, NAME, lambda crd: crd is None)
-
-
-def _is_served(client: Client) -> bool:
-    """Established comes before that: 404, or 429 while the storage is made."""
-    try:
-        client.list(JOBS)
-    except ApiException:
-        return False
-    return True
