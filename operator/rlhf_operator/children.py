@@ -19,6 +19,7 @@ from rlhf_operator.controller import OutOfDate, Refused
 from rlhf_operator.discovery import Served
 from rlhf_operator.mending import Mender
 from rlhf_operator.names import (
+    CONTROLLER_UID,
     LABEL_ATTEMPT,
     LABEL_JOB,
     LABEL_STAGE,
@@ -100,6 +101,21 @@ class Children:
         selector = ",".join((f"{LABEL_JOB}={key.name}", *of))
         for item in (await self._api.list(PODS, key.namespace, selector=selector))[0]:
             self._cache.put(item)
+
+    async def pods_of(self, workloads: Sequence[Object]) -> list[Object]:
+        """Takes in the pods of these Jobs of one namespace as they are on the API server. Gives
+        those that have lost a label of ours, with it: no watch tells of them."""
+        of = {item["metadata"]["uid"]: item for item in workloads}
+        namespace = workloads[0]["metadata"]["namespace"]
+        selector = f"{CONTROLLER_UID} in ({','.join(of)})"
+        lost: list[Object] = []
+        for item in (await self._api.list(PODS, namespace, selector=selector))[0]:
+            workload = of.get(observe.controller_uid(item) or "")
+            if workload and (found := observe.relabelled(item, workload)):
+                lost.append(found)
+            else:
+                self._cache.put(item)
+        return lost
 
     async def _create(self, job: RLHFJob, item: Object) -> None:
         known = self._cache.child(key_of(job), item["kind"], item["metadata"]["name"])

@@ -35,7 +35,7 @@ from rlhf_operator.render.defaults import default_image
 from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.settle import is_under_way
-from rlhf_operator.waiting import misses_pods
+from rlhf_operator.waiting import is_fresh, misses_pods
 from rlhf_operator.watches import gone_back
 
 log = logging.getLogger(__name__)
@@ -92,14 +92,14 @@ class KubernetesCluster:
         return manifest
 
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
-        """From the cache, too; but where a Job has ended, or says that its pods have, and they were
-        never seen, they are asked for: the watch of Jobs may be ahead of that of pods, which tell
-        how it ended."""
+        """From the cache, too; but where there are pods that were never seen, they are asked for:
+        the watch of Jobs may be ahead of that of pods, which tell how it ended, and somebody may
+        have taken a label from them."""
         key = key_of(job)
         found = self._attempts(job, now)
-        if any(self._hides_pods(job, attempt) for attempt in found):
-            await self.children.ask_for_pods(key)
-            found = self._attempts(job, now)
+        hidden = [a for a in found if self._hides_pods(job, a, now)]
+        if hidden:
+            found = await self._with_hidden(job, hidden, now)
         found = tuple([await self._with_refusal(job, attempt, now) for attempt in found])
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
@@ -111,32 +111,53 @@ class KubernetesCluster:
             image=default_image(self.platform.defaults),
         )
 
-    def _attempts(self, job: RLHFJob, now: datetime) -> tuple[Attempt, ...]:
+    async def _with_hidden(
+        self, job: RLHFJob, hidden: Sequence[Attempt], now: datetime
+    ) -> tuple[Attempt, ...]:
+        """All attempts, now that those pods were asked for."""
+        jobs = [item for attempt in hidden if (item := self._workload(job, attempt))]
+        lost = await self.children.pods_of(jobs) if jobs else []
+        if len(jobs) < len(hidden):
+            await self.children.ask_for_pods(key_of(job))
+        names = {item["metadata"]["name"] for item in lost}
+        return tuple(
+            a._replace(unlabelled=tuple(pod.name for pod in a.pods if pod.name in names))
+            for a in self._attempts(job, now, lost)
+        )
+
+    def _attempts(
+        self, job: RLHFJob, now: datetime, lost: Sequence[Object] = ()
+    ) -> tuple[Attempt, ...]:
         key = key_of(job)
         return observe.attempts(
             job.metadata.name,
             job.metadata.uid,
             self._cache.children(key, "Job"),
-            self._cache.children(key, "Pod"),
+            [*self._cache.children(key, "Pod"), *lost],
             now,
             [item for item in self._cache.children(key, "Workload") if is_workload(item)],
             self._cache.departed(key),
         )
 
-    def _hides_pods(self, job: RLHFJob, attempt: Attempt) -> bool:
-        """Whether the end of an attempt is about to be counted without all of its pods."""
+    def _hides_pods(self, job: RLHFJob, attempt: Attempt, now: datetime) -> bool:
+        """Whether an attempt has pods that were not seen, and that count: by how they ended, or as
+        they have yet to. Of those that were just made, a watch is about to tell."""
         status = (job.status or JobStatus()).of(attempt.stage)
         is_over = attempt.has_ended or attempt.condition is not None
-        if not is_over or attempt.number != status.attempt:
+        is_newest = attempt.number == status.attempt and is_under_way(status)
+        if (is_over and not is_newest) or (not is_over and is_fresh(attempt, now)):
             return False
         of = (attempt.stage, attempt.number)
         seen = [p for p in self._cache.children(key_of(job), "Pod") if observe.attempt_of(p) == of]
-        return is_under_way(status) and len(seen) < attempt.size
+        return observe.hides_pods(attempt, self._workload(job, attempt), len(seen))
+
+    def _workload(self, job: RLHFJob, attempt: Attempt) -> Object | None:
+        name = child_name(job.metadata.name, attempt.stage, attempt.number)
+        return self._cache.child(key_of(job), "Job", name)
 
     async def _with_refusal(self, job: RLHFJob, attempt: Attempt, now: datetime) -> Attempt:
         """An attempt whose pods are not all there after a while, with why."""
-        name = child_name(job.metadata.name, attempt.stage, attempt.number)
-        own = self._cache.child(key_of(job), "Job", name)
+        own = self._workload(job, attempt)
         if own is None:
             return attempt
         if misses_pods(attempt, now):

@@ -27,6 +27,8 @@ Verdict = Literal[
 
 HELD_UP: Final = ("NodeLost", "ContainersLeft")
 """Reasons for which a stage that runs does not go on."""
+TOLD: Final = (*HELD_UP, "LabelsLost")
+"""Of a stage that runs: those that are a warning."""
 
 
 class Decision(NamedTuple):

@@ -9,7 +9,7 @@ from rlhf_api.status import AttemptEnd, JobStatus, StageStatus, Timeline
 
 from rlhf_operator import pausing
 from rlhf_operator.alarms import ALARMS
-from rlhf_operator.decisions import HELD_UP
+from rlhf_operator.decisions import TOLD
 from rlhf_operator.messages import redacted
 from rlhf_operator.outcome import described
 from rlhf_operator.waiting import UNPLACED
@@ -129,7 +129,7 @@ def _results(old: StageStatus, new: StageStatus) -> Iterator[Event]:
         yield Event("Warning", "StageFailed", new.message or new.reason or "")
     if new.reason == old.reason or new.phase not in ("Waiting", "Pending", "Running"):
         return
-    if new.reason in HELD_UP or (new.phase == "Pending" and new.reason not in PASSING):
+    if new.reason in TOLD or (new.phase == "Pending" and new.reason not in PASSING):
         yield Event("Warning", new.reason or "Waiting", new.message or "")
     elif new.phase == "Waiting" and new.reason not in TOLD_BY_OTHERS:
         yield Event("Normal", new.reason or "Waiting", new.message or "")

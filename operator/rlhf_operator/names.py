@@ -28,6 +28,8 @@ ANNOTATION_APPROVE: Final = "rlhf.dev/approve-"
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 """The Job controller's own, label and annotation of each pod of an Indexed Job."""
 
+CONTROLLER_UID: Final = "batch.kubernetes.io/controller-uid"
+"""By which the Job controller knows its pods, whatever becomes of our labels."""
 CONTAINER_NAME: Final = "trainer"
 """Of the one container that a pod is made with."""
 FIELD_MANAGER: Final = "rlhf-operator"

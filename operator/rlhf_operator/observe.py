@@ -21,6 +21,7 @@ from rlhf_operator.names import (
     COMPLETION_INDEX,
     CONTAINER_NAME,
     LABEL_ATTEMPT,
+    LABEL_JOB,
     LABEL_STAGE,
     child_name,
     service_name,
@@ -76,7 +77,7 @@ def attempts(
         went.setdefault(attempt_of(item) or ("", 0), []).append(item)
     keys = sorted({*mine, *gangs})
     left = {key for key, of in gangs.items() if any(_is_to_go(item, uid) for item in of)}
-    orphans = left - mine.keys()
+    orphans = {key for key in left if key not in mine or _is_replaced(gangs[key])}
     found = (_attempt(k, mine.get(k), gangs.get(k, []), went.get(k, []), now) for k in keys)
     return tuple(
         _with_words(item, mine, workloads)._replace(
@@ -134,6 +135,34 @@ def _is_orphan(item: Object) -> bool:
     """Whether it is a pod that we had made, and that its Job has left to itself."""
     marks = item["metadata"].get("annotations") or {}
     return controller(item) is None and ANNOTATION_JOB_UID in marks
+
+
+def _is_replaced(pods: Iterable[Object]) -> bool:
+    """Whether a Job has made another pod in the place of one that it knows no more. One that lost
+    its owner alone gets it back from there."""
+    places: dict[bool, set[int]] = {True: set(), False: set()}
+    for item in pods:
+        places[_is_orphan(item)].add(_index(item["metadata"]))
+    return bool(places[True] & places[False])
+
+
+def relabelled(item: Object, workload: Object) -> Object | None:
+    """A pod of this Job with the labels of ours that it has lost; None where it has lost none."""
+    has = item["metadata"].get("labels") or {}
+    ours = workload["metadata"].get("labels") or {}
+    had = {name: ours[name] for name in (LABEL_JOB, LABEL_STAGE, LABEL_ATTEMPT) if name in ours}
+    if had.items() <= has.items():
+        return None
+    return item | {"metadata": item["metadata"] | {"labels": has | had}}
+
+
+def hides_pods(attempt: Attempt, workload: Object | None, seen: int) -> bool:
+    """Whether there are more pods of an attempt than were seen: its Job counts more that have not
+    ended, or has ended itself."""
+    if attempt.has_ended or attempt.condition is not None:
+        return seen < attempt.size
+    status = (workload or {}).get("status") or {}
+    return (status.get("active") or 0) + (status.get("terminating") or 0) > seen
 
 
 def _is_to_go(item: Object, uid: str) -> bool:

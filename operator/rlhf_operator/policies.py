@@ -12,6 +12,7 @@ from rlhf_operator.decisions import Context, Decision, Policy, Verdict
 from rlhf_operator.ends import retry_is_asked, retry_policy
 from rlhf_operator.gates import gate_closed
 from rlhf_operator.inputs import Wanted
+from rlhf_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, child_name
 from rlhf_operator.observed import Attempt, Pod
 from rlhf_operator.outcome import described
 from rlhf_operator.settle import is_under_way
@@ -110,6 +111,8 @@ def under_way(context: Context) -> Decision | None:
         return _node_lost(attempt)
     if wait := waiting(attempt):
         return Decision("Pending", *wait)
+    if attempt.unlabelled:
+        return _labels_lost(context, attempt)
     if left := next((pod for pod in attempt.pods if pod.outlived_by), None):
         return _containers_left(left)
     return Decision("Running", "Training" if context.stage != PREPARE else "Preparing")
@@ -119,6 +122,20 @@ def _node_lost(attempt: Attempt) -> Decision:
     lost = [f"{pod.name} on {pod.node or 'its node'}" for pod in attempt.pods if pod.is_lost]
     said = f"Nobody knows whether {', '.join(lost)} still runs; nothing new starts until then."
     return Decision("Running", "NodeLost", said)
+
+
+def _labels_lost(context: Context, attempt: Attempt) -> Decision:
+    job, lost = context.job.metadata, attempt.unlabelled
+    who = lost[0] if len(lost) == 1 else f"{lost[0]} and {len(lost) - 1} more"
+    labels = (
+        f"{LABEL_JOB}={job.name} {LABEL_STAGE}={attempt.stage} {LABEL_ATTEMPT}={attempt.number}"
+    )
+    pods = f"-l job-name={child_name(job.name, attempt.stage, attempt.number)} -n {job.namespace}"
+    said = (
+        f"Somebody has taken the operator's labels from {who}. It trains on, and what it reports "
+        f"is not taken; to put them back: kubectl label pods {pods} {labels} --overwrite"
+    )
+    return Decision("Running", "LabelsLost", said)
 
 
 def _containers_left(pod: Pod) -> Decision:

@@ -75,16 +75,16 @@ def waiting(attempt: Attempt) -> Wait | None:
 def misses_pods(attempt: Attempt, now: datetime) -> bool:
     """Whether pods that should be there long since are not."""
     is_known = attempt.made_at is not None
-    is_late = is_known and not _is_fresh(attempt, now)
+    is_late = is_known and not is_fresh(attempt, now)
     return attempt.goes_on and is_late and len(attempt.pods) < attempt.size
 
 
 def is_just_made(attempt: Attempt, now: datetime) -> bool:
     """Whether an attempt is so fresh that nothing is to be said of it yet."""
-    return _is_fresh(attempt, now) and attempt.is_untold
+    return is_fresh(attempt, now) and attempt.is_untold
 
 
-def _is_fresh(attempt: Attempt, now: datetime) -> bool:
+def is_fresh(attempt: Attempt, now: datetime) -> bool:
     """By the distance of two clocks: where these differ by more than that, nothing is fresh."""
     return attempt.made_at is not None and abs(now - attempt.made_at) < MOMENT
 

@@ -352,6 +352,14 @@ def test_pods_that_their_job_has_left_to_themselves_still_count_and_are_to_go() 
     assert not attempt.is_orphaned
 
 
+def test_a_pod_whose_job_has_made_another_in_its_place_is_to_go() -> None:
+    """Two of one rank train: somebody has taken the Job controller's labels from the first."""
+    (attempt,) = attempts("tiny", OURS, [a_job(size=2)], [a_pod(1), an_orphan()], NOON)
+    assert not attempt.is_orphaned  # its owner alone was taken, which the Job controller puts back
+    (attempt,) = attempts("tiny", OURS, [a_job(size=2)], [a_pod(0), a_pod(1), an_orphan()], NOON)
+    assert (attempt.is_live, attempt.is_orphaned) == (True, True)
+
+
 def test_orphans_of_others_are_left_alone_and_those_of_our_name_are_waited_for() -> None:
     assert attempts("tiny", OURS, [], [an_orphan(None)], NOON) == ()
     (attempt,) = attempts("tiny", OURS, [], [an_orphan("uid-of-an-earlier-one")], NOON)

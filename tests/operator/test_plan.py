@@ -9,6 +9,7 @@ import pytest
 from builders import NOON, JobBuilder, World, a_job, a_result, begun
 from rlhf_api.run import GANG_INCOMPLETE, PEER_LOST, StageResult
 from rlhf_api.status import JobStatus, SavedStep
+from rlhf_operator.events import events
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Pod, Progress
 from rlhf_operator.plan import BeginAttempt, CreateChildren, DeleteChildren, plan
@@ -343,6 +344,24 @@ def test_pods_that_somebody_deleted_are_a_disruption() -> None:
     assert world.stage("sft").disruptions == 1
     assert world.stage("sft").attempt == 2
     assert world.stage("sft").faults == 0
+
+
+def test_a_pod_that_has_lost_its_labels_trains_on_and_is_told_of_once() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.runs("sft").settle()
+    before, attempt = world.status, world.current("sft")
+    world.attempts["sft", 1] = attempt._replace(unlabelled=(attempt.pods[0].name,))
+    assert world.settle() == []
+    assert world.condition("Reconciling") == ("True", "LabelsLost")
+    assert world.stage("sft").phase == "Running"
+    (told,) = events(before, world.status)
+    assert (told.type, told.reason) == ("Warning", "LabelsLost")
+    labels = "rlhf.dev/job=tiny rlhf.dev/stage=sft rlhf.dev/attempt=1 --overwrite"
+    command = f"kubectl label pods -l job-name=tiny-sft-1 -n default {labels}"
+    assert told.message.endswith(command)
+    world.attempts["sft", 1] = attempt
+    world.settle()
+    assert world.condition("Reconciling") == ("True", "Training")
 
 
 def test_pods_that_their_job_has_left_to_themselves_end_before_anything_new_starts() -> None:

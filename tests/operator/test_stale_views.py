@@ -88,6 +88,39 @@ def test_the_pods_of_a_job_that_says_only_that_they_have_succeeded_are_asked_for
     assert [pod.exit_code for pod in found] == [0]
 
 
+def stray(phase: str) -> Object:
+    """A pod of the Job that somebody has taken a label of ours from."""
+    item = pod(phase)
+    del item["metadata"]["labels"]["rlhf.dev/job"]
+    return item
+
+
+def test_a_pod_that_has_lost_its_label_is_asked_for_and_not_missed() -> None:
+    job, cache = workload("Suspended"), Cache()
+    job["status"]["active"] = 1
+    cache.put(job)
+    cluster = KubernetesCluster(cast(Api, Server(stray("Running"))), cache, Platform(), {})
+    (attempt,) = asyncio.run(cluster.observe(JOB, NOON)).attempts
+    assert attempt.unlabelled == ("tiny-sft-1-0-abc",)
+    assert attempt.is_live
+    assert cache.children(JobKey("default", "tiny"), "Pod") == []  # no watch would tell of its end
+
+
+def test_an_attempt_is_not_over_while_a_pod_that_has_lost_its_label_ends() -> None:
+    """Its successor would train beside it."""
+    job, cache = workload("Suspended"), Cache()
+    job["status"]["terminating"] = 1
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    cache.put(job)
+    assert seen(Server(stray("Running")), cache, StageStatus(attempt=2)) == ("Running",)
+
+
+def test_how_a_pod_that_has_lost_its_label_ended_counts() -> None:
+    cache = Cache()
+    cache.put(workload("Complete"))
+    assert seen(Server(stray("Succeeded")), cache, StageStatus(attempt=1)) == ("Succeeded",)
+
+
 class Takes(Server):
     """Takes all that is made."""
 
