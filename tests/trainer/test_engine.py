@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -112,6 +113,21 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(
         engine.step()
     after = weights(engine)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_that_does_not_decay_leaves_weights_without_a_gradient_alone(
+    stage: int, models: Mapping[str, Path], ranks: Any
+) -> None:
+    engine = make_engine(models["llama"], ranks, stage)
+    seen = [weights(engine)]
+    for decays in (False, True):
+        engine.backward(engine(input_ids=ids(), labels=ids()).loss * 0, last=True)
+        engine.step(decays=decays)
+        seen.append(weights(engine))
+    changed = [{n for n in a if not torch.equal(a[n], b[n])} for a, b in itertools.pairwise(seen)]
+    assert changed[0] == set()
+    assert changed[1] == {name for name, weight in seen[0].items() if weight.dim() > 1}
 
 
 def test_bf16_keeps_fp32_masters_and_follows_the_fp32_curve(

@@ -50,6 +50,8 @@ class Engine:
         self._settings, self._ranks = settings, ranks
         self._total_steps, self._peak = total_steps, peak
         self._stage = zero_stage(settings, ranks)
+        # Kept here: DeepSpeed's ZeRO-3 gives all groups the first one's as it regroups.
+        self._decays = [group["weight_decay"] for group in deepspeed_engine.optimizer.param_groups]
 
     @classmethod
     def create(
@@ -117,13 +119,14 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks.world_size, scale_wrt_gas=False)
 
-    def step(self) -> StepStats:
+    def step(self, decays: bool = True) -> StepStats:
         """Clip, step, clear gradients. NonFinite, on every rank and with the weights untouched,
-        where the global gradient norm is not finite.
+        where the global gradient norm is not finite. Without `decays`, weights whose gradients have
+        all been 0 so far stay as they are.
         """
         rate = self.learning_rate
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
+        for group, decay in zip(self._engine.optimizer.param_groups, self._decays, strict=True):
+            group["lr"], group["weight_decay"] = rate, decay if decays else 0.0
         norm = self._clip() if self._stage == 0 else None
         self._engine.step()
         if norm is None:
@@ -180,16 +183,12 @@ class Engine:
         if self._stage == 0:
             self.load(directory)  # every rank holds all of it
             return
-        decays = [group["weight_decay"] for group in self._engine.optimizer.param_groups]
         once(lambda: lay_out_whole(directory, scratch / directory.name))
         self._engine._config.load_universal_checkpoint = True
         self.load(scratch / directory.name)
         self._engine._config.load_universal_checkpoint = False
-        # DeepSpeed's ZeRO-3 gives all groups the first one's decay, and one tensor to count steps.
-        optimizer = self._engine.optimizer
-        for group, decay in zip(optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
-        for state in optimizer.optimizer.state.values():
+        # DeepSpeed's ZeRO-3 gives all groups one tensor to count steps.
+        for state in self._engine.optimizer.optimizer.state.values():
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].clone()
 

@@ -134,9 +134,11 @@ def test_grpo_weighs_its_kl_by_the_coefficient_that_adapts(train: Train) -> None
 def test_while_a_critic_warms_up_neither_text_moves_the_policy_nor_its_kl_the_coefficient(
     train: Train, in_pod: Any
 ) -> None:
-    """A policy that does not train yet is no nearer to the reference than it ought to be."""
+    """A policy that does not train yet is no nearer to the reference than it ought to be. Nor do
+    its weights decay."""
     text = {"source": in_pod.data("texts", [{"text": "aaa aaa"}] * 4), "evalFraction": 0}
     settings = {"critic": "shared", "rollouts": 2, "criticWarmupRollouts": 1}
+    settings |= {"weightDecay": 1.0, "learningRate": 0.1}
     beta = {"coef": 0.02, "adaptive": {"target": 6.0, "horizon": 8}}
     _, metrics = train(**settings, pretraining={"data": text}, kl=beta)
     assert [m["ppo/kl_coef"] for m in metrics[:2]] == [0.02, 0.02]

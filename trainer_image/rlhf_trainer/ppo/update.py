@@ -119,7 +119,7 @@ def _train_actor(
         mixed_in = pretraining if trains_policy else None
         texts = mixed_in.micro_batches(first_step + number) if mixed_in else []
         parts += _actor_gradients(config, team, batches, texts, trains_policy, kl_coef)
-        stats = team.actor.step()
+        stats = team.actor.step(decays=trains_policy)
         if team.average is not None:
             team.average.update(team.actor.module)
     return parts, stats
