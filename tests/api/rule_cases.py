@@ -762,7 +762,19 @@ CASES: list[Case] = [
         "settings_are_read",
         {f"{DPO}.simpoGamma": 1.0},
         f"spec.{DPO}.simpoGamma",
-        {f"{DPO}.simpoGamma": 1.0, f"{DPO}.loss": "simpo"},
+        {f"{DPO}.simpoGamma": 1.0, f"{DPO}.loss": "simpo", f"{DPO}.beta": 2.0},
+    ),
+    Case(
+        "margin_is_in_reach",
+        {f"{DPO}.loss": "simpo"},
+        f"spec.{DPO}.beta",
+        {f"{DPO}.loss": "simpo", f"{DPO}.beta": 2.0},
+    ),
+    Case(
+        "margin_is_in_reach",
+        {f"{DPO}.loss": "simpo", f"{DPO}.beta": 2.5, f"{DPO}.simpoGamma": 3},
+        f"spec.{DPO}.beta",
+        {f"{DPO}.loss": "simpo", f"{DPO}.beta": 2.5, f"{DPO}.simpoGamma": 1.4},
     ),
     *(
         Case(

@@ -134,6 +134,15 @@ DPO_RULES: Final = (
     _of_loss("desirableWeight", "kto"),
     _of_loss("undesirableWeight", "kto"),
     Rule(
+        "margin_is_in_reach",
+        "beta",
+        lambda dpo: dpo.loss != "simpo" or dpo.simpo_gamma <= dpo.beta,
+        "self.loss != 'simpo' || self.simpoGamma <= self.beta",
+        "{beta} is below simpoGamma, {simpoGamma}: loss simpo then wants each token of the better "
+        "answer to be likelier, on average, by more than a nat",
+        "2 to 10, with a simpoGamma of 0.1 to 0.8 times as much",
+    ),
+    Rule(
         "rows_fit_stage",
         "data.format",
         lambda dpo: dpo.loss == "kto" or dpo.data.format != "text",

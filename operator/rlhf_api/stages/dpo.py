@@ -24,7 +24,7 @@ class DPOStage(Supervised):
         gt=0,
         le=100,
         description="Strength of the tie to the reference. `loss: simpo` scales log-probabilities "
-        "per token by it, and wants 2 to 10; with `loss: orpo` it is λ.",
+        "per token by it, and wants 2 to 10 (the default is refused); with `loss: orpo` it is λ.",
     )
     label_smoothing: float = Field(
         default=0.0,
@@ -32,7 +32,11 @@ class DPOStage(Supervised):
         le=0.49,
         description="Share of pairs taken to be labelled the wrong way (cDPO).",
     )
-    simpo_gamma: float = Field(default=0.5, ge=0, description="SimPO's target margin.")
+    simpo_gamma: float = Field(
+        default=0.5,
+        ge=0,
+        description="SimPO's target margin γ, at most beta: γ/β is one in nats per token.",
+    )
     sft_coef: float = Field(
         default=0.0,
         ge=0,
