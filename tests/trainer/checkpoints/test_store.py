@@ -5,6 +5,7 @@ The store is a server that speaks S3, the client the real one.
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from rlhf_trainer.checkpoints.disk import name_of, open_disk
 from rlhf_trainer.checkpoints.store import ObjectStore
 from rlhf_trainer.checkpoints.vouched import verify
 from rlhf_trainer.data.kept import place_of
-from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, Transient
+from rlhf_trainer.errors import CheckpointUnusable, ConfigurationError, TrainerError, Transient
 from rlhf_trainer.prepare import prepare
 from rlhf_trainer.ranks import Ranks
 from s3_server import Bucket, bucket
@@ -335,6 +336,33 @@ def test_a_store_that_deletes_one_file_at_a_time_is_asked_for_each(
     server.broken = lambda key: not key
     store.remove_folder("folder", "0")
     assert [*store.sizes("")] == ["other"]
+
+
+def stop_at_once(store: ObjectStore, server: Bucket) -> None:
+    store.stop()
+
+
+def stop_after_a_part(store: ObjectStore, server: Bucket) -> None:
+    server.broken = lambda key: bool(store.stop())
+
+
+def refuse_after_a_part(store: ObjectStore, server: Bucket) -> None:
+    server.broken = lambda key: bool(server.refuse.add(key))
+
+
+@pytest.mark.parametrize("cut", [stop_at_once, stop_after_a_part, refuse_after_a_part])
+def test_an_upload_that_is_cut_leaves_what_the_store_had(
+    cut: Any, in_pod: Pod, server: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PIECE", 6 << 20)  # pyarrow sends ten MiB at once
+    store = ObjectStore(STORE, "store")
+    store.write("metrics", b"whole")
+    Path("metrics").write_bytes(bytes(24 << 20))
+    cut(store, server)
+    with pytest.raises(TrainerError):
+        store.put({"metrics": Path("metrics")})
+    gc.collect()
+    assert server.files == {"team/metrics": b"whole"}
 
 
 @pytest.mark.usefixtures("impatient")

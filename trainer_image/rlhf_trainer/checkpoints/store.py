@@ -12,7 +12,8 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from ctypes import py_object, pythonapi
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -135,7 +136,7 @@ class ObjectStore:
 
             def copy() -> None:
                 file.seek(0)
-                with self._files.open_output_stream(self._path(name)) as out:
+                with _whole(self._files.open_output_stream(self._path(name))) as out:
                     while chunk := file.read(PIECE):
                         if self._is_stopped.is_set():
                             raise InterruptedError("the stage has ended")
@@ -206,6 +207,19 @@ class ObjectStore:
     def _who(self) -> str:
         has_secret = Credentials(self._secret).is_there
         return f"Secret {self._secret}" if has_secret else "the identity that the process runs as"
+
+
+@contextmanager
+def _whole(out: Any) -> Iterator[Any]:
+    """An output stream that is closed only where nothing was raised. pyarrow has no abort: closing
+    makes an object of what was sent, and so does the stream's end, also at the interpreter's, so
+    that it must have none. Parts in the store are then those of an upload that was cut."""
+    try:
+        yield out
+    except BaseException:
+        pythonapi.Py_IncRef(py_object(out))
+        raise
+    out.close()
 
 
 def _size(path: Path) -> int | None:
