@@ -267,6 +267,33 @@ def test_a_template_that_leaves_out_the_system_message_is_refused_and_not_traine
     assert encode_dialogue(tokenizer, Dialogue("a:1", TURNS), 999)
 
 
+TOOLED = "{% for tool in tools or [] %}{{ tool.function | tojson }}{% endfor %}" + CHATML
+
+
+def test_a_template_that_leaves_out_tools_is_refused_with_the_function(make: Any) -> None:
+    turns = (Message("user", "Ask f"), Message("assistant", "f()"))
+    pair = Preference("a:1", turns[:1], (turns[1:], (Message("assistant", "No."),)), (0, 1))
+    for function, wrapped, template, said in (
+        ("f", True, CHATML, "leaves out `f` of the row's tools"),
+        ("f", False, TOOLED.replace("tojson", "string"), "leaves out `f` of the row's tools"),
+        ("", True, CHATML, "leaves out the row's tools"),
+        ("f", True, TOOLED, None),
+    ):
+        schema = {"name": function, "parameters": {}}
+        given = Extras(({"type": "function", "function": schema} if wrapped else schema,))
+        for encode in (
+            lambda t, given=given: encode_dialogue(t, Dialogue("a:1", turns, given), 999),
+            lambda t, given=given: encode_prompt(t, Prompt("a:1", turns[:1], {}, given), 999),
+            lambda t, given=given: encode_preference(t, pair._replace(extras=given), 999),
+        ):
+            if said is None:
+                encode(make(template))
+                continue
+            with pytest.raises(RowProblem, match=said) as refusal:
+                encode(make(template))
+            assert "spec.model.chatTemplate" in refusal.value.hint
+
+
 def test_a_system_message_that_the_last_question_alone_is_told_is_trained_on(make: Any) -> None:
     tokenizer = make(MISTRAL_3)
     turns = (Message("system", "Be brief."), *TURNS)

@@ -32,6 +32,7 @@ from rlhf_trainer.data.rendering import (
     pieces_of,
     refuse_unless_shown,
     refuse_without_system,
+    refuse_without_tools,
     rendered,
     tokenised,
     tokenised_behind,
@@ -115,6 +116,7 @@ def encode_dialogue(
     """A dialogue with the loss on the assistant's turns, or on all. Raises RowProblem."""
     pieces = pieces_of(tokenizer, dialogue.messages, dialogue.extras)
     refuse_unless_shown(pieces, dialogue.messages)
+    refuse_without_tools(tokenizer, dialogue.messages, dialogue.extras)
     tokens: list[int] = []
     mask: list[bool] = []
     for piece, ids in zip(pieces, tokenised(tokenizer, pieces), strict=True):
@@ -320,6 +322,7 @@ def _answer(
 def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> list[int]:
     text = rendered(tokenizer, turns, extras, asks=True)
     refuse_without_system(text, turns)
+    refuse_without_tools(tokenizer, turns, extras)
     return tokenised(tokenizer, [Piece(text, -1)])[0]
 
 

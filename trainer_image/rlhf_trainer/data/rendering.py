@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.data.problems import RowProblem
@@ -149,6 +149,27 @@ def refuse_without_system(text: str, turns: Turns) -> None:
     said = (turn.content for turn in turns if turn.role == "system")
     if any(_closed_up(words) not in _closed_up(text) for words in said):
         raise RowProblem("the chat template leaves out the system message", hint=NOT_READ)
+
+
+def refuse_without_tools(tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> None:
+    """RowProblem where the template shows no more of a function for its being given: answers that
+    call it would be learnt of functions that nobody was told of."""
+    if not extras.tools:
+        return
+    told = rendered(tokenizer, turns, extras)
+    untold = rendered(tokenizer, turns, extras._replace(tools=()))
+    for tool in extras.tools:
+        name = _function_name(tool)
+        if told.count(name) <= untold.count(name) if name else told == untold:
+            which = f"`{name}` of " if name else ""
+            raise RowProblem(f"the chat template leaves out {which}the row's tools", hint=NOT_READ)
+
+
+def _function_name(tool: Any) -> str:
+    """'' where it has none."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> Piece:
