@@ -144,7 +144,11 @@ class StageResult(Contract):
 
     exit_code: int = Field(description="An ExitCode.")
     reason: str = Field(description="One CamelCase word.", examples=["Done", "BadData", "Diverged"])
-    message: str = Field(default="", max_length=1024, description="A sentence for people.")
+    message: str = Field(
+        default="",
+        max_length=1024,
+        description="A sentence for people. Of prepare its warnings follow, a line each.",
+    )
     step: int | None = Field(default=None, description="Steps (PPO: rollouts) done.")
     checkpoint: CheckpointRef | None = Field(default=None, description="The committed output.")
     metrics: dict[str, float] = Field(

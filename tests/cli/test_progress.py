@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 from rlhf_api.job import RLHFJob
-from rlhf_api.status import Condition, GPUSeconds, JobStatus, StageStatus
+from rlhf_api.status import AttemptEnd, Condition, GPUSeconds, JobStatus, StageStatus
 from rlhf_api.validation import parse_job
 from rlhf_cli.description import _pods
 from rlhf_cli.figures import duration, figure_text, key_figures
@@ -189,6 +189,31 @@ def test_the_table_is_followed_by_device_time_and_what_is_waited_for() -> None:
         "Device time:   useful 2:00:00   repeated 1:05   waiting 0:10",
         "Scheduled: sft: 2 of 4 pods fit: insufficient nvidia.com/gpu.",
     ]
+
+
+def test_what_prepare_warns_of_is_told_once_and_again_at_the_end() -> None:
+    stream, shown = io.StringIO(), job(sft=RUNNING)
+    assert shown.status is not None
+    end = AttemptEnd(
+        attempt=1, kind="Done", reason="Done", exit_code=0, time="2026-01-05T10:00:00Z",
+        message="checked 1 sources: …\nspec.stages.sft.data: [a] {{name}}\nspec.model: b",
+    )  # fmt: skip
+    prepare = shown.status.prepare.model_copy(update={"ended": end})
+    shown = shown.model_copy(update={"status": JobStatus(prepare=prepare, stages={"sft": RUNNING})})
+    warnings = ["Warning: spec.stages.sft.data: [a] {{name}}", "Warning: spec.model: b"]
+    lines = LineProgress(stream)
+    live = TerminalProgress(Console(file=io.StringIO(), width=100))
+    for _ in range(3):
+        lines.show(shown)
+        live.show(shown)
+    for said in (stream, live.console.file):
+        assert isinstance(said, io.StringIO)
+        told = (line for line in said.getvalue().splitlines() if "Warning" in line)
+        assert [line[line.index("Warning") :] for line in told] == warnings
+    assert summary(shown, 60).splitlines()[-2:] == warnings
+    again = prepare.model_copy(update={"phase": "Running", "attempt": 2})
+    shown = shown.model_copy(update={"status": JobStatus(prepare=again)})
+    assert "Warning" not in summary(shown, 60)
 
 
 def test_text_from_a_trainer_is_never_taken_for_markup() -> None:

@@ -123,7 +123,10 @@ def test_files_that_are_not_read_are_named_beside_the_rows(in_pod: Pod) -> None:
         write_jsonl(Path("inputs/set") / f"{name}.jsonl", sft_rows(40))
     in_pod.paths["set"] = "inputs/set"
     said = prepare(prepare_run(in_pod, {"sft": {"data": {"source": "set"}}})).message
-    assert said.endswith("rows (not read: rows-test.jsonl, self_eval.jsonl)")
+    told = (
+        "spec.stages.sft.data: not read, as no data of this split: rows-test.jsonl, self_eval.jsonl"
+    )
+    assert said.splitlines()[1:] == [told]
 
 
 def test_names_in_braces_that_nobody_fills_in_are_told_with_what_fills_them(in_pod: Pod) -> None:
@@ -131,10 +134,18 @@ def test_names_in_braces_that_nobody_fills_in_are_told_with_what_fills_them(in_p
     stages = {"sft": {"data": {"source": in_pod.data("who", rows)}}}
     said = prepare(prepare_run(in_pod, stages)).message
     told = "who.jsonl: {{name}} in 4 of 4 rows, which `variables` would fill in"
-    assert said.endswith(f" rows ({told})")
+    assert said.splitlines()[1:] == [f"spec.stages.sft.data: {told}"]
     assert prepare(prepare_run(in_pod, stages)).message == said  # from the rows that are kept
     stages["sft"]["data"]["variables"] = {"name": "Ada"}
     assert prepare(prepare_run(in_pod, stages)).message.endswith("rows")
+
+
+def test_rows_that_are_left_out_on_request_are_told(in_pod: Pod) -> None:
+    source = in_pod.data("some", [*sft_rows(40), {"prompt": "q", "answer": ""}])
+    data = {"source": source, "onError": "skip", "maxSkippedFraction": 0.1}
+    said = prepare(prepare_run(in_pod, {"sft": {"data": data}})).message
+    told = "1 rows are left out, the first: some.jsonl:41: `answer` is blank"
+    assert said.splitlines()[1:] == [f"spec.stages.sft.data: {told}"]
 
 
 def test_kto_wants_labels_or_pairs(in_pod: Pod) -> None:

@@ -43,7 +43,7 @@ from rlhf_trainer.installed import refuse_missing_for_stages
 from rlhf_trainer.models.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
 
 NAMED: Final = 4
-"""Files that are not read, or warnings, as many as a message names; the log has all."""
+"""Files that are not read, as many as a message names; the log has all."""
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,12 @@ def prepare(run: StageRun) -> StageResult:
     refuse_beyond_context(run)
     _check_reward_model(run)
     digests = {ref.field: source_digest(ref, run.paths) for ref in refs}
-    rows = _check_rows(run, digests, store)
+    counts, warnings = _check_rows(run, digests, store)
+    checked = f"checked {len(refs)} sources: {', '.join(counts)}"
     return StageResult(
         exit_code=ExitCode.DONE,
         reason="Done",
-        message=shortened(f"checked {len(refs)} sources: {', '.join(rows)}"),
+        message=shortened("\n".join([checked, *warnings])),
         sources=digests,
     )
 
@@ -163,11 +164,15 @@ def _check_function(source: FunctionReward, path: Path) -> None:
         )
 
 
-def _check_rows(run: StageRun, digests: Mapping[str, str], store: ObjectStore | None) -> list[str]:
-    """What each data set holds, in words; BadData with the problems of all of them together."""
+def _check_rows(
+    run: StageRun, digests: Mapping[str, str], store: ObjectStore | None
+) -> tuple[list[str], list[str]]:
+    """What each data set holds, in words, and what is hardly meant so; BadData with the problems of
+    all of them together."""
     from rlhf_trainer.models.tokenizers import load_tokenizer
 
-    found: list[str] = []
+    counts: list[str] = []
+    warnings: list[str] = []
     problems: list[str] = []
     tokenizer = load_tokenizer(run)
     refuse_unknown_tokens(run, tokenizer)
@@ -176,13 +181,14 @@ def _check_rows(run: StageRun, digests: Mapping[str, str], store: ObjectStore | 
         try:
             rows = _rows(run, field, recipe, digests[field], tokenizer, store)
             _refuse_unknown_tokens(rows, tokenizer, known)
-            found.append(_counted(field, rows))
+            counts.append(f"{field} {len(rows.train)} + {len(rows.heldout)} rows")
+            warnings += _warned(field, rows)
         except BadData as error:
             problems.append(f"spec.{field}: {error}")
     if problems:
         raise BadData("\n".join(problems))
     _keep_demonstrations(run, digests, tokenizer, store)
-    return found
+    return counts, warnings
 
 
 def _rows(
@@ -219,18 +225,18 @@ def _keep_demonstrations(
         raise BadData(f"spec.stages.reward.normaliseOn: {error}") from None
 
 
-def _counted(field: str, rows: Loaded[Any]) -> str:
-    """Rows to train on and held out; which files beside them are not read; and what is hardly
-    meant as it is."""
-    said = f"{field} {len(rows.train)} + {len(rows.heldout)} rows"
+def _warned(field: str, rows: Loaded[Any]) -> list[str]:
+    """Rows that are left out, files beside them that are not read, and what is hardly meant as it
+    is."""
+    found = list(rows.warnings)
+    if rows.skipped:
+        found.append(f"{len(rows.skipped)} rows are left out, the first: {rows.skipped[0]}")
     if rows.unread:
-        log.warning(
-            "spec.%s: not read, as no data of this split: %s", field, ", ".join(rows.unread)
-        )
-        said += f" (not read: {_first(rows.unread)})"
-    for warning in rows.warnings:
+        found.append(f"not read, as no data of this split: {_first(rows.unread)}")
+        log.info("spec.%s: all that is not read: %s", field, ", ".join(rows.unread))
+    for warning in found:
         log.warning("spec.%s: %s", field, warning)
-    return said + (f" ({_first(rows.warnings)})" if rows.warnings else "")
+    return [f"spec.{field}: {warning}" for warning in found]
 
 
 def _first(items: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Final, TextIO
 
 from rlhf_api.job import RLHFJob
 
-from rlhf_cli.progress.rows import StageRow, stage_rows
+from rlhf_cli.progress.rows import NewWarnings, StageRow, stage_rows
 
 INTERVAL: Final = 10.0
 """Seconds between two lines on the same stage in the same phase."""
@@ -26,6 +26,7 @@ class LineProgress:
         self._said: dict[str, tuple[str, int, str]] = {}
         self._since: dict[str, tuple[tuple[str, int, str], float]] = {}
         self._written: dict[str, float] = {}
+        self._warnings = NewWarnings()
 
     def __enter__(self) -> LineProgress:
         return self
@@ -38,6 +39,8 @@ class LineProgress:
         for row in stage_rows(job, datetime.now(UTC)):
             if line := self._news(row):
                 self.say(f"{datetime.now():%H:%M:%S}  {row.title:<8}{line}")
+        for warning in self._warnings.of(job):
+            self.say(f"{datetime.now():%H:%M:%S}  {warning}")
 
     def say(self, text: str) -> None:
         """Write a line."""

@@ -47,6 +47,27 @@ def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
     return [_row(name, stage, now) for name, stage in job.stage_statuses().items()]
 
 
+def warnings_of(job: RLHFJob) -> list[str]:
+    """What `prepare` found in the data that is hardly meant so."""
+    prepare = job.stage_statuses()["prepare"]
+    if prepare.phase != "Succeeded" or prepare.ended is None:
+        return []
+    return [f"Warning: {line}" for line in prepare.ended.message.splitlines()[1:]]
+
+
+class NewWarnings:
+    """Those of a job that were not asked for before."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def of(self, job: RLHFJob) -> list[str]:
+        """Each once."""
+        found = [warning for warning in warnings_of(job) if warning not in self._told]
+        self._told.update(found)
+        return found
+
+
 def _row(name: str, stage: StageStatus, now: datetime) -> StageRow:
     is_running, is_done = stage.phase == "Running", stage.phase == "Succeeded"
     shown = key_figures(name, stage.metrics, 3, is_final=not is_running)

@@ -24,7 +24,7 @@ from rlhf_cli.figures import (
     model_scores,
 )
 from rlhf_cli.pipes import nobody_reads
-from rlhf_cli.progress.rows import StageRow, stage_rows
+from rlhf_cli.progress.rows import StageRow, stage_rows, warnings_of
 from rlhf_cli.progress.terminal import STYLES, WIDE
 
 LOG_WIDTH: Final = 120
@@ -46,7 +46,7 @@ def console_for(stream: TextIO) -> Console:
 
 
 def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
-    """Each stage with its time and key figures, then the scores of all models."""
+    """Each stage with its time and key figures, the scores of all models, and what to look at."""
     status, rows = job.status or JobStatus(), stage_rows(job, now)
     reached = [_reached(row, job.stage_statuses()[row.name].metrics) for row in rows]
     if console.width >= WIDE:
@@ -60,7 +60,7 @@ def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
         console.print(f"Score of the answers to the evaluation prompts:   {told}", soft_wrap=True)
     if spent := device_time(status):
         console.print(f"Device time:   {spent}", soft_wrap=True)
-    for line in _needed(status):
+    for line in (*warnings_of(job), *_needed(status)):
         console.print(line, soft_wrap=True, markup=False)
 
 

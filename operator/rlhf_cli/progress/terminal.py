@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rlhf_api.job import RLHFJob
 
-from rlhf_cli.progress.rows import SYMBOLS, StageRow, stage_rows
+from rlhf_cli.progress.rows import SYMBOLS, NewWarnings, StageRow, stage_rows
 
 STYLES: Final = {"Succeeded": "green", "Failed": "red", "Running": "bold", "Suspended": "yellow"}
 BAR_WIDTH: Final = 24
@@ -53,7 +53,17 @@ class LiveView:
 
 
 class TerminalProgress(LiveView):
-    """A line a stage."""
+    """A line a stage, and above them what `prepare` warns of."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._warnings = NewWarnings()
+
+    def show(self, job: RLHFJob) -> None:
+        """Take a new status."""
+        for warning in self._warnings.of(job):
+            self.console.print(Text(warning, style="yellow"), soft_wrap=True)
+        super().show(job)
 
     def say(self, text: str) -> None:
         """A line above the stages."""
