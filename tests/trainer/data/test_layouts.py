@@ -148,6 +148,7 @@ OPENAI_CALL = {"id": "c1", "type": "function", "function": {"name": "sum", "argu
     [
         ({"role": "assistant", "content": None, "tool_calls": [OPENAI_CALL]}, CALL),
         ({"role": "assistant", "content": B, "tool_calls": [OPENAI_CALL] * 2}, [B, CALL, CALL]),
+        ({"role": "assistant", "content": B, "function_call": OPENAI_CALL["function"]}, [B, CALL]),
         ({"from": "function_call", "value": '[{"name": "sum", "arguments": {}}]'}, CALL),
         ({"from": "function_call", "value": "Action: sum"}, "Action: sum"),
     ],
@@ -159,8 +160,11 @@ def test_calls_of_functions_become_text(turn: Any, said: Any, tmp_path: Path) ->
     assert texts(found.messages) == [*ASKED, ("assistant", text), ("tool", "2"), ("assistant", A)]
 
 
-def test_a_turn_of_weight_0_is_not_trained_on(tmp_path: Path) -> None:
-    turns = [TURNS[0], TURNS[1] | {"weight": 0}, *TURNS]
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"loss": False}, {"train": False, "weight": 1}, {"loss_weight": 0.0}]
+)
+def test_a_turn_of_weight_0_is_not_trained_on(mark: dict[str, Any], tmp_path: Path) -> None:
+    turns = [TURNS[0], TURNS[1] | mark, *TURNS]
     found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
     assert [turn.trained for turn in found.messages] == [True, False, True, True]
 
@@ -474,6 +478,17 @@ def test_arguments_of_a_call_are_json_once(tmp_path: Path) -> None:
             {"answer": {"role": "assistant", "content": A, "reasoning_content": "1, then 2"}},
             "`answer[1]` has `reasoning_content`, which is not read",
         ),
+        ({"answer": [GOOD | {"weight": 0.5}]}, "`answer[1].weight` is 0.5; a turn is learnt (1)"),
+        ({"prompt": [TURNS[0] | {"name": "Ann"}]}, "`prompt[1]` has a `name`, which is not read"),
+        ({"prompt": [TURNS[0] | {"images": ["a.png"]}]}, "`prompt[1].images` belongs to the text"),
+        (
+            {"prompt": [TURNS[0] | {"content": [{"type": "image_url", "text": "a.png"}]}]},
+            "`prompt[1]` holds a part of type 'image_url'",
+        ),
+        (
+            {"prompt": [{"role": "system", "content": "S"}, *TURNS[:1]], "system": "T"},
+            "`system` is not the system message that the turns begin with",
+        ),
     ],
 )
 def test_what_a_row_holds_beside_its_text_is_not_left_out_silently(
@@ -482,6 +497,15 @@ def test_what_a_row_holds_beside_its_text_is_not_left_out_silently(
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": Q, "answer": A} | more])
     with pytest.raises(BadData, match=re.escape(reason)):
         load(load_dialogues, path)
+
+
+def test_a_system_message_goes_before_the_history_and_may_stand_twice(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "S"}
+    row = {"prompt": [system, *TURNS[:1]], "answer": A, "history": [["H", "R"]], "system": "S "}
+    (found,) = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [row])).train
+    assert texts(found.messages) == [
+        ("system", "S"), ("user", "H"), ("assistant", "R"), ("user", Q), ("assistant", A)
+    ]  # fmt: skip
 
 
 def test_a_column_of_pictures_without_any_is_nothing(tmp_path: Path) -> None:

@@ -170,6 +170,19 @@ def test_names_that_nobody_fills_in_are_told_where_a_file_is_full_of_them(tmp_pa
     assert not load(load_dialogues, tmp_path / "set", variables=both).warnings
 
 
+def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
+    rows = [{"id": 1, "question": "q", "context": "c", "answer": "a", "history": "", "tools": ""}]
+    rows += [{"question": "q", "answer": "b", "thinking": "t"}]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    assert load(load_dialogues, path).warnings == ["columns that are not read: context, thinking"]
+    assert load(load_prompts, path).warnings == []  # reward functions get the whole row
+    mapped = load(load_dialogues, path, columns={"input": "context"}).train
+    assert mapped[0].messages[0].content == "q\nc"
+    many = {"prompt": "q", "chosen": "a", "rejected": "b"} | {f"c{i}": i for i in range(11)}
+    (told,) = load(load_preferences, jsonl(path, [many])).warnings
+    assert told == "columns that are not read: c0, c1, c2, c3, c4, c5, c6, c7 and 3 more"
+
+
 def test_limit_stops_reading(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "".join(map(line, rows(3))) + "broken\n")
     assert len(load(load_dialogues, path, limit=3).train) == 3

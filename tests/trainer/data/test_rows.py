@@ -125,6 +125,10 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "number": (b"1.5\n", "the row is a number, not an object"),
     "null": (b"null\n", "the row is null, not an object"),
     "NaN": (b'{"prompt": "x", "answer": NaN}\n', "NaN is no JSON"),
+    "a key that stands twice": (
+        b'{"prompt": "x", "answer": "y", "answer": "z"}\n',
+        "`answer` stands twice in one object",
+    ),
     "two objects": (b'{"prompt": "x"} {"answer": "y"}\n', "Extra data"),
     "deep nesting": (b"[" * 100_000 + b"\n", "bad JSON"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rlhf_api.data import Columns, Format
@@ -78,6 +78,28 @@ class Names:
             return own
         taken = {but, *self._mapped.values()}
         return next((n for n in SYNONYMS[part] if n in columns and n not in taken), None)
+
+
+class Watched(dict[str, Any]):
+    """A row that remembers which of its columns were looked at."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self._seen: set[str] = set()
+
+    def unseen(self) -> Iterator[str]:
+        """The others, as far as there is something in them."""
+        for name, value in self.items():
+            if name not in self._seen and value not in ("", [], {}):
+                yield name
+
+    def __getitem__(self, name: str) -> Any:
+        self._seen.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._seen.add(name)
+        return super().get(name, default)
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:

@@ -25,7 +25,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+def _unrepeated(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands twice the first value would be lost."""
+    found = dict(items)
+    if len(found) < len(items):
+        names = [name for name, _ in items]
+        again = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`{again}` stands twice in one object")
+    return found
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unrepeated)
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[Found]:

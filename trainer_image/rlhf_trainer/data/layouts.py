@@ -17,7 +17,7 @@ from rlhf_trainer.data import preferences
 from rlhf_trainer.data.columns import Names, cell, number, truth
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
-from rlhf_trainer.data.prompts import PromptReader, extras_of, system_turn
+from rlhf_trainer.data.prompts import PromptReader, extras_of, with_system
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import (
     Turns,
@@ -132,8 +132,7 @@ def _pair(names: Names) -> Read | None:
         if prompt is not None and not preferences.are_dialogues(best, worst):
             asked = prompt(row)
         before, answers = preferences.parted(asked, best, worst)
-        if before[0].role != "system":
-            before = system_turn(row, names) + before
+        before = with_system(before, row, names)
         margin = names.of_row("margin", row) or "margin"
         by = number(row[margin], margin) if row.get(margin, "") != "" else 0.0
         return Sample(before, answers, (0, 1), margin=by, extras=extras_of(row, names))
@@ -202,8 +201,7 @@ def _transcript(names: Names) -> Read | None:
 
     def read(row: dict[str, Any]) -> Sample:
         turns = transcript_turns(text_of(cell(row, column), column), column)
-        before = () if turns[0].role == "system" else system_turn(row, names)
-        return _dialogue(before + turns, names, row)
+        return _dialogue(with_system(turns, row, names), names, row)
 
     return read
 

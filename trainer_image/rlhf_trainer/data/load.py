@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
 
-from rlhf_trainer.data.columns import SYNONYMS, mapped_columns
+from rlhf_trainer.data.columns import SYNONYMS, Watched, mapped_columns
 from rlhf_trainer.data.digests import path_of
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
@@ -28,6 +29,10 @@ Make = Callable[[Row, Sample], list[T]]
 
 SHARED_FROM: Final = 0.01
 """Share of held-out rows with prompts of the training set that is told: greetings come twice."""
+NAMES_OF_ROWS: Final = re.compile(r"id|idx|index|uuid|source|.*_id|__index_level_0__")
+"""Columns that nobody misses."""
+NAMED: Final = 8
+"""Columns that are not read, as many as a message names."""
 LOOKED_AT: Final = 64
 """Good rows at the head of a file by whose columns its layout is recognised."""
 
@@ -232,22 +237,27 @@ def _read(
     found: list[_Keyed[T]] = []
     bad: list[BadRow] = []
     columns: dict[str, None] = {}
+    unread: set[str] = set()
     variables = Variables(source.variables)
     total = 0
     rows = _noting_columns(_rows(source, address, split, paths, variables), columns)
+    if make is not _prompts:  # reward functions get all columns
+        rows, make = _watched(rows), _noting_unread(make, unread)
     for item in _understood(source, rows, make):
         total += 1
         if isinstance(item, BadRow):
             bad.append(item)
         else:
             found.extend(item)
+    warnings = variables.warnings()
     if (address, split) == (source.source, source.split):  # held-out rows may have fewer
         _refuse_missing_columns(source, columns)
         variables.refuse_missing(source)
+        warnings += _of_unread_columns([name for name in columns if name in unread])
     settle(source, bad, total)
     if not found:
         raise BadData(f"{address}: no row can be used")
-    return _Found(found, bad, variables.warnings())
+    return _Found(found, bad, warnings)
 
 
 def _rows(
@@ -276,6 +286,27 @@ def _noting_columns(
         if isinstance(row, Row):
             columns |= dict.fromkeys((*row.value, *row.nulls))
         yield row
+
+
+def _watched(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
+    return (r._replace(value=Watched(r.value)) if isinstance(r, Row) else r for r in rows)
+
+
+def _noting_unread(make: Make[T], unread: set[str]) -> Make[T]:
+    """`make`, that has the columns in `unread` at which nobody has looked when it is called."""
+
+    def noting(row: Row, sample: Sample) -> list[T]:
+        if isinstance(row.value, Watched):
+            unread.update(row.value.unseen())
+        return make(row, sample)
+
+    return noting
+
+
+def _of_unread_columns(names: Sequence[str]) -> list[str]:
+    told = [name for name in names if not NAMES_OF_ROWS.fullmatch(name)]
+    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return [f"columns that are not read: {', '.join(told[:NAMED])}{more}"] if told else []
 
 
 def _refuse_missing_columns(source: DataSource, columns: Mapping[str, None]) -> None:

@@ -66,10 +66,9 @@ class PromptReader:
         turns = self._asked(row)
         history = self._names.of_row("history", row, but=self.column)
         if history in row and history != self.column and row[history] != "":
-            turns = history_of(row[history], history) + turns
-        if turns[0].role == "system":
-            return turns
-        return system_turn(row, self._names) + turns
+            own = int(turns[0].role == "system")
+            turns = turns[:own] + history_of(row[history], history) + turns[own:]
+        return with_system(turns, row, self._names)
 
     def _asked(self, row: dict[str, Any]) -> Turns:
         value = with_turns(cell(row, self.column))
@@ -89,8 +88,20 @@ class PromptReader:
         return (Message("user", text_of(text, self.column)),)
 
 
-def system_turn(row: dict[str, Any], names: Names) -> Turns:
-    """The system message in a column of its own, where the row has one with something in it."""
+def with_system(turns: Turns, row: dict[str, Any], names: Names) -> Turns:
+    """The turns behind the system message that the row has in a column of its own. RowProblem where
+    they begin with another one."""
+    system = _system_turn(row, names)
+    if turns[0].role != "system":
+        return system + turns
+    if system and system[0].content.strip() != turns[0].content.strip():
+        column = names.of_row("system", row)
+        raise RowProblem(f"`{column}` is not the system message that the turns begin with")
+    return turns
+
+
+def _system_turn(row: dict[str, Any], names: Names) -> Turns:
+    """Where there is one with something in it."""
     column = names.of_row("system", row)
     text = row.get(column) if column else None
     if text is None or text == "":

@@ -41,6 +41,8 @@ ROLE_KEYS: Final = ("role", "from", "speaker")
 CONTENT_KEYS: Final = ("content", "value", "text")
 MEDIA: Final = ("images", "image", "videos", "video", "audios", "audio")
 PAIR_KEYS: Final = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
+WEIGHTS: Final = ("weight", "loss_weight", "loss", "train")
+"""Whether a turn is learnt, as OpenAI, LLaMA-Factory, ms-swift and Axolotl write it."""
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 PYTHON_TURNS: Final = re.compile(r"\[\{'(?:role|from|content|value)': ")
 HH_TURN: Final = re.compile(r"(?:^|\n\n)(Human|Assistant|System):[ ]?")
@@ -112,11 +114,28 @@ def _turn(item: Any, where: str) -> Turns:
     role = ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
         raise RowProblem(f"`{where}` has the unknown {role_key} {name!r}")
-    trained = item.get("weight", 1) not in (0, False)
+    trained = _is_trained(item, where)
+    _refuse_speaker(item, where, role)
     content = _content(item, where, role)
     if name.lower() == FUNCTION_CALL:
         content = _calls_in(content)
     return (Message(role, content, trained),)
+
+
+def _is_trained(item: Mapping[str, Any], where: str) -> bool:
+    given = {key: item[key] for key in WEIGHTS if item.get(key) is not None}
+    for key, value in given.items():
+        if value not in (0, 1):
+            raise RowProblem(f"`{where}.{key}` is {value!r}; a turn is learnt (1) or not (0)")
+    return all(given.values())
+
+
+def _refuse_speaker(item: Mapping[str, Any], where: str, role: str) -> None:
+    """OpenAI's `name` tells people of one role apart; of a tool's answer it repeats the call."""
+    if item.get("name") and role != "tool":
+        raise RowProblem(
+            f"`{where}` has a `name`, which is not read: write it into the content, or leave it out"
+        )
 
 
 def _pair(item: dict[str, Any], where: str) -> Turns:
@@ -135,7 +154,9 @@ def _content(item: dict[str, Any], where: str, role: str) -> str:
             f"`{where}` has `{thoughts}`, which is not read: write it into the content as the "
             "model's template does (<think>…</think>, say), or leave it out"
         )
-    calls = item.get("tool_calls")
+    refuse_media(item, f"{where}.")
+    legacy = item.get("function_call")  # of OpenAI's API, one call without a list
+    calls = item.get("tool_calls") or ([legacy] if legacy else [])
     content = next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None)
     if isinstance(content, list):
         content = "".join(_part(part, where) for part in content)
@@ -153,7 +174,7 @@ def _part(part: Any, where: str) -> str:
     if isinstance(part, str):
         return part
     text = part.get("text") if isinstance(part, dict) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or part.get("type", "text") != "text":
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         raise RowProblem(f"`{where}` holds a part of type {kind!r}; only text can be used")
     return text
@@ -194,12 +215,13 @@ def history_of(value: Any, column: str) -> Turns:
     return tuple(turns)
 
 
-def refuse_media(row: Mapping[str, Any]) -> None:
-    """Raise RowProblem where pictures or sounds belong to a row's text: they would not be read."""
+def refuse_media(row: Mapping[str, Any], where: str = "") -> None:
+    """Raise RowProblem where pictures or sounds belong to the text of a row, or of a turn in it:
+    they would not be read."""
     for column in MEDIA:
         value, mark = row.get(column), f"<{column.removesuffix('s')}>"
         if value and (not isinstance(value, str) or mark in json.dumps(row, default=str)):
-            raise RowProblem(f"`{column}` belongs to the text; only text can be used")
+            raise RowProblem(f"`{where}{column}` belongs to the text; only text can be used")
 
 
 def is_transcript(value: Any) -> bool:
