@@ -7,6 +7,7 @@ never makes a pass do again what was done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -194,6 +195,14 @@ class KubernetesCluster:
             return set()
         return {kind.rpartition("/")[2] for kind in made_kinds(was, self.platform)[:1]}
 
+    async def confirm(self, key: JobKey) -> None:
+        """By asking the API server. Raises Restored, too."""
+        known = self._cache.job(key)
+        await self._ask_for(key)
+        now = self._cache.job(key)
+        if known is None or now is None or _read(now) != _read(known):
+            raise OutOfDate("the job is not what it was known for")
+
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """The Job last: where it is, all that its pods need is there, too."""
         await self.children.apply(job, objects)
@@ -256,14 +265,21 @@ class KubernetesCluster:
         return StatusRefused(str(meant))
 
     async def reload(self, key: JobKey) -> None:
-        """Takes in the job as it is on the API server. Where it is gone, that is the one that was
-        known before the question: meanwhile another of its name may have come. Raises Restored."""
+        """Takes in the job as it is on the API server, if that answers. Raises Restored."""
+        with contextlib.suppress(ApiError):
+            await self._ask_for(key)
+
+    async def _ask_for(self, key: JobKey) -> None:
+        """Where it is gone, that is the one that was known before the question: meanwhile another
+        of its name may have come."""
         known = self._cache.job(key)
         version = self._cache.version(known) if known else 0
         try:
             found = await self._api.get(RLHFJOBS, key.namespace, key.name)
         except ApiError as error:
-            if error.says_gone and known is not None:
+            if not error.says_gone:
+                raise
+            if known is not None:
                 self._cache.remove(known)
             return
         is_the_same = known is not None and known["metadata"]["uid"] == found["metadata"]["uid"]

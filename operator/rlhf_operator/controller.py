@@ -59,6 +59,9 @@ class Cluster(Protocol):
     async def observe(self, job: RLHFJob, now: datetime) -> Observed:
         """What is there of the job's children."""
 
+    async def confirm(self, key: JobKey) -> None:
+        """OutOfDate where the RLHFJob is not any more what `load` gave."""
+
     async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
         """Makes the objects, in order; those that are there stay as they are."""
 
@@ -92,9 +95,13 @@ REFUSED_AGAIN: Final = timedelta(minutes=1)
 """How long to wait before what was refused is tried again: somebody may have made room."""
 
 
-async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
+async def reconcile_once(
+    cluster: Cluster, key: JobKey, now: datetime, *, is_just_written: bool = False
+) -> Pass:
     """Brings a job one step nearer to what is wanted. Safe to repeat, and to break off anywhere.
 
+    `is_just_written`: an attempt of it was, a moment ago. Later, watches that were cut may tell of
+    children that are gone before they tell that the job is not to run any more.
     A manifest that admission should have refused becomes a condition, and has no children.
     """
     manifest = await cluster.load(key)
@@ -108,6 +115,8 @@ async def reconcile_once(cluster: Cluster, key: JobKey, now: datetime) -> Pass:
     observed = await cluster.observe(job, now)
     assessment = assess(job, observed, now)
     actions = plan(assessment)
+    if not is_just_written and any(isinstance(action, CreateChildren) for action in actions):
+        await cluster.confirm(key)
     refused = await _act(cluster, job, actions)
     status = next_status(assessment, actions)
     if refused:

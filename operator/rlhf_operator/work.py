@@ -66,7 +66,8 @@ async def _pass(queue: WorkQueue, cluster: KubernetesCluster, key: JobKey) -> st
     try:
         done = await reconcile_once(cluster, key, now)
         if any(isinstance(action, BeginAttempt) for action in done.actions):
-            done = await reconcile_once(cluster, key, now)  # its children, before others' turns
+            # Its children, before others' turns.
+            done = await reconcile_once(cluster, key, now, is_just_written=True)
         if done.resource_is_newer:  # it may be taken back, of which no event tells
             await cluster.reload(key)
             queue.add_after(key, NEWER_AGAIN)

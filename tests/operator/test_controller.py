@@ -39,6 +39,10 @@ class Recorder:
     async def observe(self, job: RLHFJob, now: object) -> Observed:
         return self.observed
 
+    async def confirm(self, key: JobKey) -> None:
+        if error := self.refuses.get("confirm"):
+            raise error
+
     async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
         self._note("apply", objects[-1]["metadata"]["name"])
 
@@ -85,6 +89,18 @@ def test_the_attempt_is_written_down_before_its_children_are_made() -> None:
     assert [said for said in cluster.said if not said.startswith("emit")] == ["write Pending"]
     cluster.reconcile()
     assert cluster.said[0] == "apply tiny-prepare-1"
+
+
+def test_children_of_an_attempt_that_was_not_just_written_wait_until_the_job_is_confirmed() -> None:
+    """Watches of children may tell of a restored backup before that of jobs does."""
+    cluster = Recorder()
+    cluster.reconcile()
+    cluster.refuses["confirm"] = OutOfDate("it is not what it was")
+    with pytest.raises(OutOfDate):
+        cluster.reconcile()
+    assert cluster.said == []
+    asyncio.run(reconcile_once(cluster, KEY, NOON, is_just_written=True))
+    assert cluster.said == ["apply tiny-prepare-1"]
 
 
 def test_nothing_is_written_where_nothing_changed() -> None:

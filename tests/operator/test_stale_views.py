@@ -19,6 +19,7 @@ from rlhf_operator.controller import OutOfDate
 from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_JOB_UID, ANNOTATION_SETTINGS, JobKey
 from rlhf_operator.observed import Pod
 from rlhf_operator.render import Platform
+from rlhf_operator.watches import Restored
 
 Object = dict[str, Any]
 JOB = a_job().build()
@@ -230,22 +231,45 @@ def test_whoever_changes_what_no_pass_goes_by_does_not_hold_a_job_up() -> None:
     assert server.job["status"]["stages"]["sft"]["attempt"] == 1
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"spec": {"suspend": True}, "metadata": {"generation": 2}},
-        {"status": {"stages": {"sft": {"attempt": 1}}}},  # of another replica
-        {"metadata": {"annotations": {"rlhf.dev/approve": "sft"}}},
-        {"metadata": {"finalizers": ["orphan"]}},
-        {"metadata": {"uid": "new"}},
-    ],
-    ids=["spec", "status", "annotation of ours", "finalizer", "made again"],
-)
+CHANGES: dict[str, Object] = {
+    "spec": {"spec": {"suspend": True}, "metadata": {"generation": 2}},
+    "status": {"status": {"stages": {"sft": {"attempt": 1}}}},  # of another replica
+    "annotation of ours": {"metadata": {"annotations": {"rlhf.dev/approve": "sft"}}},
+    "finalizer": {"metadata": {"finalizers": ["orphan"]}},
+    "made again": {"metadata": {"uid": "new"}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_status_that_was_decided_on_something_else_is_refused(change: Object) -> None:
     server = Jobs(an_rlhfjob("uid", "5"), [change])
     with pytest.raises(OutOfDate):
         written(server)
     assert server.job.get("status") == change.get("status")
+
+
+def confirmed(change: Object) -> None:
+    """What a pass goes by, on an API server that has the job with this change."""
+    key, cache, known = JobKey("default", "tiny"), Cache(), an_rlhfjob("uid", "5")
+    cache.put(known)
+    newer = known["metadata"] | {"resourceVersion": "6"} | change.get("metadata", {})
+    server = Jobs(known | change | {"metadata": newer})
+    asyncio.run(KubernetesCluster(cast(Api, server), cache, Platform(), {}).confirm(key))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_nothing_is_made_for_a_job_that_is_not_what_it_was_known_for(change: Object) -> None:
+    with pytest.raises(OutOfDate):
+        confirmed(change)
+
+
+def test_what_no_pass_goes_by_does_not_keep_children_from_being_made() -> None:
+    confirmed({"metadata": {"annotations": {"example.com/seen": "1"}}})
+
+
+def test_an_older_job_than_was_known_ends_the_process_before_anything_is_made() -> None:
+    with pytest.raises(Restored):
+        confirmed({"metadata": {"resourceVersion": "4"}})
 
 
 def test_a_status_is_not_sent_for_ever() -> None:

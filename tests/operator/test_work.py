@@ -53,6 +53,9 @@ class Broken:
                 raise self.error
         return Observed()
 
+    async def confirm(self, key: JobKey) -> None:
+        return
+
     async def apply(self, job: RLHFJob, objects: Sequence[dict[str, Any]]) -> None:
         return
 

@@ -92,6 +92,9 @@ class LocalCluster:
             directory=str(self._store.directory),
         )
 
+    async def confirm(self, key: JobKey) -> None:
+        """There is no other view of it."""
+
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """Makes the directories of the pods of each Job among the objects."""
         by_kind = {item["kind"]: item for item in objects}
