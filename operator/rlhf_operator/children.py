@@ -28,6 +28,7 @@ from rlhf_operator.names import (
     service_name,
 )
 from rlhf_operator.ownership import (
+    claim_gone,
     going,
     is_disowned,
     is_left_over,
@@ -35,6 +36,7 @@ from rlhf_operator.ownership import (
     may_serve,
     owner_text,
     refusal,
+    results_on,
 )
 from rlhf_operator.refusals import Asked, Refusals
 from rlhf_operator.server_clock import Clock, own_clock
@@ -126,6 +128,9 @@ class Children:
             return
         resource, asked = self._resource(item), _asked(job)
         self._refusals.recall(asked, item)
+        if results_on(job, item):  # it was made long since: another one would have nothing on it
+            await self._meet(job, resource, item)
+            return
         try:
             self._cache.put(await self._api.create(resource, item))
             self._refusals.forget(asked, item)
@@ -144,6 +149,8 @@ class Children:
         try:
             found = await self._api.get(resource, meta["namespace"], meta["name"])
         except ApiError as error:
+            if error.says_gone and (lost := results_on(job, wanted)):
+                raise Refused("Stalled", "ClaimGone", claim_gone(wanted, lost)) from error
             if error.code == 404:
                 raise OutOfDate(f"{resource.kind} {meta['name']} has just gone") from error
             raise

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
+
+from rlhf_api.job import RLHFJob
 
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import Refused
@@ -71,8 +74,25 @@ def going(found: Object, wanted: Object) -> str:
     pods = f"-l {LABEL_JOB}={meta['labels'][LABEL_JOB]} -n {meta['namespace']}"
     return (
         f"{name} is being deleted, with all checkpoints on it. It stays for as long as there are "
-        "pods that name it, ended ones too; to begin anew, let them go: kubectl delete jobs "
+        "pods that name it, ended ones too, which go by: kubectl delete jobs "
         f"{pods}."
+    )
+
+
+def results_on(job: RLHFJob, wanted: Object) -> list[str]:
+    """Stages that are done, and whose results are on this claim; none on any other object."""
+    if wanted["kind"] != "PersistentVolumeClaim" or job.status is None:
+        return []
+    stages = job.status.every_stage().items()
+    return [n for n, s in stages if s.finished or (s.ended and s.ended.kind == "Done")]
+
+
+def claim_gone(wanted: Object, lost: Sequence[str]) -> str:
+    """What is to be said where somebody has deleted it: stages that follow would find nothing."""
+    return (
+        f"PersistentVolumeClaim {wanted['metadata']['name']} is gone, and with it what "
+        f"{', '.join(lost)} made. Restore a claim of that name from a backup, or delete this "
+        "RLHFJob and apply it again: all of it is then trained anew."
     )
 
 

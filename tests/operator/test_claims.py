@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from builders import UID, a_job
 from rendering import STATUS
+from rlhf_api.status import AttemptEnd
 from rlhf_operator.api import Api, ApiError, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.children import Children
@@ -80,9 +81,44 @@ def test_a_claim_that_somebody_deletes_is_said_to_be_held_by_pods_that_ended(ret
     assert (kind, reason) == ("Reconciling", "Terminating")
     assert said == (
         "PersistentVolumeClaim tiny-checkpoints is being deleted, with all checkpoints on it. It "
-        "stays for as long as there are pods that name it, ended ones too; to begin anew, let them "
-        "go: kubectl delete jobs -l rlhf.dev/job=tiny -n default."
+        "stays for as long as there are pods that name it, ended ones too, which go by: kubectl "
+        "delete jobs -l rlhf.dev/job=tiny -n default."
     )
+
+
+class Deleted(Server):
+    """Somebody has deleted the claim, and may have restored it."""
+
+    is_restored = False
+
+    async def get(self, *_: Any) -> Object:
+        if not self.is_restored:
+            raise ApiError(404, "NotFound", "it is gone")
+        return self.claim
+
+    async def create(self, resource: Resource, body: Object) -> Object:
+        self.made.append(resource.kind)
+        return known(body)
+
+
+def test_no_other_claim_is_made_in_place_of_one_that_had_results() -> None:
+    """Pods with devices would look on it for what it never held."""
+    end = AttemptEnd(attempt=1, kind="Done", reason="Done", time="2026-01-01T00:00:00Z")
+    done = {name: of.model_copy(update={"ended": end}) for name, of in STATUS.stages.items()}
+    job = a_job().build()
+    job = job.model_copy(update={"status": STATUS.model_copy(update={"stages": done})})
+    objects, restored = render(job, "ppo", 1, "h", "s"), known(children(retain=True)[0])
+    server = Deleted(restored)
+    made = Children(cast(Api, server), Cache(), Mender(cast(Api, server)), {})
+    with pytest.raises(Refused, match="with it what sft, reward made") as refused:
+        asyncio.run(made.apply(job, objects))
+    assert refused.value.state[:2] == ("Stalled", "ClaimGone")
+    assert "PersistentVolumeClaim" not in server.made
+    assert "Job" not in server.made
+    server.is_restored = True
+    asyncio.run(made.apply(job, objects))
+    assert "PersistentVolumeClaim" not in server.made
+    assert server.made[-1] == "Job"
 
 
 def test_a_claim_of_an_earlier_job_that_goes_is_waited_for() -> None:
