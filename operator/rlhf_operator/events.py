@@ -27,13 +27,14 @@ TOLD_BY_OTHERS: Final = (
 )
 """Reasons to wait that say nothing which the events of other stages, or of the job, do not."""
 
-QUEUED: Final = UNPLACED - {"PodsPending"}
-"""What `Queued` tells of. That pods are being made is a step that every attempt takes."""
+QUEUED: Final = UNPLACED - {"PodsPending", "JobSuspended"}
+"""What `Queued` tells of. That pods are being made is a step that every attempt takes, and what
+nobody is to do is a warning."""
 
 BY_AN_EDIT: Final = ("InputsChanged", "SettingsChanged")
 """Why an attempt makes room for another; nothing is wrong."""
 
-PASSING: Final = UNPLACED | {"Starting", "PodsStarting", "PodsMissing", *BY_AN_EDIT}
+PASSING: Final = QUEUED | {"PodsPending", "Starting", "PodsStarting", "PodsMissing", *BY_AN_EDIT}
 """Steps that every attempt takes, or that `Queued` or `AttemptStopped` tells of."""
 
 

@@ -15,6 +15,7 @@ from rlhf_api.run import ExitCode
 
 from rlhf_operator import kueue
 from rlhf_operator.names import (
+    ANNOTATION_GANG,
     ANNOTATION_HASH,
     ANNOTATION_JOB_UID,
     ANNOTATION_SETTINGS,
@@ -35,6 +36,8 @@ REJECTED: Final = re.compile(r"UnexpectedAdmissionError|NodeAffinity|NodeShutdow
 """What a kubelet says of a pod that it does not take, or not again after a restart of its own: a
 device plug-in is away, the node has changed. It sets no DisruptionTarget then.
 """
+QUEUEING: Final = "kueue"
+"""The one gang scheduler that suspends Jobs."""
 INDEX_DIGITS: Final = 10
 """More than any index has; a number of thousands of digits is refused by int()."""
 TOLD_TO_END: Final = (137, ExitCode.TERMINATED)
@@ -242,6 +245,7 @@ def _attempt(
         condition=condition,
         reason=reason,
         is_suspended=bool((job.get("spec") or {}).get("suspend")),
+        has_queue=annotations.get(ANNOTATION_GANG) == QUEUEING,
         made_at=_moment(job["metadata"].get("creationTimestamp")),
         lost_a_node=_outlived_grace(job),
     )

@@ -61,6 +61,7 @@ class Attempt(NamedTuple):
     is_orphaned: bool = False  # its Job went without its pods, which nobody but us will end
     is_whole: bool = True  # Service, ConfigMap and gang object are there too, as they were made
     is_suspended: bool = False  # its Job's spec.suspend: a queue has not let it in, or not again
+    has_queue: bool = True  # whether a queue is to do so; else somebody did that no pass knows of
     lost_a_node: bool = False  # told by its Job alone, also where nobody looked at that time
     queue_message: str = ""  # why, in the queue's own words; empty where they are not known
     refused: str = ""  # why its missing pods cannot be made; empty where nobody says so

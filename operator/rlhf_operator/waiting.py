@@ -14,6 +14,7 @@ from rlhf_operator.observed import Attempt, Pod
 UNPLACED: Final = frozenset(
     {
         "QueueAdmission",
+        "JobSuspended",
         "PodsPending",
         "PodsRefused",
         "Unschedulable",
@@ -35,6 +36,11 @@ VICTIMS: Final = re.compile(
 )
 """Where kube-scheduler goes on with what its plug-ins tried in vain to make room."""
 
+BY_HAND: Final = (
+    "Somebody, or another controller, has set spec.suspend of its Job, which no queue is to do. It "
+    "goes on from its newest checkpoint once that is false again; `kubectl get job -o yaml "
+    "--show-managed-fields` tells who it was."
+)
 HELD_BACK: Final = {
     "SchedulingGated": "Its pods have a scheduling gate that another controller has to lift.",
     "WaitingForDevices": "It waits until other stages give back the machine's devices.",
@@ -56,6 +62,8 @@ class Wait(NamedTuple):
 
 def waiting(attempt: Attempt) -> Wait | None:
     """What keeps an attempt's pods from running; None where they all run or have run."""
+    if attempt.is_suspended and not (attempt.has_queue or attempt.queue_message):
+        return Wait("JobSuspended", BY_HAND)
     if attempt.is_suspended:
         said = attempt.queue_message or "its queue has not admitted it"
         return Wait("QueueAdmission", f"The Job is suspended by its queue: {said}.")

@@ -352,6 +352,19 @@ def test_pods_that_their_job_has_left_to_themselves_still_count_and_are_to_go() 
     assert not attempt.is_orphaned
 
 
+@pytest.mark.parametrize(
+    ("mark", "has_queue"),
+    [({"rlhf.dev/gang": "native"}, False), ({"rlhf.dev/gang": "kueue"}, True), ({}, False)],
+    ids=["native", "kueue", "prepare"],
+)
+def test_a_job_says_whether_a_queue_may_suspend_it(mark: dict[str, str], has_queue: bool) -> None:
+    job = a_job()
+    job["metadata"]["annotations"] |= mark
+    job["spec"]["suspend"] = True
+    (attempt,) = attempts("tiny", OURS, [job], [], NOON)
+    assert (attempt.is_suspended, attempt.has_queue) == (True, has_queue)
+
+
 def test_a_pod_whose_job_has_made_another_in_its_place_is_to_go() -> None:
     """Two of one rank train: somebody has taken the Job controller's labels from the first."""
     (attempt,) = attempts("tiny", OURS, [a_job(size=2)], [a_pod(1), an_orphan()], NOON)

@@ -9,7 +9,7 @@ import pytest
 from builders import NOON, World, a_job
 from rlhf_operator.expiry import next_pass
 from rlhf_operator.observed import Attempt, Pod
-from rlhf_operator.waiting import WAITS_FOR_GANG, Wait, misses_pods, waiting
+from rlhf_operator.waiting import BY_HAND, WAITS_FOR_GANG, Wait, misses_pods, waiting
 
 SHORT = (
     "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: "
@@ -105,6 +105,14 @@ WAITS = {
             "QueueAdmission",
             "The Job is suspended by its queue: couldn't assign flavors to pod set main.",
         ),
+    ),
+    "a Job that no queue has suspended": (
+        gang()._replace(is_suspended=True, has_queue=False),
+        Wait("JobSuspended", BY_HAND),
+    ),
+    "Kueue, of a Job that was not made for it": (
+        gang()._replace(is_suspended=True, has_queue=False, queue_message="no quota"),
+        Wait("QueueAdmission", "The Job is suspended by its queue: no quota."),
     ),
     "a missing Secret": (
         gang(
