@@ -57,12 +57,18 @@ def test_an_answer_gives_the_terminal_no_orders(
 
 @pytest.mark.parametrize("max_new_tokens", [8, 64])
 def test_a_conversation_longer_than_the_model_reads_forgets_its_beginning(
-    max_new_tokens: int, tmp_path: Path
+    max_new_tokens: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_model(tmp_path / "short", "gpt2", n_positions=32)
     chat = Chat(path, max_new_tokens=max_new_tokens)
-    assert len(said(chat, "hello\nhow are you?\nwhat colour?\n" + "word " * 40)) == 5
+    capsys.readouterr()
+    said(chat, "hello\n")
+    assert capsys.readouterr().err == ""
+    said(chat, "how are you?\nwhat colour?\n")
+    assert "the model reads 32 tokens: the oldest turns are forgotten" in capsys.readouterr().err
+    said(chat, "word " * 40)
     assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
+    assert "are left out)" in capsys.readouterr().err
 
 
 def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
@@ -73,13 +79,15 @@ def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
         Chat(tmp_path)
 
 
-def test_the_command_reads_a_pipe(models: Mapping[str, Path]) -> None:
+def test_the_command_reads_a_pipe_and_tells_of_lines_that_are_no_text(
+    models: Mapping[str, Path],
+) -> None:
     command = [sys.executable, "-m", "rlhf_trainer", "chat", str(models["llama"])]
     command += ["--max-new-tokens", "4"]
-    done = subprocess.run(command, input="hello\n", capture_output=True, text=True)
+    done = subprocess.run(command, input=b"\xff hello\nhello\n", capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert done.stdout.count("\n") == 1
+    assert done.stderr == b"(not read: this line is not UTF-8 text)\n"
+    assert done.stdout.count(b"\n") == 1
 
 
 def test_a_reader_that_goes_away_ends_it_without_a_traceback(models: Mapping[str, Path]) -> None:

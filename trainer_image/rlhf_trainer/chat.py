@@ -6,6 +6,7 @@ In a terminal the answer appears token by token; from a pipe each line is a turn
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import unicodedata
@@ -33,6 +34,8 @@ def main(directory: str, arguments: Sequence[str]) -> int:
     except TrainerError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
+    assert isinstance(sys.stdin, io.TextIOWrapper)
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # `talk` tells what is not
     try:
         talk(chat, sys.stdin, sys.stdout)
     except KeyboardInterrupt:
@@ -55,10 +58,19 @@ def talk(chat: Chat, source: TextIO, target: TextIO) -> None:
                 return
             case "/reset":
                 chat.reset()
+            case message if not _is_text(message):
+                print("(not read: this line is not UTF-8 text)", file=sys.stderr)
             case message:
                 for text in chat.answer(message):
                     print(shown(text), end="", flush=True, file=target)
                 print(file=target, flush=True)
+                if chat.left_out:
+                    print(f"({chat.left_out})", file=sys.stderr)
+
+
+def _is_text(line: str) -> bool:
+    """Whether a line has no bytes that are not UTF-8: they come as lone surrogates."""
+    return not any(unicodedata.category(c) == "Cs" for c in line)
 
 
 def shown(text: str) -> str:
@@ -86,6 +98,7 @@ class Chat:
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.generator = torch.Generator().manual_seed(seed)
         self.turns: list[dict[str, str]] = []
+        self.left_out = ""  # what the model could not read of the conversation, at the last answer
 
     def reset(self) -> None:
         """Forget what was said."""
@@ -108,13 +121,21 @@ class Chat:
         """Tokens of the conversation. What the model cannot read beside its answer is forgotten:
         the oldest exchanges, then the start of the message."""
         limit = context_length(self.model.config)
+        self.left_out = ""
         while True:
             text = self.tokenizer.apply_chat_template(
                 self.turns, add_generation_prompt=True, tokenize=False
             )
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             room = len(ids) if limit is None else max(limit // 2, limit - self.max_new_tokens)
-            if len(ids) <= room or len(self.turns) == 1:
+            if len(ids) <= room:
+                return ids
+            self.left_out = f"the model reads {limit} tokens: the oldest turns are forgotten"
+            if len(self.turns) == 1:
+                self.left_out = (
+                    f"the model reads {limit} tokens, of which {room} are for what you say: of "
+                    f"{len(ids)}, the first {len(ids) - room} are left out"
+                )
                 return ids[-room:]
             del self.turns[:2]
 
