@@ -168,6 +168,14 @@ def test_how_far_both_policies_went_from_their_reference_is_told(folder: RunFold
     assert "KL to the reference 1.370" in told["dpo"]
 
 
+def test_kto_whose_rows_are_no_pairs_is_not_told_of_pairs(folder: RunFolder) -> None:
+    (dpo,) = (record for record in collect(folder).stages if record.name == "dpo")
+    assert "held-out pairs" in verdict(dpo)
+    kto = dpo.status.model_copy(update={"metrics": dpo.status.metrics | {"dpo/kl_baseline": 0.1}})
+    assert "held-out answers" in verdict(dpo._replace(status=kto))
+    assert "pairs" not in verdict(dpo._replace(status=kto))
+
+
 def test_what_an_attempt_did_after_the_checkpoint_of_the_next_is_dropped() -> None:
     first = [MetricRow(step, {"loss": 1.0}) for step in range(10)]
     second = [MetricRow(step, {"loss": 2.0}) for step in range(3, 6)]

@@ -100,7 +100,7 @@ PANELS: Final[dict[str, tuple[Panel, ...]]] = {
     ),
     "dpo": (
         LOSS,
-        ACCURACY,
+        ACCURACY._replace(unit="share of pairs; KTO: of answers"),
         Panel(
             "Implicit reward",
             "nats × β",

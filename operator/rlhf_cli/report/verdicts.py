@@ -46,6 +46,14 @@ def _final(metric: str, text: str) -> Callable[[StageRecord], str]:
     return tell
 
 
+def _dpo_accuracy(record: StageRecord) -> str:
+    """KTO has no pairs: its rows are single answers that were called good or bad."""
+    text = "prefers the chosen answer in {percent} of held-out pairs"
+    if "dpo/kl_baseline" in record.status.metrics:
+        text = "tells good from bad in {percent} of held-out answers"
+    return _final("eval/accuracy", text)(record)
+
+
 def _ends(points: Series) -> tuple[float, float]:
     """Means of the first and the last tenth."""
     values = [value for _, value in points]
@@ -66,7 +74,7 @@ PARTS: Final[dict[str, tuple[Callable[[StageRecord], str], ...]]] = {
         SCORE,
     ),
     "dpo": (
-        _final("eval/accuracy", "prefers the chosen answer in {percent} of held-out pairs"),
+        _dpo_accuracy,
         _course("dpo/margin", "margin"),
         _final("eval/kl", "KL to the reference {value}"),
         SCORE,
