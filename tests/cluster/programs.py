@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -103,12 +105,30 @@ class Program:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports of the loopback interface that nothing listens on, and that nobody else is given.
+
+    Programs listen on them only later: the system would have given ports of its own choice to the
+    next connection.
+    """
+    return list(itertools.islice(filter(_is_free, _ports), count))
+
+
+def _ports_of_this_worker() -> Iterator[int]:
+    """Below those that the system gives away; each again only after all others."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(20_000, 30_000)[worker % 5 :: 5]
+    return itertools.cycle(random.SystemRandom().sample(own, len(own)))
+
+
+_ports = _ports_of_this_worker()
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def listens(port: int) -> bool:

@@ -546,10 +546,9 @@ def test_what_pods_depend_on_is_put_back_while_they_run(
     wait_until(selects_its_pods)
     unseen = {"metadata": {"labels": {"rlhf.dev/job": None}}}
     jobs.client.patch("v1/configmaps", name, unseen, jobs.namespace)
+    jobs.client.patch(group, name, {"metadata": {"finalizers": None}}, jobs.namespace)
     before = jobs.client.get(group, name, jobs.namespace)["metadata"]["uid"]
     jobs.client.delete(group, name, jobs.namespace)
-    # Afterwards: one that is not being deleted is given its finalizer back by its controller.
-    jobs.client.patch(group, name, {"metadata": {"finalizers": None}}, jobs.namespace)
 
     def is_as_it_was() -> bool:
         config = jobs.client.get("v1/configmaps", name, jobs.namespace)
