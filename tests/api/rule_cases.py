@@ -829,6 +829,18 @@ CASES: list[Case] = [
         },
     ),
     Case(
+        "clip_fits_the_ratio",
+        {f"{PPO}.ratio": "sequence"},
+        f"spec.{PPO}.clip",
+        {f"{PPO}.ratio": "sequence", f"{PPO}.clip": 3e-4, f"{PPO}.clipHigh": 4e-4},
+    ),
+    Case(
+        "clip_fits_the_ratio",
+        {f"{PPO}.ratio": "sequence", f"{PPO}.clip": 0.11},
+        f"spec.{PPO}.clip",
+        {f"{PPO}.ratio": "sequence", f"{PPO}.clip": 0.1},
+    ),
+    Case(
         "settings_are_read",
         {f"{PPO}.lora": {"dropout": 0.1}},
         f"spec.{PPO}.lora.dropout",

@@ -177,6 +177,13 @@ def test_a_higher_clip_came_later_too() -> None:
     assert changed(BASE, hashes(higher)) == {"ppo"}
 
 
+@pytest.mark.parametrize("field", ["stages.ppo.ratio", "stages.ppo.lossAggregation"])
+def test_ratios_and_weights_of_responses_came_later_too(field: str) -> None:
+    as_ever, other = (a_job().with_spec(field, of).build() for of in ("token", "sequence"))
+    assert hashes(as_ever) == BASE
+    assert changed(BASE, hashes(other)) == {"ppo"}
+
+
 def test_another_rollout_engine_gives_other_responses() -> None:
     job = a_job().with_spec("stages.ppo.rollout", {"engine": "vllm"}).build()
     assert changed(BASE, hashes(job)) == {"ppo"}

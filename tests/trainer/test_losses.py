@@ -96,6 +96,39 @@ def test_every_loss_and_gradient_is_the_same_however_the_batch_is_split(
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-12)
 
 
+PER_TOKEN, LENGTHS = f64(1.0, 2.0, 6.0, 4.0, 5.0), [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("how", "want"),
+    [
+        ("token", (1 + 2 + 6 + 4 + 5) / 5),
+        ("sequence", ((1 + 2) / 2 + (6 + 4 + 5) / 3) / 2),
+        ("constant", (1 + 2 + 6 + 4 + 5) / (2 * 8)),
+    ],
+)
+def test_tokens_weigh_by_token_by_response_or_by_a_constant_however_responses_are_split(
+    how: Literal["token", "sequence", "constant"], want: float
+) -> None:
+    def share(rows: list[int]) -> float:
+        tokens = torch.cat([PER_TOKEN.split(LENGTHS)[i] for i in rows])
+        lengths = [LENGTHS[i] for i in rows]
+        divisors = ls.token_divisors(how, lengths, tokens=5, responses=2, longest=8)
+        return ls.masked_token_mean(tokens, torch.ones(len(tokens)), divisors).item()
+
+    assert share([0, 1]) == pytest.approx(want, abs=1e-7)
+    assert share([0]) + share([1]) == pytest.approx(want, abs=1e-7)
+    assert share([1, 0]) == pytest.approx(want, abs=1e-7)
+
+
+def test_a_rank_without_a_response_adds_nothing_in_any_aggregation() -> None:
+    nothing = torch.zeros(0, requires_grad=True)
+    divisors = ls.token_divisors("sequence", [], tokens=5, responses=2, longest=8)
+    loss = ls.masked_token_mean(nothing, torch.zeros(0), divisors)
+    loss.backward()
+    assert loss.item() == 0.0
+
+
 # --- supervised and reward model ------------------------------------------------------------------
 
 
@@ -258,6 +291,30 @@ def test_garbage_off_the_mask_reaches_neither_policy_loss_nor_gradient() -> None
     assert all(x.isfinite() for x in got)
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [-4.0, 0.0, 0.0, 0.0]
+
+
+def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens_ratios() -> None:
+    """GSPO's objective, written out for two responses, and its gradient."""
+    new, old = (
+        f64(-1.0, -1.3, -2.0, -0.1, -3.0).requires_grad_(),
+        f64(-1.1, -1.0, -2.05, -1.1, -2.9),
+    )
+    s = torch.stack([(part).mean().exp() for part in (new - old).split([2, 3])])
+    one, two = torch.min(s[0] * 2, s[0].clamp(0.9, 1.2) * 2), torch.min(s[1], s[1].clamp(0.9, 1.2))
+    want = -(one + two) / 2
+    assert s.tolist() == pytest.approx([math.exp(-0.1), math.exp((0.05 + 1 - 0.1) / 3)], abs=1e-12)
+    divisors = ls.token_divisors("sequence", [2, 3], tokens=5, responses=2, longest=8)
+    got = ls.ppo_policy_loss(
+        new, old, f64(2, 2, 1, 1, 1), torch.ones(5), 0.1, clip_high=0.2,
+        lengths=[2, 3], global_token_count=5, divisors=divisors,
+    )  # fmt: skip
+    assert got.loss.item() == pytest.approx(want.item(), abs=1e-7)
+    grads = [torch.autograd.grad(loss, new)[0] for loss in (got.loss, want)]
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-7)
+    assert grads[0].ne(0).tolist() == [True, True, False, False, False]  # the second is clipped
+    assert got.clip_fraction.item() == pytest.approx(3 / 5, abs=1e-6)  # of tokens, as ever
+    kl = sum(math.exp(x) - 1 - x for x in (0.1, -0.3, 0.05, 1.0, -0.1)) / 5
+    assert got.approx_kl.item() == pytest.approx(kl, abs=1e-12)
 
 
 def test_importance_weights_are_capped_and_the_mismatch_is_reported() -> None:

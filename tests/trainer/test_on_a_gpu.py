@@ -98,8 +98,10 @@ def reward(models: Mapping[str, nn.Module], session: Any) -> Tensor:
 def ppo(models: Mapping[str, nn.Module], session: Any) -> Tensor:
     tokens = token_batch([PROMPT, PROMPT], [LONG, SHORT], CUDA)
     figures = [torch.zeros(11, device=CUDA) for _ in range(6)]
-    batch = MicroBatch(tokens, torch.ones(11, dtype=torch.bool, device=CUDA), *figures, 11)
-    config = PPOStage.model_validate(DATA | {"entropyCoef": 0.01, "dualClip": 3.0})
+    mask, divisors = torch.ones(11, dtype=torch.bool, device=CUDA), torch.ones(11, device=CUDA)
+    batch = MicroBatch(tokens, mask, *figures, 11, [len(LONG), len(SHORT)], divisors)
+    more = {"entropyCoef": 0.01, "dualClip": 3.0, "ratio": "sequence"}
+    config = PPOStage.model_validate(DATA | more)
     scores = TokenScores(*models["actor"](tokens, True, True))
     actor, _ = _actor_loss(config, batch, scores, True, 0.02)
     return actor + _value_loss(config, batch, models["critic"](tokens))[0]

@@ -4,7 +4,8 @@ Aggregation. A scalar named loss or statistic is Σ over True tokens / `global_t
 the values of all micro-batches and ranks *add up* to the token mean over the global batch, however
 it was split. Where gradients are averaged over ranks (DDP, DeepSpeed), pass
 `global_token_count / world_size` and average the statistics likewise. None means: this call's
-tokens are all there are. Preference losses come un-averaged, one a pair.
+tokens are all there are. A count for each token, from `token_divisors`, gives tokens other weights.
+Preference losses come un-averaged, one a pair.
 
 Log-probs in nats; half precision is raised to fp32. Token-wise functions take any shape, packed
 (N,) included.
@@ -14,8 +15,8 @@ Masks: `response_mask` / `mask` is True where a token counts; other positions ma
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +34,40 @@ def masked_token_mean(
 ) -> Tensor:
     """Σ_{mask} loss / global_token_count: a scalar; see the module's note on aggregation.
 
-    A batch without True tokens gives 0, still attached to the graph.
+    The count is one number, or one for each token. A batch without True tokens gives 0, still
+    attached to the graph.
     """
     mask = mask.bool()
     count = torch.as_tensor(
         mask.sum() if global_token_count is None else global_token_count, device=loss.device
     )
+    if count.dim():
+        return (upcast(loss) / count).where(mask, 0.0).sum()
     total = upcast(loss).where(mask, 0.0).sum()
     return total / count.to(total.dtype).where(count > 0, 1.0)
+
+
+LossAggregation = Literal["token", "sequence", "constant"]
+
+
+def token_divisors(
+    how: LossAggregation, lengths: Sequence[int], *, tokens: int, responses: int, longest: int
+) -> TokenCount:
+    """What the loss of each token is divided by, for some responses of a global batch: one number,
+    or (N,), as `masked_token_mean` takes it.
+
+    token      Σ_i |y_i| = `tokens`: each token weighs the same (Yu et al. 2025, DAPO, eq. 8)
+    sequence   R·|y_i|: each response does, R = `responses` (Shao et al. 2024, eq. 3)
+    constant   R·L: tokens of all batches do, L = `longest` (Liu et al. 2025, Dr. GRPO)
+    """
+    match how:
+        case "token":
+            return tokens
+        case "sequence":
+            length_R = torch.tensor(lengths, dtype=torch.long)
+            return length_R.repeat_interleave(length_R) * float(responses)
+        case "constant":
+            return responses * longest
 
 
 # --- supervised -----------------------------------------------------------------------------------
@@ -121,13 +148,17 @@ def ppo_policy_loss(
     clip_high: float | None = None,
     importance_weights: Tensor | None = None,
     global_token_count: TokenCount | None = None,
+    divisors: TokenCount | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> PolicyLoss:
     """−min(ρA, clip(ρ, 1−ε, 1+ε)A), token mean; ρ = exp(clamp(log π − log π_old, ±20)).
 
     Source: Schulman et al. 2017 (PPO), eq. 7. `clip_high` takes the place of ε above 1 (Yu et al.
     2025, DAPO, sec. 3.1). `dual_clip` c > 1 bounds the loss at −cA where A < 0
     (Ye et al. 2020, sec. "Dual-clip PPO"). `importance_weights`, from
-    `truncated_importance_weights`, multiply each token's loss.
+    `truncated_importance_weights`, multiply each token's loss. With `divisors`, from
+    `token_divisors`, the loss is no token mean; statistics stay one. With `lengths` of responses,
+    which lie end to end and whose tokens all count, ρ is theirs (`sequence_log_ratio`).
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}: it must be greater than 1, or None for off")
@@ -135,8 +166,10 @@ def ppo_policy_loss(
     advantages = upcast(advantages.detach())
     # This `where` stops gradients off the mask: whatever stands there, NaN too, is harmless.
     log_ratio = (upcast(logprobs) - upcast(old_logprobs).detach()).where(mask, 0.0)
-    log_ratio = log_ratio.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
-    ratio = log_ratio.exp()
+    of_tokens = log_ratio.detach().clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
+    if lengths is not None:
+        log_ratio = sequence_log_ratio(log_ratio, lengths)
+    ratio = log_ratio.clamp(-LOG_RATIO_CLAMP, LOG_RATIO_CLAMP).exp()
     unclipped = -ratio * advantages
     above = clip if clip_high is None else clip_high
     clipped = -ratio.clamp(1 - clip, 1 + above) * advantages
@@ -147,9 +180,22 @@ def ppo_policy_loss(
     if importance_weights is not None:
         loss = loss * upcast(importance_weights.detach())
     with torch.no_grad():
-        stats = (clipped > unclipped, torch.expm1(log_ratio) - log_ratio)
+        stats = (clipped > unclipped, torch.expm1(of_tokens) - of_tokens)
         means = [masked_token_mean(stat, mask, global_token_count) for stat in stats]
-    return PolicyLoss(masked_token_mean(loss, mask, global_token_count), *means)
+    count = global_token_count if divisors is None else divisors
+    return PolicyLoss(masked_token_mean(loss, mask, count), *means)
+
+
+def sequence_log_ratio(log_ratio_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    """log s_t = sg[1/|y|·Σ_t log ρ_t] + log ρ_t − sg[log ρ_t], at each token of its response: (N,).
+
+    The response's ratio, the geometric mean of its tokens' ratios, with the gradient of the token
+    at hand: where advantages of a response are equal, GSPO itself. Source: Zheng et al. 2025
+    (GSPO), eq. 7 and 14. Responses of these lengths lie end to end. By slices: sums have an order.
+    """
+    parts = torch.split(log_ratio_N.detach(), list(lengths))
+    means = [part.mean().expand_as(part) for part in parts]
+    return torch.cat(means or [log_ratio_N.detach()]) + log_ratio_N - log_ratio_N.detach()
 
 
 class ImportanceWeights(NamedTuple):

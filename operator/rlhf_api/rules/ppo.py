@@ -115,6 +115,18 @@ BATCH_RULES: Final = (
     ),
 )
 
+CLIP_RULES: Final = (
+    Rule(
+        "clip_fits_the_ratio",
+        "clip",
+        lambda ppo: ppo.ratio != "sequence" or ppo.clip <= 0.1,
+        "!has(self.ratio) || self.ratio == 'token' || self.clip <= 0.1",
+        "is {clip}, and ratio: sequence is a mean over a response, which moves far less than a "
+        "token's: nothing would be clipped",
+        "0.0003 with a clipHigh of 0.0004 as in GSPO, at most 0.1",
+    ),
+)
+
 CRITIC_RULES: Final = (
     Rule(
         "critic_is_used",
@@ -228,7 +240,14 @@ OWN_TRAINER_RULES: Final = (
 """What the contract names before our trainer has it."""
 
 PPO_RULES: Final[dict[Model, tuple[Rule, ...]]] = {
-    PPOStage: (*BATCH_RULES, *CRITIC_RULES, *READ_RULES, *REWARD_RULES, *OWN_TRAINER_RULES),
+    PPOStage: (
+        *BATCH_RULES,
+        *CLIP_RULES,
+        *CRITIC_RULES,
+        *READ_RULES,
+        *REWARD_RULES,
+        *OWN_TRAINER_RULES,
+    ),
     Rollout: ROLLOUT_RULES,
     KL: KL_RULES,
     RewardTerm: TERM_RULES,

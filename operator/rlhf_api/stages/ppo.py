@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rlhf_api.base import OPERATIONAL, Contract
 from rlhf_api.data import DataSource, ModelSource, Source
 from rlhf_api.stages.common import StageCommon
+
+
+def _without(default: str) -> AfterValidator:
+    """None says the same, and changes no stage's identity (docs/adr/0018)."""
+    return AfterValidator(lambda value: None if value == default else value)
+
+
+Ratio = Annotated[Literal["token", "sequence"], _without("token")]
+LossAggregation = Annotated[Literal["token", "sequence", "constant"], _without("token")]
 
 
 class AdaptiveKL(Contract):
@@ -222,6 +231,19 @@ class PPOStage(StageCommon):
         le=100,
         description="ε above 1, where it is another (DAPO's clip-higher, 0.28): unlikely tokens "
         "may then become likelier faster; default: clip.",
+    )
+    ratio: Ratio | None = Field(
+        default=None,
+        description="Ratio of the new policy to the old that is clipped. token: each token's; "
+        "sequence: their geometric mean over the response (GSPO), which wants a clip of 0.0003, "
+        "a clipHigh of 0.0004 and lossAggregation: sequence; default: token.",
+    )
+    loss_aggregation: LossAggregation | None = Field(
+        default=None,
+        description="How tokens of a minibatch weigh in the loss of the policy, with its entropy "
+        "and GRPO's KL. token: all alike (DAPO); sequence: all responses alike, whose tokens share "
+        "it (GRPO's paper, GSPO); constant: 1/maxNewTokens of a response's weight each (Dr. GRPO, "
+        "with groupStd: false); default: token.",
     )
     dual_clip: float | None = Field(
         default=None, gt=1, description="c of dual-clip PPO for negative advantages; default: off."

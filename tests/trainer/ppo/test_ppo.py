@@ -82,10 +82,15 @@ def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
         {
             "advantage": "grpo",
             "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4},
+            "groupStd": False,
+            "lossAggregation": "constant",
         },
         {
             "advantage": "rloo",
             "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 2},
+            "ratio": "sequence",
+            "lossAggregation": "sequence",
+            "clip": 0.0003,
         },
         {"advantage": "reinforce++"},
         {"kl": {"adaptive": {"target": 0.1}}, "ema": {"decay": 0.9}, "criticWarmupRollouts": 1},

@@ -20,9 +20,15 @@ COMPARED = (
 )
 
 
-KINDS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "fresh": {"critic": "fresh"},
-    "shared": {"critic": "shared"},
+    "shared": {
+        "critic": "shared",
+        "lossAggregation": "sequence",
+        "ratio": "sequence",
+        "clip": 0.001,
+        "entropyCoef": 0.1,
+    },
     "groups": {
         "advantage": "grpo",
         "rollout": {
@@ -88,26 +94,27 @@ def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_one(tmp_path_factory: pytest.TempPathFactory, ending: Path) -> Any:
-    """The curve of one process without ZeRO, for each kind of job."""
+    """The curve of one process without ZeRO, for each variant."""
     found: dict[str, list[list[float]]] = {}
 
-    def get(kind: str) -> list[list[float]]:
-        if kind not in found:
-            found[kind] = curve(tmp_path_factory.mktemp("one"), ending, 1, 0, KINDS[kind])
-        return found[kind]
+    def get(variant: str) -> list[list[float]]:
+        if variant not in found:
+            directory = tmp_path_factory.mktemp("one")
+            found[variant] = curve(directory, ending, 1, 0, VARIANTS[variant])
+        return found[variant]
 
     return get
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("zero", "kind"), [(0, "fresh"), (1, "shared"), (2, "fresh"), (3, "fresh"), (0, "groups")]
+    ("zero", "variant"), [(0, "fresh"), (1, "shared"), (2, "fresh"), (3, "fresh"), (0, "groups")]
 )
 def test_two_ranks_give_the_curve_of_one(
-    zero: int, kind: str, tmp_path: Path, ending: Path, of_one: Any
+    zero: int, variant: str, tmp_path: Path, ending: Path, of_one: Any
 ) -> None:
-    two = curve(tmp_path, ending, 2, zero, KINDS[kind])
-    one = of_one(kind)
+    two = curve(tmp_path, ending, 2, zero, VARIANTS[variant])
+    one = of_one(variant)
     lengths = {round(row[COMPARED.index("ppo/response_length")] * 6) for row in one}
     assert min(lengths) < 6 * 24, "no response ended early: ranks would never differ in length"
     for ours, theirs in zip(two, one, strict=True):

@@ -1,7 +1,7 @@
 """The update of PPO: several epochs of minibatches over one rollout's experience.
 
-Each loss is a token mean over the *global* minibatch, whatever the split into ranks and
-micro-batches: a micro-batch contributes its sum over the global count.
+Each loss is a mean over the *global* minibatch (of tokens, or as lossAggregation has it), whatever
+the split into ranks and micro-batches: a micro-batch contributes its sum over the global count.
 
 Shapes: N response tokens of a micro-batch.
 """
@@ -18,7 +18,14 @@ from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
 
 from rlhf_trainer.engine import Engine, StepStats
-from rlhf_trainer.losses import entropy_loss, kl_loss, ppo_policy_loss, ppo_value_loss
+from rlhf_trainer.losses import (
+    TokenCount,
+    entropy_loss,
+    kl_loss,
+    ppo_policy_loss,
+    ppo_value_loss,
+    token_divisors,
+)
 from rlhf_trainer.models.actor_critic import TokenScores
 from rlhf_trainer.models.scored_lm import TokenBatch, token_batch
 from rlhf_trainer.ppo.balance import micro_batches_by_prompt, tokens_at_once
@@ -44,6 +51,8 @@ class MicroBatch(NamedTuple):
     returns: Tensor
     importance_weights: Tensor
     global_token_count: int  # response tokens of the whole minibatch
+    lengths: Sequence[int]  # tokens of each response
+    divisors: TokenCount  # of each token's loss in the actor
 
 
 class UpdateFigures(NamedTuple):
@@ -155,7 +164,16 @@ def _micro_batches(
             flat_rows(x_BT, experience.mask, micro).to(ranks.device) for x_BT in experience[2:]
         )
         mask_N = torch.ones(len(tokens.targets), dtype=torch.bool, device=ranks.device)
-        yield MicroBatch(tokens, mask_N, old, ref, values, advantages, returns, weights, count)
+        lengths = [len(rollout.responses[i]) for i in micro]
+        divisors = token_divisors(
+            config.loss_aggregation or "token",
+            lengths,
+            tokens=count,
+            responses=len(rows),
+            longest=config.rollout.max_new_tokens,
+        )
+        of_tokens = tokens, mask_N, old, ref, values, advantages, returns, weights
+        yield MicroBatch(*of_tokens, count, lengths, divisors)
 
 
 def _actor_gradients(
@@ -187,7 +205,7 @@ def _actor_loss(
     config: PPOStage, batch: MicroBatch, scores: TokenScores, trains_policy: bool, kl_coef: float
 ) -> tuple[Tensor, Figures]:
     """L = L_clip + c_v·L_value (shared critic) − c_e·H + β·KL (GRPO)."""
-    count = batch.global_token_count
+    divisors = batch.divisors
     policy = ppo_policy_loss(
         scores.logprobs,
         batch.old_logprobs,
@@ -197,7 +215,9 @@ def _actor_loss(
         config.dual_clip,
         clip_high=config.clip_high,
         importance_weights=batch.importance_weights,
-        global_token_count=count,
+        global_token_count=batch.global_token_count,
+        divisors=divisors,
+        lengths=batch.lengths if config.ratio == "sequence" else None,
     )
     loss = policy.loss if trains_policy else 0.0 * policy.loss
     figures = {
@@ -206,10 +226,10 @@ def _actor_loss(
         "ppo/approx_kl": policy.approx_kl,
     }
     if scores.entropy is not None:
-        bonus = entropy_loss(scores.entropy, batch.mask, global_token_count=count)
+        bonus = entropy_loss(scores.entropy, batch.mask, divisors)
         loss = loss + (config.entropy_coef if trains_policy else 0.0) * bonus
     if config.advantage == "grpo" and kl_coef > 0:
-        kl = kl_loss(scores.logprobs, batch.ref_logprobs, batch.mask, config.kl.estimator, count)
+        kl = kl_loss(scores.logprobs, batch.ref_logprobs, batch.mask, config.kl.estimator, divisors)
         loss = loss + kl_coef * kl
     if scores.values is not None:
         value, value_figures = _value_loss(config, batch, scores.values)
