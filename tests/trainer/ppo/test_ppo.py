@@ -105,12 +105,17 @@ def test_every_variant_trains_to_a_finite_end(train: Train, changes: dict[str, A
     assert all(isinstance(value, float | int) for value in metrics[-1].values())
 
 
-def test_the_share_of_clipped_rewards_is_told(train: Train, in_pod: Any) -> None:
+def test_the_shares_of_clipped_rewards_and_of_prompts_that_teach_nothing_are_told(
+    train: Train, in_pod: Any
+) -> None:
     code = in_pod.directory / "inputs" / "code" / "points_reward.py"
     code.write_text("def points(prompts, answers, rows):\n    return [-6.0, 100.0] + [5.0] * 6\n")
     function = {"entrypoint": "points_reward:points", "source": "code"}
-    _, metrics = train(rollouts=1, rewards={"points": {"function": function}})
+    rollout = {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 4}
+    rewards = {"points": {"function": function}}
+    _, metrics = train(rollouts=1, rewards=rewards, rollout=rollout, advantage="grpo")
     assert metrics[0]["ppo/reward_clipped_fraction"] == 2 / 8
+    assert metrics[0]["ppo/equal_scores_fraction"] == 1 / 2
 
 
 def test_a_reward_that_is_no_number_stops_before_anything_is_learnt(

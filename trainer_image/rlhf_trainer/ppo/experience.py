@@ -93,6 +93,7 @@ class ExperienceFigures(NamedTuple):
     response_length: float
     eos_fraction: float
     explained_variance: float
+    equal_scores_fraction: float  # prompts all of whose responses scored the same
     mismatch: dict[str, float]  # of another sampler and the trainer, by the metrics' names
 
 
@@ -163,7 +164,7 @@ def assemble(
         returns_BT,
         weights_BT,
     )
-    return experience, _figures(config, experience, tokens, scores, mismatch)
+    return experience, _figures(config, experience, tokens, scores, scores_B, mismatch)
 
 
 def importance(
@@ -234,12 +235,14 @@ def _figures(
     experience: Experience,
     tokens: TokenFigures,
     scores: Scores,
+    shaped_B: Tensor,
     mismatch: dict[str, float],
 ) -> ExperienceFigures:
     mask_BT, rollout = experience.mask, experience.rollout
     length_B = mask_BT.sum(-1).double()
     raw_B = scores.raw
     clipped_B = scores.normalised.abs() > config.reward_clip
+    shaped_GK = shaped_B.view(-1, config.rollout.samples_per_prompt)
     return ExperienceFigures(
         reward=float(raw_B.mean()),
         reward_normalised=float(scores.normalised.mean()),
@@ -250,6 +253,7 @@ def _figures(
         response_length=float(length_B.mean()),
         eos_fraction=sum(rollout.finished) / len(rollout.finished),
         explained_variance=_explained_variance(experience),
+        equal_scores_fraction=float((shaped_GK == shaped_GK[:, :1]).all(-1).double().mean()),
         mismatch=mismatch,
     )
 

@@ -293,6 +293,8 @@ def named(
         "train/pad_fraction": pad_fraction(config, team, rollout),
         "train/tokens_per_second": tokens / sum(clock.seconds.values()),
     }
+    if config.rollout.samples_per_prompt > 1:
+        metrics["ppo/equal_scores_fraction"] = figures.equal_scores_fraction
     for role, stats in (("actor", updated.actor), ("critic", updated.critic)):
         if stats is not None:
             metrics[f"ppo/{role}_lr"] = stats.learning_rate
