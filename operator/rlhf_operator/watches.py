@@ -84,20 +84,24 @@ class Watch:
             await pause_after(self._failures)
 
     async def refresh(self) -> int:
-        """Takes in all that is there now, and gives the version of it. Raises Restored."""
+        """Takes in all that is there now, and gives the version of it. Raises Restored.
+
+        Safe beside `run`, which may hear of more before the answer comes.
+        """
+        before = self._newest
         items, version = await self._api.list(
             self.resource,
             self.namespace,
             selector=self.selector,
             metadata_only=self.resource.kind not in READ_WHOLE,
         )
-        if version < self._newest:
-            what = f"{self.resource.plural} were at version {self._newest}"
+        if version < before:
+            what = f"{self.resource.plural} were at version {before}"
             raise Restored(f"{what}, and are at {version} now")
         for item in items:
             if version_of(item) < (known := self._cache.version(item)) <= version:
                 raise gone_back(item, known)
-        self._newest = version
+        self._newest = max(version, self._newest)
         self._cache.replace(self.resource, self.namespace, items, version)
         self.heard = time.monotonic()
         return version

@@ -112,6 +112,44 @@ def test_it_lists_and_then_watches_from_there() -> None:
     assert script.since == [5, 6]  # a watch that ended goes on where it was
 
 
+class Overtaken(Script):
+    """Answers its last list only once the watch, which goes on beside it, has told of more."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(*answers)
+        self.asked, self.told = asyncio.Event(), asyncio.Event()
+
+    async def list(self, *_: Any, **__: Any) -> tuple[list[Object], int]:
+        answer = await super().list()
+        if not self.lists:
+            self.asked.set()
+            await self.told.wait()
+        return answer
+
+    async def watch(self, *where: Any, **__: Any) -> AsyncIterator[Any]:
+        await self.asked.wait()
+        async for step in super().watch(*where):
+            yield step
+            self.told.set()
+
+
+def test_a_list_that_a_watch_overtakes_tells_of_no_backup() -> None:
+    """Whoever begins to lead lists what it watches already: where much was written at that moment,
+    the process ended."""
+
+    async def main() -> tuple[set[str], int]:
+        cache, script = Cache(), Overtaken([([], 5), ([a_pod(6)], 7)], [[("ADDED", a_pod(8, "q"))]])
+        watch = Watch(script, cache, PODS, "team")  # type: ignore[arg-type]
+        running = asyncio.create_task(watch.run())
+        while script.lists == [([], 5), ([a_pod(6)], 7)]:
+            await asyncio.sleep(0)
+        version = await asyncio.wait_for(watch.refresh(), 5)
+        running.cancel()
+        return names(cache), version
+
+    assert asyncio.run(main()) == ({"p", "q"}, 7)
+
+
 def test_a_bookmark_moves_it_on() -> None:
     script = Script([([], 5)], [[bookmark(40)]])
     run(script, lambda cache: len(script.since) == 2)
