@@ -134,11 +134,11 @@ def test_an_endpoint_that_stays_busy_is_named_with_its_answer() -> None:
 
 
 def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with endpoint(reply(b" " * 10**6), pause=0.05) as server:
+    with endpoint(reply(b" " * 10**7), pause=0.05) as server:
         began = time.monotonic()
         with pytest.raises(Transient, match="did not end in time"):
             scores(server.url, seconds=0.3)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60  # of two minutes
     monkeypatch.setattr(http_reward, "LONGEST_REPLY", 1 << 20)
     endless = endpoint(reply(b" " * (2 << 20)))
     with endless as server, pytest.raises(Transient, match="more than 1 MiB"):

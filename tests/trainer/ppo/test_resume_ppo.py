@@ -35,13 +35,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+VOWELS = """
+import time
+from pathlib import Path
+
+def score(prompts, answers, rows):
+    while Path("held").exists() and has_rollouts(*Path("held").read_text().split()):
+        time.sleep(0.01)
+    return [sum(c in 'aeiou' for c in a) / max(len(a), 1) for a in answers]
+
+def has_rollouts(count, file):
+    return Path(file).exists() and Path(file).read_text().count("\\n") >= int(count)
+"""
+"""A reward that waits, where somebody holds it, once there are metrics of so many rollouts."""
+
+
 def stage(pod: Any, changes: dict[str, Any], attempt: int = 1) -> StageRun:
     folder = pod.directory / "inputs" / "code"
     folder.mkdir(exist_ok=True)
-    (folder / "vowels_of_resume.py").write_text(
-        "def score(prompts, answers, rows):\n"
-        "    return [sum(c in 'aeiou' for c in a) / max(len(a), 1) for a in answers]\n"
-    )
+    (folder / "vowels_of_resume.py").write_text(VOWELS)
     pod.paths["code"] = "inputs/code"
     reward = {"entrypoint": "vowels_of_resume:score", "source": "code"}
     prompts = [{"prompt": f"{'say ' * (i % 5)}a vowel {i}"} for i in range(12)]
@@ -63,9 +75,10 @@ def digest_and_forget(pod: Any, session: Any) -> str:
 
 
 def kill_after(pod: Any, run: StageRun, rollouts: int, seconds: float) -> None:
-    """SIGKILL so many seconds after the metrics of a rollout were written."""
-    process = pod.start(run)
+    """SIGKILL so many seconds after the metrics of a rollout were written, in the next one."""
     metrics = pod.directory / run.output / "metrics.jsonl"
+    (pod.directory / "held").write_text(f"{rollouts} {metrics}")
+    process = pod.start(run)
     while not metrics.exists() or metrics.read_text().count("\n") < rollouts:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
@@ -73,6 +86,7 @@ def kill_after(pod: Any, run: StageRun, rollouts: int, seconds: float) -> None:
     assert process.poll() is None, "it ended before it was killed"
     process.kill()
     process.communicate()
+    (pod.directory / "held").unlink()
 
 
 @pytest.mark.slow
