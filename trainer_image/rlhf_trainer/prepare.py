@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rlhf_api.cpus import usable_cpus
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.run import Demonstrations, ExitCode, StageResult, StageRun
 from rlhf_api.sources import SourceRef, uris
@@ -201,7 +200,7 @@ def _rows(
 ) -> Loaded[Any]:
     """The rows of a data set, as the stage will read them, and kept for it."""
     if not field.startswith("stages."):  # of an evaluation the first few are read
-        return recipe.rows(tokenizer, run.paths, run.seed, usable_cpus())
+        return recipe.rows(tokenizer, run.paths, run.seed)
     key = key_of(recipe, digest, tokenizer, run.seed)
     kept = Kept.of(run, field, recipe, tokenizer, key)
     if store is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from copy import deepcopy
 from datetime import datetime
@@ -34,6 +33,7 @@ from rlhf_trainer.data.examples import (
 from rlhf_trainer.data.load import Loaded, load_dialogues
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.rendering import end_token_ids
+from rlhf_trainer.data.together import together
 from rlhf_trainer.errors import BadData
 from rlhf_trainer.models.tokenizers import PLAIN_TEMPLATE
 
@@ -470,7 +470,7 @@ def test_a_prompt_is_read_once_for_all_its_answers(
     own = type(tokenizer)
     call = own.__call__
     monkeypatch.setattr(
-        own, "__call__", lambda self, t, **kw: read.append(t) or call(self, t, **kw)
+        own, "__call__", lambda self, t, **kw: read.extend(t) or call(self, t, **kw)
     )
     answers = (Message("assistant", "a"),), (Message("assistant", "b"),)
     encode_preference(tokenizer, Preference("a:1", TURNS[:1], answers, (0, 1)), 999)
@@ -491,7 +491,8 @@ def test_of_all_rows_a_token_takes_four_bytes_and_its_mask_one(tokenizer: Any) -
     def encoded(example: Any, encode: Any) -> Any:
         rows = Loaded([example], [], [])
         source = DataSource(source="a")
-        (row,) = encode_all(rows, lambda it: encode(tokenizer, it, 9999), source).train
+        steps = partial(encode.steps, tokenizer, max_length=9999)
+        (row,) = encode_all(rows, steps, source, tokenizer).train
         return row
 
     asked, said = (Message("user", "q" * 2000),), (Message("assistant", "a" * 2000),)
@@ -513,16 +514,26 @@ def test_of_all_rows_a_token_takes_four_bytes_and_its_mask_one(tokenizer: Any) -
 
 
 @pytest.mark.parametrize("template", [case[0] for case in CASES.values()], ids=[*CASES])
-def test_a_process_that_is_sent_a_tokenizer_makes_the_same_rows(make: Any, template: str) -> None:
-    encode = partial(encode_dialogue, make(template), max_length=99, overlong="truncate")
-    sent = pickle.loads(pickle.dumps(encode))
-    row = Dialogue("a:1", TURNS)
-    assert (sent is not encode, sent(row)) == (True, encode(row))
-    with pytest.raises(RowProblem) as here:
-        encode(row._replace(extras=Extras((), (("unheard", True),))))
-    with pytest.raises(RowProblem) as there:
-        sent(row._replace(extras=Extras((), (("unheard", True),))))
-    assert (str(there.value), there.value.hint) == (str(here.value), here.value.hint)
+def test_rows_that_are_encoded_together_are_those_of_each_alone(make: Any, template: str) -> None:
+    tokenizer = make(template)
+    pair = Preference("a:2", TURNS[:1], (TURNS[1:2], TURNS[3:]), (0, 1))
+    unheard = Extras((), (("unheard", True),))
+    examples: list[tuple[Any, Any]] = [
+        (encode_dialogue, Dialogue("a:1", TURNS)),
+        (encode_preference, pair),
+        (encode_dialogue, Dialogue("a:3", TURNS, unheard)),
+        (encode_text, PlainText("a:4", "x")),
+        (encode_prompt, Prompt("a:5", TURNS[:3], {})),
+    ]
+    found = together(tokenizer, [encode.steps(tokenizer, it, 99) for encode, it in examples])
+    for row, (encode, example) in zip(found, examples, strict=True):
+        if isinstance(row, RowProblem):
+            with pytest.raises(RowProblem) as alone:
+                encode(tokenizer, example, 99)
+            assert (str(alone.value), alone.value.hint) == (str(row), row.hint)
+        else:
+            assert encode(tokenizer, example, 99) == row
+    assert [isinstance(row, RowProblem) for row in found] == [False, False, True, False, False]
 
 
 def test_what_cannot_be_encoded_is_settled_as_the_source_says(
@@ -532,7 +543,8 @@ def test_what_cannot_be_encoded_is_settled_as_the_source_says(
     loaded = load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows))
 
     def encoded(source: DataSource) -> Any:
-        return encode_all(loaded, lambda row: encode_dialogue(tokenizer, row, 50), source)
+        steps = partial(encode_dialogue.steps, tokenizer, max_length=50)
+        return encode_all(loaded, steps, source, tokenizer)
 
     with pytest.raises(BadData, match=r"a\.jsonl:2: \d+ tokens, and 50 are allowed\n") as refusal:
         encoded(DataSource(source="x"))

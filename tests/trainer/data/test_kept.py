@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from array import array
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 from data_files import jsonl
-from rlhf_api.cpus import usable_cpus
 from rlhf_api.stages import SFTStage
 from rlhf_trainer.data.encode import (
     Answer,
@@ -27,6 +27,7 @@ from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow
 from rlhf_trainer.data.records import from_record, to_record
 from rlhf_trainer.data.stage_rows import sft_rows
+from rlhf_trainer.data.together import PARALLELISM
 
 TOKENS, MASK = array("i", [1, 151643, 7]), b"\0\1\1"
 ASKED = Prompt(
@@ -68,11 +69,11 @@ LOADED = Loaded[Any](
 )
 
 
-def never(cpus: int = 1) -> Any:
+def never() -> Any:
     raise AssertionError("the rows are read and encoded again")
 
 
-def made(cpus: int) -> Loaded[Any]:
+def made() -> Loaded[Any]:
     return LOADED
 
 
@@ -138,16 +139,19 @@ def test_damaged_rows_are_passed_over_and_made_again(
     assert the_same(kept_in(path).rows())
 
 
-def test_one_process_uses_all_cpus_and_many_one_each(tmp_path: Path) -> None:
-    seen: list[int] = []
+def test_one_process_uses_all_cpus_and_many_one_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PARALLELISM, "false")
+    seen: list[str] = []
 
-    def read(cpus: int) -> Loaded[Any]:
-        seen.append(cpus)
+    def read() -> Loaded[Any]:
+        seen.append(os.environ[PARALLELISM])
         return LOADED
 
     kept_in(tmp_path / "encoded", read).fill()
     kept_in(tmp_path / "encoded", read, "other").rows()
-    assert seen == [usable_cpus(), 1]
+    assert seen == ["true", "false"]
 
 
 def test_a_disk_without_room_or_that_cannot_be_written_is_in_nobodys_way(
@@ -161,7 +165,7 @@ def test_a_disk_without_room_or_that_cannot_be_written_is_in_nobodys_way(
     assert not kept_in(tmp_path / "encoded", size=free // 5).fill()
     monkeypatch.setattr("rlhf_trainer.data.kept.sync", full)
     reads = iter([LOADED])
-    here = kept_in(tmp_path / "encoded", lambda cpus: next(reads))
+    here = kept_in(tmp_path / "encoded", lambda: next(reads))
     assert not here.fill()
     assert here.rows() is LOADED  # whoever made them has them
     assert not [*tmp_path.glob("*encoded*")]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
@@ -24,19 +23,17 @@ from rlhf_trainer.data.examples import (
     Preference,
     Prompt,
 )
-from rlhf_trainer.data.in_order import in_order
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
 from rlhf_trainer.data.rendering import (
-    Piece,
+    Texts,
     pieces_of,
     refuse_unless_shown,
     refuse_without_system,
     refuse_without_tools,
     rendered,
-    tokenised,
-    tokenised_behind,
 )
+from rlhf_trainer.data.together import Encoder, Steps, together
 from rlhf_trainer.data.turns import Turns, marked
 from rlhf_trainer.errors import BadData
 
@@ -46,6 +43,8 @@ if TYPE_CHECKING:
 Overlong = Literal["refuse", "truncate"]
 ANSWER_SHARE = 3 / 4
 """Share of the length that answers may take from their prompt."""
+CHUNK: Final = 1000
+"""Rows whose texts the tokenizer gets at once."""
 TOLD_EVERY: Final = 50_000
 """Rows, which take one CPU a minute; then a line of the log says how far it is."""
 
@@ -106,20 +105,22 @@ class EncodedLabelled(NamedTuple):
     good: bool
 
 
+@Encoder
 def encode_dialogue(
     tokenizer: PreTrainedTokenizerBase,
     dialogue: Dialogue,
     max_length: int,
     train_on: Literal["answers", "all"] = "answers",
     overlong: Overlong = "refuse",
-) -> Encoded:
+) -> Steps[Encoded]:
     """A dialogue with the loss on the assistant's turns, or on all. Raises RowProblem."""
     pieces = pieces_of(tokenizer, dialogue.messages, dialogue.extras)
     refuse_unless_shown(pieces, dialogue.messages)
     refuse_without_tools(tokenizer, dialogue.messages, dialogue.extras)
     tokens: list[int] = []
     mask: list[bool] = []
-    for piece, ids in zip(pieces, tokenised(tokenizer, pieces), strict=True):
+    found = yield Texts([piece.text for piece in pieces])
+    for piece, ids in zip(pieces, found, strict=True):
         said = piece.turn >= 0 and dialogue.messages[piece.turn].trained
         tokens += ids
         mask += [said or train_on == "all"] * len(ids)
@@ -131,14 +132,15 @@ def encode_dialogue(
     return Encoded(dialogue.id, tokens, mask)
 
 
+@Encoder
 def encode_preference(
     tokenizer: PreTrainedTokenizerBase,
     preference: Preference,
     max_length: int,
     overlong: Overlong = "refuse",
-) -> EncodedPreference:
+) -> Steps[EncodedPreference]:
     """A prompt and its answers. Raises RowProblem, also where two answers have the same tokens."""
-    prompt, answers = _answered(
+    prompt, answers = yield from _answered(
         tokenizer, preference.prompt, preference.answers, preference.extras, max_length, overlong
     )
     if all(answer.tokens == answers[0].tokens for answer in answers[1:]):
@@ -146,41 +148,44 @@ def encode_preference(
     return EncodedPreference(preference.id, prompt, answers, preference.ranks, preference.margin)
 
 
+@Encoder
 def encode_labelled(
     tokenizer: PreTrainedTokenizerBase,
     labelled: Labelled,
     max_length: int,
     overlong: Overlong = "refuse",
-) -> EncodedLabelled:
+) -> Steps[EncodedLabelled]:
     """A prompt, its answer and the label. Raises RowProblem."""
-    prompt, answers = _answered(
+    prompt, answers = yield from _answered(
         tokenizer, labelled.prompt, (labelled.answer,), labelled.extras, max_length, overlong
     )
     return EncodedLabelled(labelled.id, prompt, answers[0], labelled.good)
 
 
+@Encoder
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     max_length: int,
     overlong: Overlong = "refuse",
-) -> EncodedPrompt:
+) -> Steps[EncodedPrompt]:
     """A prompt with the template's generation prompt at its end. Raises RowProblem."""
-    tokens = _prompt_tokens(tokenizer, prompt.messages, prompt.extras)
+    tokens = yield from _prompt_tokens(tokenizer, prompt.messages, prompt.extras)
     if len(tokens) > max_length:
         _refuse_unless(overlong, len(tokens), max_length)
         tokens = _without_start(tokenizer, tokens, max_length)
     return EncodedPrompt(prompt, tokens, asked_text(prompt.messages))
 
 
+@Encoder
 def encode_text(
     tokenizer: PreTrainedTokenizerBase,
     plain: PlainText,
     max_length: int,
     overlong: Overlong = "refuse",
-) -> Encoded:
+) -> Steps[Encoded]:
     """Plain text with BOS where the tokenizer has the habit, and EOS; all of it counts."""
-    tokens: list[int] = tokenizer(plain.text)["input_ids"]
+    (tokens,) = yield Texts([plain.text], is_plain=True)
     if tokens[-1:] != [tokenizer.eos_token_id]:
         tokens = [*tokens, int(tokenizer.eos_token_id)]
     if len(tokens) > max_length:
@@ -189,29 +194,32 @@ def encode_text(
     return Encoded(plain.id, tokens, [True] * len(tokens))
 
 
+@Encoder
 def encode_language(
     tokenizer: PreTrainedTokenizerBase,
     row: PlainText | Dialogue,
     max_length: int,
     overlong: Overlong = "refuse",
-) -> Encoded:
+) -> Steps[Encoded]:
     """Plain text, or a dialogue with the loss on its answers. Raises RowProblem."""
     if isinstance(row, PlainText):
-        return encode_text(tokenizer, row, max_length, overlong)
-    return encode_dialogue(tokenizer, row, max_length, overlong=overlong)
+        return (yield from encode_text.steps(tokenizer, row, max_length, overlong))
+    return (yield from encode_dialogue.steps(tokenizer, row, max_length, overlong=overlong))
 
 
 def encode_all(
-    loaded: Loaded[T], encode: Callable[[T], E], source: DataSource, cpus: int = 1
+    loaded: Loaded[T],
+    steps: Callable[[T], Steps[E]],
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Loaded[E]:
-    """Every example encoded, on so many CPUs; what cannot be is refused or left out as the source
-    says.
+    """Every example encoded; what cannot be is refused or left out as the source says.
 
     Raises BadData with file, line and reason.
     """
     bad = list(loaded.skipped)
-    train = _encoded(loaded.train, encode, bad, cpus)
-    heldout = _encoded(loaded.heldout, encode, bad, cpus)
+    train = _encoded(loaded.train, steps, bad, tokenizer)
+    heldout = _encoded(loaded.heldout, steps, bad, tokenizer)
     total = len(loaded.train) + len(loaded.heldout) + len(loaded.skipped)
     settle(source, bad, total)
     if not train:
@@ -239,26 +247,23 @@ def asked_text(turns: Turns) -> str:
 
 
 def _encoded(
-    examples: Sequence[T], encode: Callable[[T], E], bad: list[BadRow], cpus: int
+    examples: Sequence[T],
+    steps: Callable[[T], Steps[E]],
+    bad: list[BadRow],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[E]:
     encoded: list[E] = []
-    rows = in_order(partial(_row_or_bad, encode), examples, cpus)
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            encoded.append(row)
-        if number % TOLD_EVERY == 0:
-            log.info("%d of %d rows are encoded", number, len(examples))
+    for begin in range(0, len(examples), CHUNK):
+        chunk = examples[begin : begin + CHUNK]
+        for example, row in zip(chunk, together(tokenizer, map(steps, chunk)), strict=True):
+            if isinstance(row, RowProblem):
+                file, _, line = example.id.rpartition(":")
+                bad.append(BadRow(file, int(line), str(row), row.hint))
+            else:
+                encoded.append(compact(row))
+        if (end := begin + len(chunk)) % TOLD_EVERY == 0:
+            log.info("%d of %d rows are encoded", end, len(examples))
     return encoded
-
-
-def _row_or_bad(encode: Callable[[T], E], example: T) -> E | BadRow:
-    try:
-        return compact(encode(example))
-    except RowProblem as problem:
-        file, _, line = example.id.rpartition(":")
-        return BadRow(file, int(line), str(problem), problem.hint)
 
 
 def compact(row: E) -> E:
@@ -288,10 +293,12 @@ def _answered(
     extras: Extras,
     max_length: int,
     overlong: Overlong,
-) -> tuple[list[int], list[Answer]]:
+) -> Steps[tuple[list[int], list[Answer]]]:
     """Tokens of a prompt, and of each of its answers."""
-    prompt = _prompt_tokens(tokenizer, asked, extras)
-    answers = [_answer(tokenizer, asked, turns, extras) for turns in said]
+    prompt = yield from _prompt_tokens(tokenizer, asked, extras)
+    answers: list[Answer] = []
+    for turns in said:
+        answers.append((yield from _answer(tokenizer, asked, turns, extras)))
     longest = max(len(answer.tokens) for answer in answers)
     if len(prompt) + longest > max_length:
         _refuse_unless(overlong, len(prompt) + longest, max_length)
@@ -303,14 +310,14 @@ def _answered(
 
 def _answer(
     tokenizer: PreTrainedTokenizerBase, asked: Turns, said: Turns, extras: Extras
-) -> Answer:
+) -> Steps[Answer]:
     """What follows the prompt. The prompt's own assistant turns count as shown."""
     turns = (*marked(asked, trained=False), *marked(said, trained=True))
     pieces = pieces_of(tokenizer, turns, extras)
     refuse_unless_shown(pieces, turns)
     first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
     shown = "".join(piece.text for piece in pieces[:first])
-    ids = tokenised_behind(tokenizer, shown, pieces[first:])
+    ids = yield Texts([piece.text for piece in pieces[first:]], shown)
     tokens: list[int] = []
     mask: list[bool] = []
     for piece, part in zip(pieces[first:], ids, strict=True):
@@ -319,11 +326,14 @@ def _answer(
     return Answer(tokens, mask)
 
 
-def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> list[int]:
+def _prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras
+) -> Steps[list[int]]:
     text = rendered(tokenizer, turns, extras, asks=True)
     refuse_without_system(text, turns)
     refuse_without_tools(tokenizer, turns, extras)
-    return tokenised(tokenizer, [Piece(text, -1)])[0]
+    (tokens,) = yield Texts([text])
+    return tokens
 
 
 def _without_start(tokenizer: PreTrainedTokenizerBase, tokens: list[int], length: int) -> list[int]:

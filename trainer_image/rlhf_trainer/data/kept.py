@@ -27,7 +27,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from rlhf_api.cpus import usable_cpus
 from rlhf_api.run import StageRun
 
 from rlhf_trainer.data.digests import path_digest, source_size
@@ -36,6 +35,7 @@ from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow
 from rlhf_trainer.data.records import from_record, to_record
 from rlhf_trainer.data.stage_rows import Recipe
+from rlhf_trainer.data.together import on_all_cpus
 from rlhf_trainer.durable import sync
 from rlhf_trainer.errors import Transient
 
@@ -110,12 +110,11 @@ class Kept(Generic[E]):
         self,
         path: Path,
         key: str | None,
-        read: Callable[[int], Loaded[E]],
+        read: Callable[[], Loaded[E]],
         size: Callable[[], int],
     ) -> None:
         """`key` changes with anything that would make other rows; None: nothing is kept. `read`
-        reads and encodes them, on so many CPUs. `size`: bytes of the data, as encoded rows take
-        about as many."""
+        reads and encodes them. `size`: bytes of the data, as encoded rows take about as many."""
         self.path, self.key, self._read, self._size = path, key, read, size
         self._rows: Loaded[E] | None = None
 
@@ -141,7 +140,8 @@ class Kept(Generic[E]):
         """
         if self.key is None or self._found() is not None or not self._has_room():
             return False
-        self._rows = rows = self._read(usable_cpus())
+        with on_all_cpus():
+            self._rows = rows = self._read()
         try:
             _write(self.path, self.key, rows)
         except (OSError, ValueError) as error:
@@ -153,7 +153,7 @@ class Kept(Generic[E]):
     def rows(self) -> Loaded[E]:
         """The rows in the file; where it does not hold them, they are read and encoded, on one CPU:
         all ranks do so at once."""
-        return self._found() or self._read(1)
+        return self._found() or self._read()
 
     def _found(self) -> Loaded[E] | None:
         if self._rows is None and self.key is not None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rlhf_trainer.data.examples import Extras, Message
@@ -182,20 +182,46 @@ def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> P
     return piece._replace(text=text.removesuffix(end))
 
 
+class Texts(NamedTuple):
+    """Pieces of a row that are to be tokenised, and what is shown before them."""
+
+    pieces: Sequence[str]
+    shown: str = ""  # read again only where it may matter
+    is_plain: bool = False  # no template wrote the special tokens: the tokenizer adds its own
+
+
 def tokenised(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[list[int]]:
     """Token ids of each piece. No special tokens are added: the template wrote them."""
+    return tokenised_together(tokenizer, [Texts([piece.text for piece in pieces])])[0]
+
+
+def tokenised_together(
+    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Texts]
+) -> list[list[list[int]]]:
+    """Token ids of each piece of many rows: tokenizers' Rust takes a list to all CPUs."""
+    plain = iter(_ids(tokenizer, [t for each in asked if each.is_plain for t in each.pieces], True))
+    shown = [each for each in asked if not each.is_plain]
     if _reads_whole(tokenizer):
-        return _tokenised_whole(tokenizer, pieces)
-    return [tokenizer(piece.text, add_special_tokens=False)["input_ids"] for piece in pieces]
+        whole = [Texts([each.shown, *each.pieces]) for each in shown]
+        rest = (ids[1:] for ids in _tokenised_whole(tokenizer, whole))
+    else:
+        ids = iter(_ids(tokenizer, [text for each in shown for text in each.pieces], False))
+        rest = ([*islice(ids, len(each.pieces))] for each in shown)
+    return [[*islice(plain, len(each.pieces))] if each.is_plain else next(rest) for each in asked]
 
 
-def tokenised_behind(
-    tokenizer: PreTrainedTokenizerBase, shown: str, pieces: Sequence[Piece]
+def _ids(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], adds_special: bool
 ) -> list[list[int]]:
-    """The same of pieces that follow a text; that is read again only where it may matter."""
-    if _reads_whole(tokenizer):
-        return tokenised(tokenizer, [Piece(shown, -1), *pieces])[1:]
-    return tokenised(tokenizer, pieces)
+    if not texts:
+        return []
+    found: list[list[int]] = tokenizer(
+        texts,
+        add_special_tokens=adds_special,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
+    return found
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -361,28 +387,41 @@ def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _tokenised_whole(
-    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]
-) -> list[list[int]]:
-    """The whole text at once, so that no piece gets a space of its own. Where a token would lie
-    across the border of two pieces, the text is parted there: a prompt ends at such a border."""
-    return _parted(tokenizer, [piece.text for piece in pieces], shown="")
+    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Texts]
+) -> list[list[list[int]]]:
+    """The whole text of each at once, so that no piece gets a space of its own. Where a token would
+    lie across the border of two pieces, the text is parted there: a prompt ends at such a
+    border."""
+    if not asked:
+        return []
+    found = tokenizer(
+        [each.shown + "".join(each.pieces) for each in asked],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+    )
+    tokens = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return [
+        _parted(tokenizer, each, [*zip(*both, strict=True)])
+        for each, both in zip(asked, tokens, strict=True)
+    ]
 
 
 def _parted(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], shown: str
+    tokenizer: PreTrainedTokenizerBase, asked: Texts, found: Sequence[tuple[int, tuple[int, int]]]
 ) -> list[list[int]]:
-    """Token ids of texts that follow `shown`, whose own tokens are left out."""
-    found = tokenizer(shown + "".join(texts), add_special_tokens=False, return_offsets_mapping=True)
-    borders = list(accumulate(map(len, texts), initial=len(shown)))
-    tokens: list[list[int]] = [[] for _ in texts]
+    """Token ids of each piece, of tokens with their places in the whole text; those of what is
+    shown before are left out."""
+    borders = list(accumulate(map(len, asked.pieces), initial=len(asked.shown)))
+    tokens: list[list[int]] = [[] for _ in asked.pieces]
     index = 0
-    for token, (begin, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+    for token, (begin, end) in found:
         if end <= borders[0]:
             continue
         while end > borders[index + 1]:
             index += 1
         if begin < borders[index] and index > 0:
-            before = _parted(tokenizer, texts[:index], shown)
-            return before + _parted(tokenizer, texts[index:], shown=LINE)
+            parts = Texts(asked.pieces[:index], asked.shown), Texts(asked.pieces[index:], LINE)
+            before, after = _tokenised_whole(tokenizer, parts)
+            return before + after
         tokens[index].append(token)
     return tokens

@@ -40,6 +40,7 @@ from rlhf_trainer.data.load import (
     prompts_in_turn,
 )
 from rlhf_trainer.data.problems import RowProblem
+from rlhf_trainer.data.together import Encoder
 from rlhf_trainer.errors import BadData
 
 if TYPE_CHECKING:
@@ -59,16 +60,16 @@ class Recipe(NamedTuple, Generic[E]):
     decides what its rows are."""
 
     load: Callable[[DataSource, Mapping[str, str], int], Loaded[Any]]
-    encode: Callable[..., E]  # (tokenizer, example, **settings)
+    encode: Encoder[..., E]
     source: DataSource
     settings: Mapping[str, Any]
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int, cpus: int = 1
+        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
     ) -> Loaded[E]:
         """The rows, encoded. Raises BadData."""
-        encode = partial(self.encode, tokenizer, **self.settings)
-        return encode_all(self.load(self.source, paths, seed), encode, self.source, cpus)
+        steps = partial(self.encode.steps, tokenizer, **self.settings)
+        return encode_all(self.load(self.source, paths, seed), steps, self.source, tokenizer)
 
     @property
     def text(self) -> str:
@@ -96,9 +97,9 @@ class Demonstrated(Recipe[Encoded]):
     """
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int, cpus: int = 1
+        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
     ) -> Loaded[Encoded]:
-        """They are few: one CPU encodes them. Raises BadData where none is left."""
+        """They are few, and encoded one by one. Raises BadData where none is left."""
         longest, count = self.settings["max_length"], self.settings["count"]
         dialogues = self.load(self.source, paths, seed).train
         found: list[Encoded] = []
