@@ -21,13 +21,14 @@ from releases import RESTRICTED, Release, Right
 from reports import path_of, report, token_of
 
 CHILDREN = ("batch/v1/jobs", "v1/configmaps", "v1/services", "scheduling.k8s.io/v1alpha2/podgroups")
-UNUSED = {
+RARE = {
     Right("get", "rlhf.dev", "rlhfjobs"),  # after a status write that met a newer job
-    Right("list", "events.k8s.io", "events"),  # where pods of a Job are refused
-    *(
-        Right(verb, "scheduling.k8s.io", "workloads")  # on Kubernetes 1.35
-        for verb in ("get", "list", "watch", "create", "delete", "patch")
-    ),
+    Right("list", "events.k8s.io", "events"),  # where pods of a Job are refused, or come late
+}
+"""What the operator does in this story on a slow machine alone."""
+UNUSED = {
+    Right(verb, "scheduling.k8s.io", "workloads")  # on Kubernetes 1.35
+    for verb in ("get", "list", "watch", "create", "delete", "patch")
 }
 """What the operator did not do in this story, and why it may all the same."""
 
@@ -115,7 +116,7 @@ def test_training_goes_on_through_upgrade_removal_and_a_new_installation(
     assert [asked for asked in release.requests if asked.code == 403] == []
     used = {Right(*asked[:3]) for asked in release.requests if asked.resource}
     given = release.may(jobs.namespace, NAMESPACE)
-    assert {right._replace(name="") for right in given} == used | UNUSED
+    assert {right._replace(name="") for right in given} == used | RARE | UNUSED
     assert {right.name for right in given if right.resource == "leases"} == {"", RELEASE}
     assert not UNUSED & used
 
