@@ -310,7 +310,7 @@ def test_a_lost_rank_ends_the_others_as_transient(pod: Pod) -> None:
 def test_the_launcher_passes_sigterm_on_and_gives_the_trainers_exit_code(
     ranks: int, pod: Pod
 ) -> None:
-    run = pod.stage_run("sft", settings(pod, **LONG))
+    run = pod.stage_run("sft", settings(pod, **LONG | {"maxSteps": 10_000}))
     process = pod.start(run, ranks)
     wait_for_step(pod, run, 5)
     process.send_signal(signal.SIGTERM)
