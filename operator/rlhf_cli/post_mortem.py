@@ -20,7 +20,8 @@ LOG_LINES: Final = 15
 ADVICE: Final[dict[int, str]] = {
     ExitCode.CONFIGURATION: "Correct the manifest or the data, then run the same command again.",
     ExitCode.CHECKPOINT: "A checkpoint is damaged or does not fit; see the message for which one.",
-    ExitCode.DIVERGED: "A lower learningRate, more warm-up or (PPO) a larger kl.coef may help.",
+    ExitCode.DIVERGED: "Where it names a reward, mend its function or endpoint; else a lower "
+    "learningRate, more warm-up or (PPO) a larger kl.coef may help.",
     ExitCode.TRANSIENT: "This may pass: run the same command again.",
     137: "Killed, most likely for memory: a lower microBatchSize needs less.",
 }

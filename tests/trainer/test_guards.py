@@ -35,15 +35,15 @@ def test_the_message_names_tensor_value_step_and_rows(
     with pytest.raises(NonFinite) as caught:
         guard.check_finite("ppo/kl", torch.tensor([1.0, value]), 12, ["a.jsonl:3", "a.jsonl:9"])
     error = caught.value
-    assert str(error) == (f"ppo/kl is {shown} at step 12; rows of the batch: a.jsonl:3, a.jsonl:9")
+    assert str(error) == (f"ppo/kl is {shown} at step 13; rows of the batch: a.jsonl:3, a.jsonl:9")
     assert (error.name, error.step, error.row_ids) == ("ppo/kl", 12, ("a.jsonl:3", "a.jsonl:9"))
 
 
 def test_within_a_batch_step_and_rows_are_known(guard: Guard) -> None:
-    said = r"loss is nan at step 3; rows of the batch: r:1"
+    said = r"loss is nan at step 4; rows of the batch: r:1"
     with pytest.raises(NonFinite, match=said), guard.batch(3, ["r:1"]):
         guard.check_finite("loss", torch.tensor(NAN))
-    said = r"gradient norm is inf at step 4; rows .*: r:2"
+    said = r"gradient norm is inf at step 5; rows .*: r:2"
     with pytest.raises(NonFinite, match=said), guard.batch(4, ["r:2"]):
         raise NonFinite("gradient norm", value="inf")
 
@@ -72,10 +72,22 @@ def test_a_fault_that_stays_ends_as_diverged() -> None:
         calls.append(1)
         raise NonFinite("loss", step=5, row_ids=["a:1"])
 
-    with pytest.raises(Diverged, match=r"loss is not finite at step 5; rows of the batch: a:1"):
+    said = r"^loss is not finite at step 6; rows of the batch: a:1, again after a roll-back$"
+    with pytest.raises(Diverged, match=said):
         with_one_rollback(train)
     assert len(calls) == 2
     assert Diverged.exit_code == ExitCode.DIVERGED == 66
+
+
+def test_a_fault_that_moves_is_told_with_where_it_was_first() -> None:
+    faults = iter([NonFinite("loss", step=5), NonFinite("gradient norm", step=7)])
+
+    def train() -> None:
+        raise next(faults)
+
+    said = r"^gradient norm is .* at step 8 \(after a roll-back from: loss is .* at step 6\)$"
+    with pytest.raises(Diverged, match=said):
+        with_one_rollback(train)
 
 
 def test_sigterm_sets_a_flag_and_no_more(guard: Guard) -> None:
@@ -116,6 +128,6 @@ def test_ranks_agree_on_what_only_one_of_them_sees(tmp_path: Path) -> None:
         assert json.loads((tmp_path / f"found-{rank}.json").read_text()) == {
             "stop": True,
             "sum": 3.0,
-            "error": "loss is nan at step 3; rows of the batch: both:1, rank0:1, rank1:1",
+            "error": "loss is nan at step 4; rows of the batch: both:1, rank0:1, rank1:1",
             "main": "division by zero",
         }

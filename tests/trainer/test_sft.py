@@ -244,7 +244,7 @@ def test_numbers_that_are_not_finite_roll_back_once_and_exit_66(pod: Pod) -> Non
     assert codes == [66], log
     result = pod.result()
     assert (result["exitCode"], result["reason"], result["step"]) == (66, "Diverged", 0)
-    assert "train/loss is nan at step 0; rows of the batch: sft.jsonl:" in result["message"]
+    assert "train/loss is nan at step 1; rows of the batch: sft.jsonl:" in result["message"]
     assert log.count("rolling back") == 1
     assert "Traceback" not in log
     assert not list((pod.directory / run.output).glob("steps/step-*"))

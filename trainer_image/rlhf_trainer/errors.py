@@ -49,7 +49,10 @@ class Diverged(TrainerError):
 
 
 class NonFinite(Diverged):
-    """NaN or Inf in a tensor, found before the optimizer step; every rank raises it alike."""
+    """NaN or Inf in a tensor, found before the optimizer step; every rank raises it alike.
+
+    `step`: how many were done by then. The message names the next one, as logs would have.
+    """
 
     def __init__(
         self, name: str, *, step: int | None = None, row_ids: Sequence[str] = (), value: str = ""
@@ -58,7 +61,7 @@ class NonFinite(Diverged):
         super().__init__(self._sentence(step), step=step)
 
     def _sentence(self, step: int | None) -> str:
-        where = "" if step is None else f" at step {step}"
+        where = "" if step is None else f" at step {step + 1}"
         value = self.value or "not finite"
         shown = ", ".join(self.row_ids[:ROW_IDS_SHOWN])
         more = len(self.row_ids) - ROW_IDS_SHOWN

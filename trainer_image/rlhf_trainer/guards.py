@@ -102,4 +102,6 @@ def with_one_rollback(train: Callable[[], T]) -> T:
     try:
         return train()
     except NonFinite as error:
-        raise Diverged(f"{error} (after a roll-back from: {first})", step=error.step) from None
+        is_same = str(error) == first
+        where = ", again after a roll-back" if is_same else f" (after a roll-back from: {first})"
+        raise Diverged(f"{error}{where}", step=error.step) from None

@@ -124,7 +124,7 @@ def test_a_reward_that_is_no_number_stops_before_anything_is_learnt(
     code = in_pod.directory / "inputs" / "code" / "nan_reward.py"
     code.write_text("def score(prompts, answers, rows):\n    return [0.5] * 7 + [float('nan')]\n")
     rewards = {"broken": {"function": {"entrypoint": "nan_reward:score", "source": "code"}}}
-    said = r"the reward of nan_reward:score for the answer .* is nan at step 0; rows of the batch: "
+    said = r"the reward of nan_reward:score for the answer .* is nan at step 1; rows of the batch: "
     with pytest.raises(NonFinite, match=said + r"prompts\.jsonl:\d+, "):
         train(rewards=rewards)
 
