@@ -144,7 +144,7 @@ def test_rows_that_are_left_out_on_request_are_told(in_pod: Pod) -> None:
     source = in_pod.data("some", [*sft_rows(40), {"prompt": "q", "answer": ""}])
     data = {"source": source, "onError": "skip", "maxSkippedFraction": 0.1}
     said = prepare(prepare_run(in_pod, {"sft": {"data": data}})).message
-    told = "1 rows are left out, the first: some.jsonl:41: `answer` is blank"
+    told = "1 row is left out, the first: some.jsonl:41: `answer` is blank"
     assert said.splitlines()[1:] == [f"spec.stages.sft.data: {told}"]
 
 

@@ -229,7 +229,8 @@ def _warned(field: str, rows: Loaded[Any]) -> list[str]:
     is."""
     found = list(rows.warnings)
     if rows.skipped:
-        found.append(f"{len(rows.skipped)} rows are left out, the first: {rows.skipped[0]}")
+        what = "1 row is" if len(rows.skipped) == 1 else f"{len(rows.skipped)} rows are"
+        found.append(f"{what} left out, the first: {rows.skipped[0]}")
     if rows.unread:
         found.append(f"not read, as no data of this split: {_first(rows.unread)}")
         log.info("spec.%s: all that is not read: %s", field, ", ".join(rows.unread))
