@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -82,6 +82,8 @@ def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) ->
         stack.enter_context(progress)
         if is_verbose:
             stack.enter_context(LogFollower(folder.path / "pods", progress.say))
+        for line in _smaller_here(job):
+            progress.say(line)
         progress.show(job)
         try:
             job = local.run(job, folder.path, on_change=on_change, on_event=folder.record_event)
@@ -89,6 +91,11 @@ def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) ->
             raise Failure(str(error)) from None
         progress.show(job)
     return job
+
+
+def _smaller_here(job: RLHFJob) -> Iterator[str]:
+    machine = local.this_machine()
+    return local.smaller_here(job, local.fit_to_machine(job, len(machine.gpus), machine.cpus))
 
 
 def _interrupt(progress: Progress) -> Callable[[int, FrameType | None], NoReturn]:

@@ -13,7 +13,7 @@ from rlhf_api.run import StageResult
 from rlhf_operator.inputs import input_hash
 from rlhf_operator.local.fingerprints import fingerprints
 from rlhf_operator.local.kubelet import expanded, no_proxy, tail
-from rlhf_operator.local.machine import fit_to_machine
+from rlhf_operator.local.machine import fit_to_machine, smaller_here
 from rlhf_operator.observed import parse_result
 
 
@@ -40,6 +40,18 @@ def test_a_stages_own_resources_are_fitted_too() -> None:
 def test_processes_on_the_cpu_are_no_more_than_cores() -> None:
     job = a_job().with_spec("resources", {"processesPerNode": 8}).build()
     assert fit_to_machine(job, gpus=0, cpus=2).spec.resources.processes_per_node == 2
+
+
+def test_what_a_stage_has_less_of_here_is_told() -> None:
+    job = a_job().with_spec("resources", {"nodes": 4, "gpusPerNode": 8})
+    job = job.with_spec("stages.reward.resources", {"nodes": 1, "gpusPerNode": 1})
+    told = list(smaller_here(job.build(), fit_to_machine(job.build(), gpus=0, cpus=2)))
+    assert told == [
+        "sft, ppo, dpo: 4 nodes of 8 GPUs are asked for; here it is 1 process on the CPU",
+        "reward: 1 node of 1 GPU is asked for; here it is 1 process on the CPU",
+    ]
+    alone = a_job().with_spec("resources", {"processesPerNode": 2}).build()
+    assert not list(smaller_here(alone, fit_to_machine(alone, gpus=0, cpus=2)))
 
 
 def test_fitting_changes_no_identity() -> None:

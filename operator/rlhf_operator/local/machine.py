@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
 from rlhf_api.cpus import usable_cpus
@@ -68,6 +69,36 @@ def fit_to_machine(job: RLHFJob, gpus: int, cpus: int) -> RLHFJob:
         }
     )
     return job.model_copy(update={"spec": fitted})
+
+
+def smaller_here(job: RLHFJob, fitted: RLHFJob) -> Iterator[str]:
+    """What the stages ask for and do not get on this machine, in words; alike ones in one line."""
+    stages: dict[str, list[str]] = {}
+    for name in job.spec.stages.present():
+        asked, here = job.spec.resources_of(name), fitted.spec.resources_of(name)
+        if (asked.nodes, asked.ranks_per_node) != (here.nodes, here.ranks_per_node) or (
+            asked.gpus_per_node and not here.gpus_per_node
+        ):
+            verb = "is" if asked.nodes == 1 else "are"
+            what = f"{_nodes(asked)} {verb} asked for; here it is {_processes(here)}"
+            stages.setdefault(what, []).append(name)
+    return (f"{', '.join(names)}: {what}" for what, names in stages.items())
+
+
+def _nodes(resources: Resources) -> str:
+    of = _counted(resources.gpus_per_node, "GPU") if resources.gpus_per_node else None
+    of = of or _counted(resources.processes_per_node, "process")
+    return f"{_counted(resources.nodes, 'node')} of {of}"
+
+
+def _processes(resources: Resources) -> str:
+    if resources.gpus_per_node:
+        return _counted(resources.gpus_per_node, "GPU")
+    return f"{_counted(resources.processes_per_node, 'process')} on the CPU"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "es" if word.endswith("s") else "s")
 
 
 def _fitted(asked: Asked, gpus: int, cpus: int) -> Asked:
