@@ -25,6 +25,9 @@ def length(prompts, answers, rows):
 def broken(prompts, answers, rows):
     return [1 / 0 for _ in answers]
 
+def leaving(prompts, answers, rows):
+    raise SystemExit(3)
+
 def short(prompts, answers, rows):
     return [1.0]
 
@@ -147,6 +150,7 @@ def function(pod: Pod, name: str) -> FunctionReward:
     ("name", "said"),
     [
         ("broken", r"my_judge:broken: ZeroDivisionError: division by zero \(my_judge.py, line 8\)"),
+        ("leaving", r"my_judge:leaving: SystemExit: 3 \(my_judge.py, line 11\)"),
         ("short", r"gave 1 scores for 2 answers"),
     ],
 )
@@ -176,3 +180,7 @@ def test_a_function_or_module_that_is_not_there_is_said(in_pod: Pod) -> None:
     bad = missing.model_copy(update={"entrypoint": "syntax:f"})
     with pytest.raises(ConfigurationError, match=r"SyntaxError.*\(syntax.py, line 1\)"):
         load_function(bad, in_pod.paths)
+    Path("inputs/judge/script.py").write_text("import sys\n\nsys.exit(2)\n")
+    script = missing.model_copy(update={"entrypoint": "script:f"})
+    with pytest.raises(ConfigurationError, match=r"SystemExit: 2 \(script.py, line 3\)"):
+        load_function(script, in_pod.paths)

@@ -7,11 +7,15 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rlhf_api.stages.ppo import FunctionReward
 
 from rlhf_trainer.errors import ConfigurationError
+
+FAULTS: Final = (Exception, SystemExit)
+"""What code of the user's may end in; a script that calls sys.exit would end the trainer as well,
+with that exit code and not a word."""
 
 Score = Callable[[list[str], list[str], list[dict[str, Any]]], Sequence[float]]
 
@@ -24,7 +28,7 @@ def load_function(function: FunctionReward, paths: Mapping[str, str]) -> Score:
     sys.path.insert(0, str(folder.resolve()))
     try:
         found = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:
+    except FAULTS as error:
         raise ConfigurationError(_blame(function, folder, error)) from None
     if not callable(found):
         message = f"{function.entrypoint}: module {module_name} has no function {name}"
@@ -43,7 +47,7 @@ def call_function(
     """One number for each answer, or ConfigurationError with the user's file and line."""
     try:
         values = [float(value) for value in score(prompts, answers, rows)]
-    except Exception as error:
+    except FAULTS as error:
         raise ConfigurationError(_blame(function, Path(), error)) from None
     if len(values) != len(answers):
         raise ConfigurationError(
@@ -52,7 +56,7 @@ def call_function(
     return values
 
 
-def _blame(function: FunctionReward, folder: Path, error: Exception) -> str:
+def _blame(function: FunctionReward, folder: Path, error: BaseException) -> str:
     """`module:function: KeyError: 'x' (my_rewards.py, line 12)`: the user's innermost frame."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
