@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,11 +23,12 @@ from builders import MANIFEST
 from rlhf_api.job import RLHFJob
 from rlhf_operator import local
 from rlhf_operator.local.cluster import LocalCluster
+from rlhf_operator.local.errors import LocalRunError
 from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.pods import LocalPod
 from rlhf_operator.local.processes import is_locked
 from rlhf_operator.local.progress_server import LoopbackServer
-from rlhf_operator.local.store import Store
+from rlhf_operator.local.store import LOCK_FILE, Store, is_in_use
 from rlhf_operator.names import claim_name
 from rlhf_operator.observed import Attempt
 from rlhf_operator.outcome import outcome_of
@@ -433,6 +436,20 @@ def test_pods_wait_for_free_gpus(bench: Bench) -> None:
     spans = {entry["stage"]: entry["time"] for entry in bench.started()}
     assert abs(spans["reward"] - spans["dpo"]) >= 0.3  # one after the other
     assert {e["env"]["CUDA_VISIBLE_DEVICES"] for e in bench.started()} == {"3", ""}
+
+
+def test_who_looks_at_a_run_for_long_does_not_keep_another_from_it(bench: Bench) -> None:
+    """A process that asks whether a run is in use may get no core before it has let go of it."""
+    Store(bench.directory, bench.job(), lambda job: None).close()
+    with (bench.directory / LOCK_FILE).open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        threading.Timer(0.5, fcntl.flock, (looker, fcntl.LOCK_UN)).start()
+        store = Store(bench.directory, bench.job(), lambda job: None)
+    assert is_in_use(bench.directory)
+    with pytest.raises(LocalRunError, match="Another run is using"):
+        Store(bench.directory, bench.job(), lambda job: None)
+    store.close()
+    assert not is_in_use(bench.directory)
 
 
 def test_a_pod_that_is_deleted_while_it_starts_ends(bench: Bench) -> None:

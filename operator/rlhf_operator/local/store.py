@@ -25,7 +25,10 @@ from rlhf_operator.render.volumes import CHECKPOINTS, place
 
 STATUS_FILE: Final = "status.yaml"
 LOCK_FILE: Final = ".lock"
-LOOKS: Final = 5
+REFUSALS: Final = 5
+"""How often a lock is found that nobody shares: one of a run, and not of another that begins."""
+LOOKERS_S: Final = 30.0
+"""Seconds that processes are waited for that only look."""
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -139,11 +142,14 @@ def _locked(directory: Path) -> Any:
 
 
 def _taken(lock: Any) -> bool:
-    """Whether the lock is ours now. Who only looks at it (`is_in_use`) holds it for a moment."""
-    for _ in range(LOOKS):
+    """Whether the lock is ours now. Who only looks at it (`is_in_use`) shares it for a moment, a
+    long one where that process gets no core; a run does not share it."""
+    refusals, until = 0, time.monotonic() + LOOKERS_S
+    while refusals < REFUSALS and time.monotonic() < until:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            refusals += is_locked(Path(lock.name))
             time.sleep(0.02)
         else:
             return True
