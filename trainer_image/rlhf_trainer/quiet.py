@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from typing import Any
 
@@ -73,4 +73,11 @@ def _put(table: dict[str, Any], name: str, value: Any) -> Iterator[None]:
 def no_prints() -> Iterator[None]:
     """Drop what a library prints to stdout; stages say nothing there."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Drop what a library draws on stderr as well; what is logged still goes there."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
         yield

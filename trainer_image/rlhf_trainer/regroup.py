@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from rlhf_trainer.quiet import no_prints
+from rlhf_trainer.quiet import no_bars, no_prints
 
 
 def lay_out_whole(directory: Path, target: Path) -> None:
@@ -25,5 +25,5 @@ def lay_out_whole(directory: Path, target: Path) -> None:
         strict=True,
         inject_missing_state=True,  # what tensor-parallel trainers would add: we have none
     )
-    with no_prints():
+    with no_prints(), no_bars():
         ds_to_universal.main(options)
