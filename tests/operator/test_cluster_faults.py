@@ -366,6 +366,7 @@ def test_an_etcd_that_was_restored_from_a_backup_trains_no_finished_stage_again(
     made["spec"]["stages"]["sft"]["gate"] = {"approval": True}
     jobs.create(made)
     jobs.wait(lambda job: condition(job, "ApprovalNeeded")[0] == "True")
+    wait_until(lambda: "Complete" in ends(jobs))  # else the Job controller may miss its pod
     installed.back_up(tmp_path / "backup")
     approve()
     jobs.wait_running("reward")
