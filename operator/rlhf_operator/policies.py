@@ -208,7 +208,8 @@ def budget_exhausted(context: Context) -> Decision | None:
     allowed = retry_policy(context.job, context.stage).max_faults
     if not context.is_current or ended is None or ended.kind != "Fault" or faults <= allowed:
         return None
-    said = f"{faults} attempts failed, retry.maxFaults is {allowed}. The last: {described(ended)}"
+    failed = f"{faults} attempts failed" if faults > 1 else "An attempt failed"
+    said = f"{failed}, retry.maxFaults is {allowed}. The last: {described(ended)}"
     return Decision("Failed", ended.reason, said)
 
 

@@ -66,8 +66,8 @@ def test_a_row_may_be_as_long_as_the_model_reads_and_no_longer(short: Pod) -> No
     with pytest.raises(ConfigurationError) as refusal:
         refuse_beyond_context(short.stage_run("sft", settings(short, maxLength=65)))
     assert str(refusal.value) == (
-        "spec.stages.sft.maxLength: 65 tokens, and model reads 64 at most (max_position_embeddings "
-        "in its config.json); set 64 or less, or use a model that reads more"
+        "spec.stages.sft.maxLength: 65 tokens, and model reads 64 at most, by its "
+        "config.json; set 64 or less, or use a model that reads more"
     )
 
 

@@ -91,8 +91,7 @@ def _wrong(run: StageRun, name: str, stage: AnyStage) -> Iterator[str]:
         if limit is not None and asked.tokens > limit:
             yield (
                 f"{asked.field}: {asked.tokens} tokens{asked.detail}, and {model} reads {limit} at "
-                f"most (max_position_embeddings in its config.json); set {limit} or less, or use a "
-                "model that reads more"
+                f"most, by its config.json; set {limit} or less, or use a model that reads more"
             )
 
 
