@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -82,20 +82,23 @@ def _run(job: RLHFJob, folder: RunFolder, console: Console, is_verbose: bool) ->
         stack.enter_context(progress)
         if is_verbose:
             stack.enter_context(LogFollower(folder.path / "pods", progress.say))
-        for line in _smaller_here(job):
+        machine = local.this_machine()
+        fitted = local.fit_to_machine(job, len(machine.gpus), machine.cpus)
+        for line in local.smaller_here(job, fitted):
             progress.say(line)
         progress.show(job)
         try:
-            job = local.run(job, folder.path, on_change=on_change, on_event=folder.record_event)
+            job = local.run(
+                job,
+                folder.path,
+                on_change=on_change,
+                on_event=folder.record_event,
+                machine=machine,
+            )
         except local.LocalRunError as error:
             raise Failure(str(error)) from None
         progress.show(job)
     return job
-
-
-def _smaller_here(job: RLHFJob) -> Iterator[str]:
-    machine = local.this_machine()
-    return local.smaller_here(job, local.fit_to_machine(job, len(machine.gpus), machine.cpus))
 
 
 def _interrupt(progress: Progress) -> Callable[[int, FrameType | None], NoReturn]:

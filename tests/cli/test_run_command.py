@@ -60,7 +60,7 @@ def run(
     """`rlhfctl run` with the given end in place of the operator."""
 
     def start(outcome: Outcome) -> int:
-        def stand_in(job: RLHFJob, directory: Path, *, on_change: Any, on_event: Any) -> RLHFJob:
+        def stand_in(job: RLHFJob, directory: Path, *, on_change: Any, **_: Any) -> RLHFJob:
             on_change(job)
             return outcome(directory)
 
@@ -225,7 +225,7 @@ def test_a_run_that_nobody_listens_to_any_more_goes_on_to_its_end(manifest: Path
     program = (
         "import sys; from rlhf_cli.main import main; from rlhf_operator import local\n"
         "from synthetic_run import write_run\n"
-        "def run(job, directory, *, on_change, on_event):\n"
+        "def run(job, directory, *, on_change, **_):\n"
         "    made = write_run(directory)\n"
         "    on_change(made)\n"
         "    return made\n"

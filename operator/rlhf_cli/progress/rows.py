@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from rlhf_api.job import RLHFJob
+from rlhf_api.run import PREPARE
 from rlhf_api.status import StagePhase, StageStatus
 from rlhf_operator.pausing import INTERRUPTED
 
@@ -49,7 +50,7 @@ def stage_rows(job: RLHFJob, now: datetime) -> list[StageRow]:
 
 def warnings_of(job: RLHFJob) -> list[str]:
     """What `prepare` found in the data that is hardly meant so."""
-    prepare = job.stage_statuses()["prepare"]
+    prepare = job.stage_statuses()[PREPARE]
     if prepare.phase != "Succeeded" or prepare.ended is None:
         return []
     return [f"Warning: {line}" for line in prepare.ended.message.splitlines()[1:]]

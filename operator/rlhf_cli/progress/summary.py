@@ -48,7 +48,8 @@ def console_for(stream: TextIO) -> Console:
 def print_summary(console: Console, job: RLHFJob, now: datetime) -> None:
     """Each stage with its time and key figures, the scores of all models, and what to look at."""
     status, rows = job.status or JobStatus(), stage_rows(job, now)
-    reached = [_reached(row, job.stage_statuses()[row.name].metrics) for row in rows]
+    statuses = job.stage_statuses()
+    reached = [_reached(row, statuses[row.name].metrics) for row in rows]
     if console.width >= WIDE:
         console.print(_table(rows, reached))
     else:
