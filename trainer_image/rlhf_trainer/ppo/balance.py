@@ -45,10 +45,16 @@ def micro_batches_by_prompt(
     for i in sorted(rows, key=lambda i: (-lengths[i], i)):
         groups.setdefault(tuple(prompts[i]), []).append(i)
 
+    number = {i: n for n, group in enumerate(groups.values()) for i in group}
+
+    def computed(micro: Sequence[int]) -> int:
+        """Tokens of a micro-batch, a prompt's once but for its last."""
+        shared = {number[i]: len(prompts[i]) - 1 for i in micro}
+        return sum(lengths[i] - shared[number[i]] for i in micro) + sum(shared.values())
+
     def work(shares: Shares) -> int:
         """Tokens that the busiest rank computes, round after round."""
-        rounds = zip(*shares, strict=True)
-        return sum(max(_computed(micro, prompts, lengths) for micro in each) for each in rounds)
+        return sum(max(map(computed, each)) for each in zip(*shares, strict=True))
 
     tried = []
     size = max(map(len, groups.values()), default=1)
@@ -93,12 +99,3 @@ def _parts(
             part = []
         part.append(i)
     yield part
-
-
-def _computed(
-    micro: Sequence[int], prompts: Sequence[Sequence[int]], lengths: Sequence[int]
-) -> int:
-    """Tokens of a micro-batch, a prompt's once but for its last."""
-    distinct = {tuple(prompts[i]) for i in micro}
-    again = sum(len(prompts[i]) - 1 for i in micro) - sum(len(prompt) - 1 for prompt in distinct)
-    return sum(lengths[i] for i in micro) - again

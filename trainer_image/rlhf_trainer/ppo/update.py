@@ -19,7 +19,6 @@ from torch import Tensor
 
 from rlhf_trainer.engine import Engine, StepStats
 from rlhf_trainer.losses import (
-    TokenCount,
     entropy_loss,
     kl_loss,
     ppo_policy_loss,
@@ -52,7 +51,7 @@ class MicroBatch(NamedTuple):
     importance_weights: Tensor
     global_token_count: int  # response tokens of the whole minibatch
     lengths: Sequence[int]  # tokens of each response
-    divisors: TokenCount  # of each token's loss in the actor
+    divisors: Tensor  # of the tokens' losses in the actor: one, or (N,)
 
 
 class UpdateFigures(NamedTuple):
@@ -173,7 +172,7 @@ def _micro_batches(
             longest=config.rollout.max_new_tokens,
         )
         of_tokens = tokens, mask_N, old, ref, values, advantages, returns, weights
-        yield MicroBatch(*of_tokens, count, lengths, divisors)
+        yield MicroBatch(*of_tokens, count, lengths, torch.as_tensor(divisors, device=ranks.device))
 
 
 def _actor_gradients(
@@ -205,7 +204,6 @@ def _actor_loss(
     config: PPOStage, batch: MicroBatch, scores: TokenScores, trains_policy: bool, kl_coef: float
 ) -> tuple[Tensor, Figures]:
     """L = L_clip + c_v·L_value (shared critic) − c_e·H + β·KL (GRPO)."""
-    divisors = batch.divisors
     policy = ppo_policy_loss(
         scores.logprobs,
         batch.old_logprobs,
@@ -216,7 +214,7 @@ def _actor_loss(
         clip_high=config.clip_high,
         importance_weights=batch.importance_weights,
         global_token_count=batch.global_token_count,
-        divisors=divisors,
+        divisors=batch.divisors,
         lengths=batch.lengths if config.ratio == "sequence" else None,
     )
     loss = policy.loss if trains_policy else 0.0 * policy.loss
@@ -226,10 +224,12 @@ def _actor_loss(
         "ppo/approx_kl": policy.approx_kl,
     }
     if scores.entropy is not None:
-        bonus = entropy_loss(scores.entropy, batch.mask, divisors)
+        bonus = entropy_loss(scores.entropy, batch.mask, batch.divisors)
         loss = loss + (config.entropy_coef if trains_policy else 0.0) * bonus
     if config.advantage == "grpo" and kl_coef > 0:
-        kl = kl_loss(scores.logprobs, batch.ref_logprobs, batch.mask, config.kl.estimator, divisors)
+        kl = kl_loss(
+            scores.logprobs, batch.ref_logprobs, batch.mask, config.kl.estimator, batch.divisors
+        )
         loss = loss + kl_coef * kl
     if scores.values is not None:
         value, value_figures = _value_loss(config, batch, scores.values)

@@ -98,8 +98,9 @@ class ReservedCache(Cache):  # type: ignore[misc]
                 torch.cat([torch.arange(prompt_columns - n, prompt_columns) for n in lengths]),
             ]
         )
+        slots = tuple(slots_3M.to(device))
         for layer in self.layers:
-            layer.slots = tuple(slots_3M.to(device))
+            layer.slots = slots
 
     def packed_is_in(self, prompt_columns: int) -> None:
         """From now on, one token a row comes in."""

@@ -124,9 +124,9 @@ class _Batch:
         prompts = [tuple(prompt) for prompt in self.prompts]
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         packed = pack_rows(list(number), self.device)  # a prompt once, whatever is asked of it
-        place = [number[prompt] for prompt in prompts]
-        starts = [packed.starts[i] for i in place]
-        self.cache.expect_packed(starts, [len(p) for p in prompts], self.width, self.device)
+        place, starts = [number[prompt] for prompt in prompts], packed.starts
+        lengths = [len(prompt) for prompt in prompts]
+        self.cache.expect_packed([starts[i] for i in place], lengths, self.width, self.device)
         last_P = torch.tensor(packed.lengths, device=self.device).cumsum(0) - 1
         inputs, _ = model_inputs(packed, True, last_P)
         inputs |= {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": last_P}
