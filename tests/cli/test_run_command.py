@@ -81,6 +81,27 @@ def test_a_run_that_succeeds_ends_with_0_a_table_and_a_report(
     assert "torch" in (tmp_path / "run/report.html").read_text()
 
 
+def test_a_job_that_asks_for_more_than_is_here_says_so_and_runs_on_what_was_looked_at(
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machines = []
+
+    def stand_in(job: RLHFJob, directory: Path, *, machine: Any, **_: Any) -> RLHFJob:
+        machines.append(machine)
+        return write_run(directory)
+
+    here = local.Machine(cpus=2)
+    monkeypatch.setattr(local, "this_machine", lambda: here)
+    monkeypatch.setattr(local, "run", stand_in)
+    asked = ["--set", "spec.resources.nodes=2"]
+    assert main(["run", str(manifest), "--dir", str(tmp_path / "run"), *asked]) == 0
+    assert "are asked for; here it is 1 process on the CPU" in capsys.readouterr().err
+    assert machines == [here]
+
+
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
     run: Callable[[Outcome], int],
     monkeypatch: pytest.MonkeyPatch,
