@@ -7,7 +7,7 @@ from rlhf_cli.arguments.shared import on_cluster, overrides, waiting
 
 
 def add(commands: Commands) -> None:
-    """validate, render, schema, run, submit."""
+    """validate, estimate, render, schema, run, submit."""
     validate = commands.add_parser(
         "validate", help="check manifests and name everything that is wrong"
     )
@@ -15,6 +15,24 @@ def add(commands: Commands) -> None:
         "files", nargs="+", metavar="FILE", help="manifest; '-' reads standard input"
     )
     validate.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="how to say it"
+    )
+    estimate = commands.add_parser(
+        "estimate", help="say what each stage takes of a GPU, and the job of its volume"
+    )
+    estimate.add_argument("file", metavar="FILE", help="manifest; '-' reads standard input")
+    estimate.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="which GPU the job gets, or its memory: H100, A100-80GB, 24GB (default: what "
+        "resources.device tells, as of a MIG slice); says whether each stage fits",
+    )
+    estimate.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the model's config.json, where spec.model is neither here nor on the hub",
+    )
+    estimate.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how to say it"
     )
     render = commands.add_parser(
@@ -55,5 +73,5 @@ def add(commands: Commands) -> None:
     )
     waiting(submit, "every stage has succeeded, or the job cannot go on; shows its progress")
     on_cluster(submit)
-    for command in (validate, render, run, submit):
+    for command in (validate, estimate, render, run, submit):
         overrides(command)
