@@ -176,6 +176,17 @@ def test_a_reward_model_that_is_not_here_counts_as_the_policy(
     assert figure(out, "FROZEN") == pytest.approx(15.23, abs=0.1)
 
 
+def test_of_several_reward_models_the_largest_counts(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "small").mkdir()
+    (folder / "small/config.json").write_text(json.dumps(TINY), "utf-8")
+    rewards = {name: {"model": {"source": name}} for name in ("model", "small")}
+    write(folder, SPEC | {"stages": {"ppo": {"data": {"source": "x"}, "rewards": rewards}}})
+    _, out, _ = estimate(folder, capsys)
+    assert figure(out, "FROZEN") == pytest.approx(3 * 15.23, abs=0.1)
+
+
 def figure(out: str, column: str) -> float:
     """Of the one stage."""
     lines = [line.split("   ") for line in out.splitlines() if "   " in line]
