@@ -62,21 +62,31 @@ def estimate(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> t
     return code, *capsys.readouterr()
 
 
-def test_each_stage_has_a_row_whose_parts_add_up(
+def test_each_stage_has_a_column_whose_parts_add_up(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = estimate(folder, capsys)
     assert code == 0
     assert out.startswith("assistant: qwen2, 7.62 billion parameters, 28 layers of 3584\n")
-    lines = out.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("STAGE"))
-    for line, name in zip(lines[start + 1 :], ("sft", "dpo"), strict=False):
-        stage, devices, *figures = line.split()
-        assert (stage, devices) == (name, "8")
-        *kept, training, generation, total, _ = map(float, figures)
-        assert total == pytest.approx(sum(kept) + max(training, generation), abs=0.3)
+    assert figures(out, "devices") == [8, 8]
+    kept = ("weights that train", "gradients", "optimizer", "models that only read", "buckets,")
+    for i in range(2):
+        parts = sum(figures(out, name)[i] for name in kept)
+        more = max(figures(out, name)[i] for name in ("+ activations", "+ weights"))
+        assert figures(out, "at most")[i] == pytest.approx(parts + more, abs=0.3)
     assert "the claim has 107 GB (100Gi), which is too small: set spec.checkpoints.claim" in out
     assert "With --gpu it says whether they fit" in out
+
+
+def test_four_stages_fit_in_a_terminal_of_80_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"data": {"source": "x"}}
+    write(folder, SPEC | {"stages": SPEC["stages"] | {"reward": more, "ppo": more}})
+    _, out, _ = estimate(folder, capsys, "--gpu", "A100-40GB")
+    table = out[out.index("each device") : out.index("Checkpoints and outputs")]
+    assert table.splitlines()[1].split() == ["sft", "reward", "ppo", "dpo"]
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_what_does_not_fit_ends_with_1_and_fits_with_what_is_advised(
@@ -165,7 +175,7 @@ def test_a_reward_model_that_is_not_here_counts_as_the_policy(
     write(folder, SPEC | {"stages": {"ppo": ppo}})
     _, out, _ = estimate(folder, capsys)
     assert "Note: spec.stages.ppo.rewards.x.model: taken to be as large as the policy" in out
-    frozen = figure(out, "FROZEN")
+    (frozen,) = figures(out, "models that only read")
     ppo["rewards"]["x"]["model"]["source"] = "small"  # type: ignore[index]
     (folder / "small").mkdir()
     (folder / "small/config.json").write_text(json.dumps(TINY), "utf-8")
@@ -173,7 +183,7 @@ def test_a_reward_model_that_is_not_here_counts_as_the_policy(
     _, out, _ = estimate(folder, capsys)
     assert "Note" not in out
     assert frozen == pytest.approx(2 * 15.23, abs=0.1)
-    assert figure(out, "FROZEN") == pytest.approx(15.23, abs=0.1)
+    assert figures(out, "models that only read") == [pytest.approx(15.23, abs=0.1)]
 
 
 def test_of_several_reward_models_the_largest_counts(
@@ -184,14 +194,13 @@ def test_of_several_reward_models_the_largest_counts(
     rewards = {name: {"model": {"source": name}} for name in ("model", "small")}
     write(folder, SPEC | {"stages": {"ppo": {"data": {"source": "x"}, "rewards": rewards}}})
     _, out, _ = estimate(folder, capsys)
-    assert figure(out, "FROZEN") == pytest.approx(3 * 15.23, abs=0.1)
+    assert figures(out, "models that only read") == [pytest.approx(3 * 15.23, abs=0.1)]
 
 
-def figure(out: str, column: str) -> float:
-    """Of the one stage."""
-    lines = [line.split("   ") for line in out.splitlines() if "   " in line]
-    heading, row = ([cell.strip() for cell in line if cell.strip()] for line in lines[:2])
-    return float(row[heading.index(column)])
+def figures(out: str, name: str) -> list[float]:
+    """Those of a row, a stage each."""
+    (line,) = (line for line in out.splitlines() if line.startswith(name))
+    return [float(word) for word in line.split() if word.replace(".", "").isdecimal()]
 
 
 class Hub(BaseHTTPRequestHandler):

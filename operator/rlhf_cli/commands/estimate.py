@@ -18,10 +18,8 @@ from rlhf_planner.memory import Memory, Models, of_a_device, of_the_host
 from rlhf_cli.failures import DONE, FAILED, Failure
 from rlhf_cli.locations import resolved
 from rlhf_cli.manifest import read_job
-from rlhf_cli.output import table
 from rlhf_cli.shapes import shapes_of
 
-COLUMNS: Final = ("WEIGHTS", "GRADIENTS", "OPTIMIZER", "FROZEN", "REST", "TRAINING", "GENERATION")
 GB: Final = 1e9
 
 
@@ -103,8 +101,8 @@ def _as_text(
     )
     yield from (f"Note: {note}" for note in notes)
     yield ""
-    yield "GB (10⁹ bytes) of each device: what a stage keeps, and what training or generation adds."
-    yield from table([_heading(found), *map(_row, found)])
+    yield "GB (10⁹ bytes) of each device:"
+    yield from _columns(found)
     yield ""
     for each in found:
         if each.host:
@@ -116,25 +114,27 @@ def _as_text(
         yield "With --gpu it says whether they fit: rlhfctl estimate --help."
 
 
-def _heading(found: list[Estimate]) -> list[str]:
-    knows = any(each.device for each in found)
-    return ["STAGE", "DEVICES", *COLUMNS, "AT MOST", *(["OF"] if knows else []), "A CHECKPOINT"]
-
-
-def _row(each: Estimate) -> list[str]:
-    memory = each.memory
-    parts = (
-        memory.weights,
-        memory.gradients,
-        memory.optimizer,
-        memory.frozen,
-        memory.reserve,
-        memory.activations,
-        memory.generation,
-        memory.total,
-    )
-    room = [f"{_gb(each.device.memory)} ({each.device.name})"] if each.device else []
-    return [each.stage, str(each.devices), *map(_gb, parts), *room, _gb(each.checkpoint)]
+def _columns(found: list[Estimate]) -> Iterator[str]:
+    """A column a stage: four of them are narrower than the parts of one."""
+    rows = [
+        ("devices", [str(each.devices) for each in found]),
+        ("weights that train", [_gb(each.memory.weights) for each in found]),
+        ("gradients", [_gb(each.memory.gradients) for each in found]),
+        ("optimizer", [_gb(each.memory.optimizer) for each in found]),
+        ("models that only read", [_gb(each.memory.frozen) for each in found]),
+        ("buckets, logits, runtime", [_gb(each.memory.reserve) for each in found]),
+        ("+ activations, in training", [_gb(each.memory.activations) for each in found]),
+        ("+ weights, keys, values, in generation", [_gb(e.memory.generation) for e in found]),
+        ("at most", [_gb(each.memory.total) for each in found]),
+    ]
+    if any(each.device for each in found):
+        rows.append(("a device has", [_gb(e.device.memory) if e.device else "" for e in found]))
+    rows.append(("a checkpoint on the volume", [_gb(each.checkpoint) for each in found]))
+    names = [each.stage for each in found]
+    width = max(7, *map(len, names))
+    head = max(len(name) for name, _ in rows)
+    for name, cells in [("", names), *rows]:
+        yield name.ljust(head) + "".join(cell.rjust(width + 2) for cell in cells)
 
 
 def _of_the_volume(job: RLHFJob, volume: float) -> str:
@@ -175,7 +175,8 @@ def _count(number: int) -> str:
 
 
 def _gb(amount: float) -> str:
-    return f"{amount / GB:.1f}" if amount < 100 * GB else f"{amount / GB:.0f}"
+    gb = amount / GB
+    return f"{gb:.0f}" if gb >= 100 or not gb else f"{gb:.1f}" if gb >= 0.1 else f"{gb:.1g}"
 
 
 def _as_json(
