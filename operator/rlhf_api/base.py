@@ -101,14 +101,13 @@ ObjectName = Annotated[
 ]
 """A DNS-1123 subdomain, as Kubernetes names most objects: claims, Secrets, classes."""
 
-LabelKey = Annotated[
-    str,
-    Field(
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-        max_length=317,
-    ),
-]
-"""A label's key, with or without a domain before it."""
+QUALIFIED_NAME: Final = (
+    r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+)
+"""As labels and resources are named, with or without a domain before it."""
+
+LabelKey = Annotated[str, Field(pattern=QUALIFIED_NAME, max_length=317)]
+"""A label's key."""
 
 LabelValue = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)

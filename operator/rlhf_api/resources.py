@@ -7,9 +7,15 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from rlhf_api.affinity import Affinity, Toleration
-from rlhf_api.base import ATOMIC, Contract, LabelKey, LabelValue, ObjectName, Quantity
-
-RESOURCE_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+from rlhf_api.base import (
+    ATOMIC,
+    QUALIFIED_NAME,
+    Contract,
+    LabelKey,
+    LabelValue,
+    ObjectName,
+    Quantity,
+)
 
 NODES: Final = Field(ge=1, le=10_000, description="Pods of the gang.")
 GPUS_PER_NODE: Final = Field(
@@ -19,7 +25,7 @@ PROCESSES_PER_NODE: Final = Field(
     ge=1, le=64, description="Processes per pod where gpusPerNode is 0."
 )
 DEVICE: Final = Field(
-    pattern=RESOURCE_NAME,
+    pattern=QUALIFIED_NAME,
     max_length=253,
     description="Extended resource that stands for one device.",
     examples=["nvidia.com/gpu", "nvidia.com/mig-3g.40gb", "amd.com/gpu", "huawei.com/Ascend910"],
@@ -31,7 +37,7 @@ class RDMA(Contract):
     """Network devices that GPUs of different nodes reach each other by (InfiniBand, RoCE, EFA)."""
 
     resource: str = Field(
-        pattern=RESOURCE_NAME,
+        pattern=QUALIFIED_NAME,
         max_length=253,
         description="Extended resource of the RDMA device plug-in.",
         examples=["rdma/hca_shared_devices_a", "nvidia.com/hostdev", "vpc.amazonaws.com/efa"],

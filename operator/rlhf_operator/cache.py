@@ -16,7 +16,7 @@ from rlhf_operator import kueue
 from rlhf_operator.api import Object, Resource
 from rlhf_operator.mending import applied
 from rlhf_operator.names import LABEL_JOB, JobKey
-from rlhf_operator.observe import controller, controller_uid
+from rlhf_operator.ownership import controller, controller_uid
 
 REMEMBERED: Final = 20_000
 """UIDs of objects that are gone: a late answer that tells of one is older than that many ends."""

@@ -12,7 +12,6 @@ from typing import Final
 
 from rlhf_api.job import RLHFJob
 
-from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache
 from rlhf_operator.controller import OutOfDate, Refused
@@ -27,18 +26,24 @@ from rlhf_operator.names import (
     child_name,
     service_name,
 )
+from rlhf_operator.observe import attempt_of_pod
+from rlhf_operator.observe_pod import pod
 from rlhf_operator.ownership import (
     claim_gone,
+    controller_uid,
     going,
     is_disowned,
     is_left_over,
+    is_of_another,
+    is_ours,
     is_unlabelled,
     may_serve,
     owner_text,
-    refusal,
+    relabelled,
     results_on,
 )
 from rlhf_operator.refusals import Asked, Refusals
+from rlhf_operator.refused_changes import refusal
 from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.watches import CHILDREN, JOBS, PODS
 
@@ -70,7 +75,7 @@ class Children:
         """What is there of the attempt and belongs to this very RLHFJob."""
         name = child_name(job.metadata.name, stage, attempt)
         named = self._cache.named(key_of(job), (name, service_name(name)))
-        return [item for item in named if observe.is_ours(item, job.metadata.uid)]
+        return [item for item in named if is_ours(item, job.metadata.uid)]
 
     async def apply(self, job: RLHFJob, objects: Sequence[Object]) -> None:
         """The Job last: where it is, all that its pods need is there, too."""
@@ -92,9 +97,9 @@ class Children:
         is_there = self._cache.child(key, "Job", workload["metadata"]["name"]) is not None
         of = (job.metadata.name, job.metadata.uid)
         for item in self._cache.children(key, "Pod"):
-            of_stage, of_number = observe.attempt_of_pod(item, *of, now) or ("", 0)
+            of_stage, of_number = attempt_of_pod(item, *of, now) or ("", 0)
             is_its_own = is_there and of_number == number
-            is_live = observe.pod(item, now).is_live
+            is_live = pod(item, now).is_live
             if of_stage == stage and is_live and not is_its_own:
                 raise OutOfDate(f"pod {item['metadata']['name']} still lives")
 
@@ -112,8 +117,8 @@ class Children:
         selector = f"{CONTROLLER_UID} in ({','.join(of)})"
         lost: list[Object] = []
         for item in (await self._api.list(PODS, namespace, selector=selector))[0]:
-            workload = of.get(observe.controller_uid(item) or "")
-            if workload and (found := observe.relabelled(item, workload)):
+            workload = of.get(controller_uid(item) or "")
+            if workload and (found := relabelled(item, workload)):
                 lost.append(found)
             else:
                 self._cache.put(item)
@@ -126,7 +131,7 @@ class Children:
             if self._mender.is_due(known, self._now()):
                 self._cache.put(await self._mender.mend(self._resource(item), known))
             return
-        resource, asked = self._resource(item), _asked(job)
+        resource, asked = self._resource(item), Asked.by(job)
         self._refusals.recall(asked, item)
         if results_on(job, item):  # it was made long since: another one would have nothing on it
             await self._meet(job, resource, item)
@@ -199,15 +204,15 @@ class Children:
         key = key_of(job)
         own = self.own(job, stage, attempt)
         workload = next((item for item in own if item["kind"] == "Job"), None)
-        if workload and job.metadata.deletion_timestamp and not observe.controller_uid(workload):
+        if workload and job.metadata.deletion_timestamp and not controller_uid(workload):
             return  # `kubectl delete --cascade=orphan`: who asks for that wants it to stay
         if workload:
             await self._delete(job, JOBS, workload, "Foreground")
         else:
             of, now = (job.metadata.name, job.metadata.uid), self._now()
             for item in self._cache.children(key, "Pod"):
-                is_its_own = observe.attempt_of_pod(item, *of, now) == (stage, attempt)
-                if is_its_own and not observe.is_of_another(item, job.metadata.uid):
+                is_its_own = attempt_of_pod(item, *of, now) == (stage, attempt)
+                if is_its_own and not is_of_another(item, job.metadata.uid):
                     await self._delete(job, PODS, item, "Background")
         for item in own:
             if item["kind"] != "Job" and self._is_served(item):
@@ -216,7 +221,7 @@ class Children:
     async def _delete(
         self, job: RLHFJob, resource: Resource, item: Object, propagation: str
     ) -> None:
-        meta, asked = item["metadata"], _asked(job)
+        meta, asked = item["metadata"], Asked.by(job)
         if "deletionTimestamp" in meta:
             return
         self._refusals.recall(asked, item, "Deleting")
@@ -236,10 +241,6 @@ class Children:
             self._cache.put(answer)
         else:
             self._cache.remove(item)
-
-
-def _asked(job: RLHFJob) -> Asked:
-    return Asked(job.metadata.uid, job.metadata.generation)
 
 
 def key_of(job: RLHFJob) -> JobKey:

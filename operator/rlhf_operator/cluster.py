@@ -17,7 +17,6 @@ from rlhf_api.job import GROUP, KIND, PLURAL, VERSION, RLHFJob
 from rlhf_api.run import PREPARE
 from rlhf_api.status import Condition, JobStatus, SchedulingStatus
 
-from rlhf_operator import observe
 from rlhf_operator.api import Api, ApiError, Object, Resource
 from rlhf_operator.cache import Cache, version_of
 from rlhf_operator.children import Children, key_of
@@ -28,7 +27,10 @@ from rlhf_operator.events import Event, status_refused
 from rlhf_operator.kueue import is_workload
 from rlhf_operator.mending import Mender
 from rlhf_operator.names import ANNOTATION_GANG, JobKey, child_name
+from rlhf_operator.observe import attempts, hides_pods, left_over
+from rlhf_operator.observe_pod import next_look
 from rlhf_operator.observed import Attempt, Observed, Progress
+from rlhf_operator.ownership import attempt_of, controller_uid
 from rlhf_operator.refusals import Asked, Refusals
 from rlhf_operator.refused_pods import EVENTS, LOOK_AGAIN, RefusedPods
 from rlhf_operator.render import Platform
@@ -105,7 +107,7 @@ class KubernetesCluster:
         others = self._cache.others(key, ("Job", "Pod"))
         gang = gang_choice(job.spec.scheduling, self.platform)
         return Observed(
-            left_over=observe.left_over(job.metadata.name, job.metadata.uid, others, found),
+            left_over=left_over(job.metadata.name, job.metadata.uid, others, found),
             attempts=tuple(a._replace(is_whole=self._is_whole(job, a, now)) for a in found),
             progress=self._reports(key),
             scheduling=SchedulingStatus(gang=gang.name, reason=gang.why),
@@ -130,7 +132,7 @@ class KubernetesCluster:
         self, job: RLHFJob, now: datetime, lost: Sequence[Object] = ()
     ) -> tuple[Attempt, ...]:
         key = key_of(job)
-        return observe.attempts(
+        return attempts(
             job.metadata.name,
             job.metadata.uid,
             self._cache.children(key, "Job"),
@@ -149,8 +151,8 @@ class KubernetesCluster:
         if (is_over and not is_newest) or (not is_over and is_fresh(attempt, now)):
             return False
         of = (attempt.stage, attempt.number)
-        seen = [p for p in self._cache.children(key_of(job), "Pod") if observe.attempt_of(p) == of]
-        return observe.hides_pods(attempt, self._workload(job, attempt), len(seen))
+        seen = [p for p in self._cache.children(key_of(job), "Pod") if attempt_of(p) == of]
+        return hides_pods(attempt, self._workload(job, attempt), len(seen))
 
     def _workload(self, job: RLHFJob, attempt: Attempt) -> Object | None:
         name = child_name(job.metadata.name, attempt.stage, attempt.number)
@@ -168,7 +170,7 @@ class KubernetesCluster:
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""
-        pods = observe.next_look(self._cache.children(key, "Pod"), now)
+        pods = next_look(self._cache.children(key, "Pod"), now)
         others = self._mender.next_look(self._cache.others(key, ("Job", "Pod")), now)
         are_missing = self._refused.is_asked_for(self._cache.children(key, "Job"))
         refused = now + LOOK_AGAIN if are_missing else None
@@ -179,7 +181,7 @@ class KubernetesCluster:
         if attempt.is_terminating:
             return True
         own = self.children.own(job, attempt.stage, attempt.number)
-        owned = [item for item in own if observe.controller_uid(item)]
+        owned = [item for item in own if controller_uid(item)]
         if any(self._mender.is_due(item, now) for item in owned):
             return False
         there = {item["kind"] for item in owned}
@@ -247,7 +249,7 @@ class KubernetesCluster:
         }
         try:
             self._cache.put(await self._api.replace(RLHFJOBS, body, "status"))
-            self._refusals.forget(_asked(manifest), manifest, WRITING)
+            self._refusals.forget(Asked.by_manifest(manifest), manifest, WRITING)
         except ApiError as error:
             if error.code in (404, 409) or error.is_passing:  # of these it may have been written
                 await self.reload(JobKey(meta["namespace"], meta["name"]))
@@ -255,7 +257,7 @@ class KubernetesCluster:
 
     async def _refusal(self, manifest: dict[str, Any], error: ApiError) -> Exception:
         """What lasts is told by an event: no condition can be written of it."""
-        meta, asked = manifest["metadata"], _asked(manifest)
+        meta, asked = manifest["metadata"], Asked.by_manifest(manifest)
         meant = self._refusals.refusal(asked, manifest, error, WRITING)
         if not isinstance(meant, Refused):
             return meant
@@ -304,11 +306,6 @@ class KubernetesCluster:
                 log.warning("Event on %s/%s: %s", key.namespace, key.name, result)
             elif isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
-
-
-def _asked(manifest: Object) -> Asked:
-    meta = manifest["metadata"]
-    return Asked(meta["uid"], meta.get("generation", 1))
 
 
 def _is_newer_alone(now: Object, before: Object) -> bool:

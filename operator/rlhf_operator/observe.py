@@ -1,12 +1,7 @@
-"""From Kubernetes objects to what the plan reads. Pure: a Job and pods in, an Attempt out.
-
-What the fields mean, and who writes them, is in the Kubernetes API reference; the cases that are
-read here were seen on a kubelet and a Job controller of 1.36.
-"""
+"""From Kubernetes objects to what the plan reads. Pure: a Job and pods in, an Attempt out."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -17,39 +12,27 @@ from rlhf_operator import kueue
 from rlhf_operator.names import (
     ANNOTATION_GANG,
     ANNOTATION_HASH,
-    ANNOTATION_JOB_UID,
     ANNOTATION_SETTINGS,
-    COMPLETION_INDEX,
-    CONTAINER_NAME,
-    LABEL_ATTEMPT,
-    LABEL_JOB,
-    LABEL_STAGE,
     child_name,
-    service_name,
 )
-from rlhf_operator.observed import Attempt, Pod, PodPhase, parse_result
+from rlhf_operator.observe_pod import INDEX_DIGITS, NODE_SILENCE, index_of, moment, pod
+from rlhf_operator.observed import Attempt, Pod
+from rlhf_operator.ownership import (
+    attempt_it_serves,
+    attempt_of,
+    controller_uid,
+    is_of_another,
+    is_orphan,
+    name_of,
+    owner_name,
+)
+from rlhf_operator.render.gang import has_queue
 from rlhf_operator.times import read
 
 Object = dict[str, Any]
 
-REJECTED: Final = re.compile(r"UnexpectedAdmissionError|NodeAffinity|NodeShutdown|OutOf.+")
-"""What a kubelet says of a pod that it does not take, or not again after a restart of its own: a
-device plug-in is away, the node has changed. It sets no DisruptionTarget then.
-"""
-QUEUEING: Final = "kueue"
-"""The one gang scheduler that suspends Jobs."""
-INDEX_DIGITS: Final = 10
-"""More than any index has; a number of thousands of digits is refused by int()."""
 TOLD_TO_END: Final = (137, ExitCode.TERMINATED)
 DELETED: Final = "The pod was deleted before it had ended."
-NODE_SILENCE: Final = timedelta(seconds=30)
-"""How long after the end of its grace period a pod may still be shown before its node is lost."""
-PHASES: Final[Mapping[str, PodPhase]] = {
-    "Pending": "Pending",
-    "Running": "Running",
-    "Succeeded": "Succeeded",
-    "Failed": "Failed",
-}
 
 
 def attempts(
@@ -70,7 +53,7 @@ def attempts(
     (`kubectl delete job --cascade=orphan`). Those of an earlier RLHFJob of this name count for no
     longer than that: how they ended says nothing of this one.
     """
-    mine = {key: item for item in jobs if (key := _attempt_it_serves(item, job, uid))}
+    mine = {key: item for item in jobs if (key := attempt_it_serves(item, job, uid))}
     gangs: dict[tuple[str, int], list[Object]] = {}
     for item in pods:
         if key := attempt_of_pod(item, job, uid, now):
@@ -111,18 +94,9 @@ def left_over(
         key
         for item in others
         if "deletionTimestamp" not in item["metadata"]
-        and (key := _attempt_it_serves(item, job, uid))
+        and (key := attempt_it_serves(item, job, uid))
     }
     return tuple(sorted(found - {(a.stage, a.number) for a in shown}))
-
-
-def _attempt_it_serves(item: Object, job: str, uid: str) -> tuple[str, int] | None:
-    """Stage and number of the attempt that a child belongs to; None where it is not ours."""
-    key = attempt_of(item)
-    if key is None or not is_ours(item, uid):
-        return None
-    child = child_name(job, *key)
-    return key if name_of(item) in (child, service_name(child)) else None
 
 
 def attempt_of_pod(item: Object, job: str, uid: str, now: datetime) -> tuple[str, int] | None:
@@ -130,14 +104,8 @@ def attempt_of_pod(item: Object, job: str, uid: str, now: datetime) -> tuple[str
     key = attempt_of(item)
     if key is None or (is_of_another(item, uid) and not pod(item, now).is_live):
         return None
-    is_ours = _is_orphan(item) or _owner_name(item) == child_name(job, *key)
+    is_ours = is_orphan(item) or owner_name(item) == child_name(job, *key)
     return key if is_ours else None
-
-
-def _is_orphan(item: Object) -> bool:
-    """Whether it is a pod that we had made, and that its Job has left to itself."""
-    marks = item["metadata"].get("annotations") or {}
-    return controller(item) is None and ANNOTATION_JOB_UID in marks
 
 
 def _is_replaced(pods: Iterable[Object]) -> bool:
@@ -145,18 +113,8 @@ def _is_replaced(pods: Iterable[Object]) -> bool:
     its owner alone gets it back from there."""
     places: dict[bool, set[int]] = {True: set(), False: set()}
     for item in pods:
-        places[_is_orphan(item)].add(_index(item["metadata"]))
+        places[is_orphan(item)].add(index_of(item["metadata"]))
     return bool(places[True] & places[False])
-
-
-def relabelled(item: Object, workload: Object) -> Object | None:
-    """A pod of this Job with the labels of ours that it has lost; None where it has lost none."""
-    has = item["metadata"].get("labels") or {}
-    ours = workload["metadata"].get("labels") or {}
-    had = {name: ours[name] for name in (LABEL_JOB, LABEL_STAGE, LABEL_ATTEMPT) if name in ours}
-    if had.items() <= has.items():
-        return None
-    return item | {"metadata": item["metadata"] | {"labels": has | had}}
 
 
 def hides_pods(attempt: Attempt, workload: Object | None, seen: int) -> bool:
@@ -171,51 +129,7 @@ def hides_pods(attempt: Attempt, workload: Object | None, seen: int) -> bool:
 def _is_to_go(item: Object, uid: str) -> bool:
     """Whether it is such a pod of the RLHFJob with this UID, and nobody has deleted it yet."""
     is_being_deleted = "deletionTimestamp" in item["metadata"]
-    return _is_orphan(item) and not is_being_deleted and not is_of_another(item, uid)
-
-
-def attempt_of(item: Object) -> tuple[str, int] | None:
-    """Stage and number by the labels; None where they are missing or make no sense."""
-    labels = item["metadata"].get("labels") or {}
-    stage, number = labels.get(LABEL_STAGE), labels.get(LABEL_ATTEMPT, "")
-    return (stage, int(number)) if stage and number.isdecimal() else None
-
-
-def name_of(item: Object) -> str:
-    """Its name."""
-    name: str = item["metadata"]["name"]
-    return name
-
-
-def controller(item: Object) -> Object | None:
-    """The owner that controls it."""
-    owners = item["metadata"].get("ownerReferences") or []
-    return next((owner for owner in owners if owner.get("controller")), None)
-
-
-def controller_uid(item: Object) -> str | None:
-    """UID of the owner that controls it."""
-    owner = controller(item)
-    return owner["uid"] if owner else None
-
-
-def is_ours(item: Object, uid: str) -> bool:
-    """Whether the RLHFJob with this UID made it. Somebody may have taken its owner away."""
-    owner = controller_uid(item)
-    marks = item["metadata"].get("annotations") or {}
-    is_disowned = owner is None and ANNOTATION_SETTINGS in marks
-    return owner == uid or (is_disowned and not is_of_another(item, uid))
-
-
-def is_of_another(item: Object, uid: str | None) -> bool:
-    """Whether it says that it was made for an RLHFJob with another UID."""
-    marks = item["metadata"].get("annotations") or {}
-    return marks.get(ANNOTATION_JOB_UID, uid) != uid
-
-
-def _owner_name(item: Object) -> str | None:
-    owner = controller(item)
-    return owner["name"] if owner else None
+    return is_orphan(item) and not is_being_deleted and not is_of_another(item, uid)
 
 
 def _attempt(
@@ -245,8 +159,8 @@ def _attempt(
         condition=condition,
         reason=reason,
         is_suspended=bool((job.get("spec") or {}).get("suspend")),
-        has_queue=annotations.get(ANNOTATION_GANG) == QUEUEING,
-        made_at=_moment(job["metadata"].get("creationTimestamp")),
+        has_queue=has_queue(annotations.get(ANNOTATION_GANG)),
+        made_at=moment(job["metadata"].get("creationTimestamp")),
         lost_a_node=_outlived_grace(job),
     )
     attempt = attempt._replace(pods=(*seen, *_completed(attempt, job, departed, now)))
@@ -357,146 +271,3 @@ def _as_it_went(item: Object, job: Object, now: datetime) -> Pod | None:
     return last._replace(
         phase="Failed", reason=reason, message=message or DELETED, is_disrupted=True
     )
-
-
-def pod(item: Object, now: datetime) -> Pod:
-    """One pod, as its kubelet, the scheduler and the node controller have described it."""
-    meta, status = item["metadata"], item.get("status") or {}
-    phase: PodPhase = PHASES.get(status.get("phase", ""), "Unknown")
-    conditions = {c["type"]: c for c in status.get("conditions") or []}
-    ended, others = _ends(status)
-    if phase == "Failed" and not ended and others:
-        ended = _told_of(*others[0])
-    if phase == "Failed" and ended.get("exitCode") == 0 and others and not status.get("reason"):
-        phase = "Succeeded"  # the trainer, whose work this is; what failed is a webhook's
-    text = ended.get("message") or ""
-    result = parse_result(text) if text else None
-    seen = Pod(
-        name=meta["name"],
-        completion_index=_index(meta),
-        phase=phase,
-        exit_code=ended.get("exitCode"),
-        message=text,
-        is_disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
-        finished_at=_unix(ended.get("finishedAt")),
-        node=(item.get("spec") or {}).get("nodeName"),
-        result=result,
-    )
-    if phase == "Failed":
-        is_disrupted = seen.is_disrupted or bool(REJECTED.fullmatch(status.get("reason") or ""))
-        failure = _failure(status, ended, conditions)
-        return seen._replace(**failure, is_disrupted=is_disrupted)
-    if phase in ("Pending", "Running") and seen.node and _is_lost(meta, conditions, now):
-        return seen._replace(reason="NodeLost", message="Its node does not answer.")
-    if phase == "Pending":
-        return seen._replace(**_waiting(meta, status, conditions))
-    return seen._replace(outlived_by=_outlived_by(status)) if phase == "Running" else seen
-
-
-def _outlived_by(status: Object) -> tuple[str, ...]:
-    """Containers that a webhook added and that run, where the trainer's own has ended: for them its
-    pod goes on, with its devices. Sidecars of Kubernetes' own kind end by themselves."""
-    states = {i.get("name"): i.get("state") or {} for i in status.get("containerStatuses") or []}
-    if "terminated" not in states.get(CONTAINER_NAME, {}):
-        return ()
-    return tuple(str(name) for name, state in states.items() if "running" in state)
-
-
-def _index(meta: Object) -> int:
-    index = (meta.get("annotations") or {}).get(COMPLETION_INDEX, "0")
-    return int(index) if index.isdecimal() and len(index) < INDEX_DIGITS else 0
-
-
-def _ends(status: Object) -> tuple[Object, list[tuple[str, Object]]]:
-    """How the trainer's container ended; the names and ends of others that failed, which are a
-    webhook's."""
-    own: Object = {}
-    others: list[tuple[str, Object]] = []
-    for group in ("containerStatuses", "initContainerStatuses"):
-        for item in status.get(group) or []:
-            ended = (item.get("state") or {}).get("terminated") or {}
-            if item.get("name") == CONTAINER_NAME:
-                own = ended
-            elif ended.get("exitCode"):
-                others.append((str(item.get("name")), ended))
-    return own, others
-
-
-def _told_of(name: str, ended: Object) -> Object:
-    """The end of a pod whose trainer never began, as another container failed. Its exit code means
-    nothing to us, whatever ours would mean by that number."""
-    head = f"{name}, which a webhook added, ended with exit code {ended['exitCode']}."
-    said = f"{head} {ended.get('message') or ''}".strip()
-    reason = ended.get("reason") if _says_more(ended) else "ContainerFailed"
-    return {"reason": reason, "message": said, "finishedAt": ended.get("finishedAt")}
-
-
-def _failure(status: Object, ended: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:
-    """Reason and message of an end that was no success.
-
-    The pod's own reason (Evicted, DeadlineExceeded, NodeShutdown, Preempting…) is the cluster's
-    doing and outranks the container's, of which only OOMKilled says more than the exit code.
-    """
-    disruption = conditions.get("DisruptionTarget", {})
-    own = status.get("reason") or (ended.get("reason") if _says_more(ended) else None)
-    if own is None and disruption.get("status") == "True":
-        own = disruption.get("reason")
-    message = ended.get("message") or status.get("message") or disruption.get("message") or ""
-    return {"reason": own, "message": message}
-
-
-def _says_more(ended: Object) -> bool:
-    return ended.get("reason") not in (None, "Error", "Completed")
-
-
-def _waiting(meta: Object, status: Object, conditions: Mapping[str, Object]) -> dict[str, Any]:
-    """Why a pod does not run yet: the scheduler's words, or those of the kubelet. What was said of
-    one that is to go holds no longer."""
-    if "deletionTimestamp" in meta:
-        return {
-            "reason": "Terminating",
-            "message": f"{meta['name']} was deleted, and has yet to go",
-        }
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        reason = scheduled.get("reason") or "Unschedulable"
-        return {"reason": reason, "message": scheduled.get("message") or ""}
-    for group in ("initContainerStatuses", "containerStatuses"):
-        for item in status.get(group) or []:
-            waiting = (item.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
-                return {"reason": waiting["reason"], "message": waiting.get("message") or ""}
-    return {}
-
-
-def _is_lost(meta: Object, conditions: Mapping[str, Object], now: datetime) -> bool:
-    """Whether the node has stopped to answer, so that nobody can see whether the pod still runs.
-
-    The node controller sets Ready to False and leaves ContainersReady, which only the kubelet
-    writes; or the pod's deletion is overdue, which only its kubelet can complete. Where a webhook
-    gave the pod a readiness gate, the kubelet itself says so with a reason of its own.
-    """
-    due = meta.get("deletionTimestamp")  # when the grace period ends
-    if due and now > read(due) + NODE_SILENCE:
-        return True
-    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
-    is_gated = ready.get("reason") == "ReadinessGatesNotReady"
-    is_unready = ready.get("status") == "False" and not is_gated
-    return is_unready and containers.get("status") == "True"
-
-
-def next_look(pods: Iterable[Object], now: datetime) -> datetime | None:
-    """When a pod that is being deleted will be overdue, which no event tells."""
-    due = [
-        read(d) + NODE_SILENCE for item in pods if (d := item["metadata"].get("deletionTimestamp"))
-    ]
-    return min((moment for moment in due if moment > now), default=None)
-
-
-def _unix(text: str | None) -> float | None:
-    at = _moment(text)
-    return at.timestamp() if at else None
-
-
-def _moment(text: str | None) -> datetime | None:
-    return read(text) if text else None

@@ -1,26 +1,96 @@
-"""Whose an object of a name is that we wanted to give, and what a refusal of it means. Pure."""
+"""Whose an object is, by its owner and by the marks that we leave on it; and what is said of one
+whose name we wanted to give. Pure.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any
 
 from rlhf_api.job import RLHFJob
 
-from rlhf_operator.api import ApiError, Object
-from rlhf_operator.controller import Refused
-from rlhf_operator.names import ANNOTATION_HASH, ANNOTATION_SETTINGS, LABEL_JOB
-from rlhf_operator.observe import controller, controller_uid, is_of_another
+from rlhf_operator.names import (
+    ANNOTATION_HASH,
+    ANNOTATION_JOB_UID,
+    ANNOTATION_SETTINGS,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_STAGE,
+    child_name,
+    service_name,
+)
 
-QUOTA: Final = ("exceeded quota", "status unknown for quota")
-"""What the API server says where a quota is used up, and where it is so new that nobody has added
-up yet."""
-DENIED: Final = re.compile("denied (the )?request")
-"""As the API server words what admission policies, and webhooks, say."""
-NO_RIGHT: Final = re.compile(r'User "[^"]*" cannot |RBAC: ')
-"""As it words that somebody has no right (apiserver, responsewriters.Forbidden)."""
-USED: Final = re.compile(r", used: .*?(?=, limited: )")
+Object = dict[str, Any]
+
+
+def name_of(item: Object) -> str:
+    """Its name."""
+    name: str = item["metadata"]["name"]
+    return name
+
+
+def controller(item: Object) -> Object | None:
+    """The owner that controls it."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def controller_uid(item: Object) -> str | None:
+    """UID of the owner that controls it."""
+    owner = controller(item)
+    return owner["uid"] if owner else None
+
+
+def owner_name(item: Object) -> str | None:
+    """Name of the owner that controls it."""
+    owner = controller(item)
+    return owner["name"] if owner else None
+
+
+def is_ours(item: Object, uid: str) -> bool:
+    """Whether the RLHFJob with this UID made it. Somebody may have taken its owner away."""
+    owner = controller_uid(item)
+    marks = item["metadata"].get("annotations") or {}
+    is_disowned = owner is None and ANNOTATION_SETTINGS in marks
+    return owner == uid or (is_disowned and not is_of_another(item, uid))
+
+
+def is_of_another(item: Object, uid: str | None) -> bool:
+    """Whether it says that it was made for an RLHFJob with another UID."""
+    marks = item["metadata"].get("annotations") or {}
+    return marks.get(ANNOTATION_JOB_UID, uid) != uid
+
+
+def attempt_of(item: Object) -> tuple[str, int] | None:
+    """Stage and number by the labels; None where they are missing or make no sense."""
+    labels = item["metadata"].get("labels") or {}
+    stage, number = labels.get(LABEL_STAGE), labels.get(LABEL_ATTEMPT, "")
+    return (stage, int(number)) if stage and number.isdecimal() else None
+
+
+def attempt_it_serves(item: Object, job: str, uid: str) -> tuple[str, int] | None:
+    """Stage and number of the attempt that a child belongs to; None where it is not ours."""
+    key = attempt_of(item)
+    if key is None or not is_ours(item, uid):
+        return None
+    child = child_name(job, *key)
+    return key if name_of(item) in (child, service_name(child)) else None
+
+
+def is_orphan(item: Object) -> bool:
+    """Whether it is a pod that we had made, and that its Job has left to itself."""
+    marks = item["metadata"].get("annotations") or {}
+    return controller(item) is None and ANNOTATION_JOB_UID in marks
+
+
+def relabelled(item: Object, workload: Object) -> Object | None:
+    """A pod of this Job with the labels of ours that it has lost; None where it has lost none."""
+    has = item["metadata"].get("labels") or {}
+    ours = workload["metadata"].get("labels") or {}
+    had = {name: ours[name] for name in (LABEL_JOB, LABEL_STAGE, LABEL_ATTEMPT) if name in ours}
+    if had.items() <= has.items():
+        return None
+    return item | {"metadata": item["metadata"] | {"labels": has | had}}
 
 
 def is_the_same(found: Object, wanted: Object) -> bool:
@@ -100,51 +170,3 @@ def owner_text(item: Object) -> str:
     """Whose it is, for people."""
     owners = item["metadata"].get("ownerReferences") or []
     return f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nobody that we know"
-
-
-def refusal(error: ApiError, item: Object, doing: str = "") -> Exception:
-    """What the API server says of a change that it does not take; passing errors stay errors.
-
-    But for a webhook of somebody else that does not answer: that lasts until somebody mends it. One
-    that says no may do so with any code.
-    `doing`: what was to be done to the object, where it was not to be made.
-    """
-    said = _said(error, item, doing)
-    if error.code >= 500 and "failed calling webhook" in str(error):
-        return Refused("Reconciling", "WebhookFailed", said)
-    if error.is_passing and not is_denied(error):
-        return error
-    if error.code == 403 and any(text in str(error) for text in QUOTA):
-        return Refused("Reconciling", "QuotaExceeded", said)
-    if error.code == 403 and "being terminated" in str(error):
-        return Refused("Reconciling", "NamespaceTerminating", said)
-    if error.code == 403:
-        return Refused("Stalled", "Forbidden", said)
-    return Refused("Stalled", "ChildRefused", said)
-
-
-def lasting(error: ApiError, item: Object, doing: str = "") -> Refused:
-    """What should have passed by now, and may still."""
-    return Refused("Reconciling", "RequestFails", _said(error, item, doing))
-
-
-def is_denied(error: ApiError) -> bool:
-    """Whether a policy or a webhook has looked at the object, and says no."""
-    return bool(DENIED.search(str(error)))
-
-
-def is_of_rights(error: ApiError) -> bool:
-    """Whether whoever asks has no right to; all else that is forbidden, an admission plug-in has
-    looked at."""
-    return error.code == 403 and bool(NO_RIGHT.search(str(error)))
-
-
-def _said(error: ApiError, item: Object, doing: str) -> str:
-    told = without_use(str(error))
-    return f"{doing} {item['kind']} {item['metadata']['name']}: {told}".strip()
-
-
-def without_use(text: str) -> str:
-    """What a quota says, without what others use at that moment, which would have the status
-    written again and again."""
-    return USED.sub("", text)

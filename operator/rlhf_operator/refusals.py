@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
+
+from rlhf_api.job import RLHFJob
 
 from rlhf_operator.api import ApiError, Object
 from rlhf_operator.controller import REFUSED_AGAIN, Refused
-from rlhf_operator.ownership import is_of_rights, lasting, refusal
+from rlhf_operator.refused_changes import is_of_rights, lasting, refusal
 from rlhf_operator.server_clock import Clock, own_clock
 
 HOLDS: Final = REFUSED_AGAIN * 0.75
@@ -36,6 +38,17 @@ class Asked(NamedTuple):
 
     uid: str
     generation: int
+
+    @classmethod
+    def by(cls, job: RLHFJob) -> Self:
+        """As it is read."""
+        return cls(job.metadata.uid, job.metadata.generation)
+
+    @classmethod
+    def by_manifest(cls, manifest: Object) -> Self:
+        """As the API server gives it, whether or not it can be read."""
+        meta = manifest["metadata"]
+        return cls(meta["uid"], meta.get("generation", 1))
 
 
 Key = tuple[Asked, str, str, str]

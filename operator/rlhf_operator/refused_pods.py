@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from rlhf_operator.api import Api, ApiError, Object, Resource
-from rlhf_operator.ownership import without_use
+from rlhf_operator.refused_changes import without_use
 
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 ASK_AGAIN: Final = 10.0

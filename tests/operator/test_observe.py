@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rlhf_operator.observe import attempts, left_over, next_look, pod
+from rlhf_operator.observe import attempts, left_over
+from rlhf_operator.observe_pod import next_look, pod
 from rlhf_operator.observed import Pod
 from rlhf_operator.outcome import outcome_of
 from rlhf_operator.waiting import waiting

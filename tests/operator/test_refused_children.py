@@ -17,7 +17,7 @@ from rlhf_operator.cache import Cache
 from rlhf_operator.cluster import KubernetesCluster
 from rlhf_operator.controller import REFUSED_AGAIN, OutOfDate, Refused, StatusRefused
 from rlhf_operator.names import ANNOTATION_JOB_UID, ANNOTATION_SETTINGS, JobKey
-from rlhf_operator.ownership import refusal
+from rlhf_operator.refused_changes import refusal
 from rlhf_operator.render import Platform
 from rlhf_operator.watches import Restored
 

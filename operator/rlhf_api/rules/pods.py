@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from rlhf_api.affinity import LabelRequirement, LabelSelector, NodeRequirement, Toleration
+from rlhf_api.base import QUALIFIED_NAME
 from rlhf_api.job import JobSpec
 from rlhf_api.pods import (
     RESERVED_ENV,
@@ -19,7 +20,6 @@ from rlhf_api.rules.quantities import bytes_have_a_unit
 from rlhf_api.rules.rule import Rule, Rules
 from rlhf_api.stages.common import StageCommon
 
-LABEL_KEY: Final = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 RESERVED_PATHS: Final = "^/(rlhf|dev|proc|sys|etc)(/|$)"
 
 
@@ -27,8 +27,8 @@ def _label_keys(field: str, name: str) -> Rule:
     return Rule(
         "label_keys_are_names",
         field,
-        lambda value: all(re.search(LABEL_KEY, key) for key in getattr(value, name) or {}),
-        f"!has(self.{field}) || self.{field}.all(key, key.matches(r'{LABEL_KEY}'))",
+        lambda value: all(re.search(QUALIFIED_NAME, key) for key in getattr(value, name) or {}),
+        f"!has(self.{field}) || self.{field}.all(key, key.matches(r'{QUALIFIED_NAME}'))",
         "has a key that is not a label's",
         "a name such as example.com/gpu-type",
     )

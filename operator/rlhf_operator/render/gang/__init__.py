@@ -16,7 +16,16 @@ from rlhf_operator.render.gang.scheduler import Gang, PodSet
 from rlhf_operator.render.gang.volcano import VOLCANO
 from rlhf_operator.render.platform import Platform
 
-__all__ = ["GANGS", "Gang", "GangChoice", "PodSet", "gang_choice", "gang_for", "made_kinds"]
+__all__ = [
+    "GANGS",
+    "Gang",
+    "GangChoice",
+    "PodSet",
+    "gang_choice",
+    "gang_for",
+    "has_queue",
+    "made_kinds",
+]
 
 GANGS: Final[dict[str, Gang]] = {
     "none": NONE,
@@ -57,6 +66,11 @@ def made_kinds(name: str, platform: Platform) -> list[str]:
     """The kinds of objects that we may make for a gang scheduler; the first one is the newest."""
     gang = GANGS.get(name)
     return [] if gang is None or gang.makes_its_own else gang.kinds(platform)
+
+
+def has_queue(name: str | None) -> bool:
+    """Whether a Job that was made for this gang scheduler may be suspended by it."""
+    return name in GANGS and GANGS[name].suspends
 
 
 def _after(passed: list[str]) -> str:

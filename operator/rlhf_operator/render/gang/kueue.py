@@ -33,4 +33,5 @@ KUEUE = Gang(
     mark=_mark,
     makes_its_own=True,
     needs_queue=True,
+    suspends=True,
 )

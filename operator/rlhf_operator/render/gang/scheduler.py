@@ -34,6 +34,8 @@ class Gang(NamedTuple):
     """Whether its controller makes the objects of its kinds, and we none."""
     needs_queue: bool = False
     """Whether a job that names no queue would wait for ever."""
+    suspends: bool = False
+    """Whether its controller, and nobody else, is to set spec.suspend of a Job that it holds."""
 
 
 def serves(*kinds: str) -> Callable[[Platform], list[str]]:
