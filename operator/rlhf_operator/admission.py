@@ -87,7 +87,8 @@ class Admission:
         try:
             job = parse_job(new)
         except InvalidJob as invalid:
-            return _refused(new, invalid.problems)
+            problems = _of_this_edit(invalid.problems, old) if old else invalid.problems
+            return _refused(new, problems) if problems else {"allowed": True}
         if problems := _changes(job, old):
             return _refused(new, problems)
         return {"allowed": True, "warnings": await self.warnings(job)}
@@ -129,6 +130,16 @@ def _misfit(job: RLHFJob, reference: Reference, found: Object) -> str:
             claim = f"the claim {reference.name} is {' and '.join(modes) or 'of no mode'}"
             return f"{reference.path}: {claim}, and stage {name} runs on {nodes} nodes"
     return ""
+
+
+def _of_this_edit(problems: Sequence[Problem], old: Object) -> Sequence[Problem]:
+    """Those that the object has not had before: newer rules hold up no edit of something else, as
+    the API server's own do not (KEP-4008, ratcheting)."""
+    try:
+        parse_job(old)
+    except InvalidJob as invalid:
+        return [problem for problem in problems if problem not in invalid.problems]
+    return problems
 
 
 def _changes(job: RLHFJob, old: Object) -> Sequence[Problem]:

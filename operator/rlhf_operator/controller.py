@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.status import Condition, JobStatus
-from rlhf_api.validation import InvalidJob, parse_job
+from rlhf_api.validation import InvalidJob
 
 from rlhf_operator.conditions import KINDS, State, with_conditions
 from rlhf_operator.events import Event, events
@@ -21,7 +21,13 @@ from rlhf_operator.render import Platform, render
 from rlhf_operator.status import next_status
 from rlhf_operator.support import unsupported
 from rlhf_operator.times import written
-from rlhf_operator.unread import conditions_of, has_unread_status, is_left_alone, state_of
+from rlhf_operator.unread import (
+    conditions_of,
+    has_unread_status,
+    is_left_alone,
+    readable_job,
+    state_of,
+)
 
 
 class Refused(Exception):
@@ -108,7 +114,7 @@ async def reconcile_once(
     if manifest is None:
         return Pass(None, ())
     try:
-        job = parse_job(manifest)
+        job = readable_job(manifest)
     except InvalidJob as invalid:
         await _say_unread(cluster, key, manifest, invalid, now)
         return Pass(None, (), resource_is_newer=invalid.is_newer)

@@ -9,13 +9,42 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final
 
+from rlhf_api.job import RLHFJob
 from rlhf_api.problems import InvalidJob
 from rlhf_api.status import Condition
+from rlhf_api.validation import kept_job, parse_job
 
 from rlhf_operator.conditions import KINDS, State
 from rlhf_operator.messages import redacted
 
 UNTOUCHED: Final = "Pods go on, and nothing is touched until an operator that knows it leads"
+
+
+INVALID: Final = "InvalidSpec"
+
+
+def readable_job(manifest: dict[str, Any]) -> RLHFJob:
+    """The job, or InvalidJob with every problem at once.
+
+    Rules between fields that an upgrade brings are not asked of a spec that was accepted before
+    them, as the API server does not (KEP-4008, ratcheting); nor of a job that is to stand still.
+    """
+    try:
+        return parse_job(manifest)
+    except InvalidJob:
+        with contextlib.suppress(InvalidJob):
+            job = kept_job(manifest)
+            is_to_stand_still = job.spec.suspend or job.metadata.deletion_timestamp
+            if is_to_stand_still or _was_accepted(manifest):
+                return job
+        raise
+
+
+def _was_accepted(manifest: dict[str, Any]) -> bool:
+    """Whether this very spec was looked at before, and found right."""
+    told = conditions_of(manifest)
+    is_known = _status(manifest).get("observedGeneration") == _generation(manifest)
+    return is_known and bool(told) and all(item.reason != INVALID for item in told)
 
 
 def state_of(invalid: InvalidJob) -> State:
@@ -33,7 +62,7 @@ def state_of(invalid: InvalidJob) -> State:
         paths = redacted(", ".join(problem.path for problem in invalid.problems), 768)
         told = f"The cluster's resource is newer than this operator, and has {paths}"
         return State("Reconciling", "ResourceIsNewer", f"{told}. {UNTOUCHED}.")
-    return State("Stalled", "InvalidSpec", redacted(str(invalid)))
+    return State("Stalled", INVALID, redacted(str(invalid)))
 
 
 def has_unread_status(invalid: InvalidJob) -> bool:
@@ -48,7 +77,7 @@ def is_left_alone(manifest: dict[str, Any], invalid: InvalidJob) -> bool:
         return False
     known = _status(manifest).get("observedGeneration")
     held = [c.type for c in conditions_of(manifest) if c.status == "True" and c.type in KINDS]
-    return known == manifest["metadata"].get("generation", 1) and held not in ([], ["Reconciling"])
+    return known == _generation(manifest) and held not in ([], ["Reconciling"])
 
 
 def conditions_of(manifest: dict[str, Any]) -> list[Condition]:
@@ -59,6 +88,11 @@ def conditions_of(manifest: dict[str, Any]) -> list[Condition]:
         with contextlib.suppress(ValueError):
             found.append(Condition.model_validate(item, by_alias=True, by_name=False))
     return found
+
+
+def _generation(manifest: dict[str, Any]) -> int:
+    generation: int = manifest["metadata"].get("generation", 1)
+    return generation
 
 
 def _status(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,15 @@ def test_a_job_that_newer_rules_refuse_can_still_be_labelled_and_deleted() -> No
     assert ask(None, bad, operation="DELETE")["allowed"]
 
 
+def test_what_newer_rules_refuse_may_stay_where_something_else_is_edited() -> None:
+    """As the API server itself lets it: a job can be suspended, and mended in steps."""
+    old = a_manifest(resources={"memory": "64", "shmSize": "16"})
+    assert ask(old | {"spec": old["spec"] | {"suspend": True}}, old)["allowed"]
+    assert ask(a_manifest(resources={"memory": "64Gi", "shmSize": "16"}), old)["allowed"]
+    response = ask(a_manifest(resources={"memory": "64", "shmSize": "16"}, seed=-1), old)
+    assert [cause["field"] for cause in response["status"]["details"]["causes"]] == ["spec.seed"]
+
+
 def test_a_job_that_could_not_be_read_can_be_mended() -> None:
     assert ask(a_manifest(), a_manifest(seed=-1))["allowed"]
 

@@ -174,6 +174,54 @@ def test_what_a_newer_operator_has_written_stays_while_an_older_one_leads() -> N
     assert status["stages"]["sft"]["colour"] == "blue"
 
 
+def accepted_by_older_rules() -> Recorder:
+    """SFT is under way, and a newer operator has a rule that its spec breaks."""
+    cluster = under_way()
+    assert cluster.manifest is not None
+    cluster.manifest["spec"]["stages"]["ppo"]["gate"] = {"metric": "eval/loss", "max": 1}
+    cluster.manifest["metadata"]["generation"] = 1
+    cluster.manifest["status"]["observedGeneration"] = 1
+    return cluster
+
+
+def test_a_job_that_older_rules_let_pass_goes_on_until_it_is_edited() -> None:
+    """As the API server ratchets: what nobody touches is not asked for again."""
+    cluster = accepted_by_older_rules()
+    cluster.reconcile(minutes=1)
+    assert cluster.condition("Stalled")[:2] != ("True", "InvalidSpec")
+    cluster.observed = Observed((*cluster.observed.attempts, _done(cluster, "sft")))
+    cluster.reconcile(minutes=2)
+    assert _stage(cluster, "sft")["ended"]["kind"] == "Done"
+    assert cluster.manifest is not None
+    cluster.manifest["metadata"]["generation"] = 2
+    for minutes in (3, 4):
+        assert cluster.reconcile(minutes=minutes).actions == ()
+        assert cluster.condition("Stalled")[:2] == ("True", "InvalidSpec")
+
+
+@pytest.mark.parametrize("wish", ["suspend", "delete"])
+def test_a_job_can_be_held_whatever_rules_it_breaks(wish: str) -> None:
+    cluster = accepted_by_older_rules()
+    cluster.observed = Observed((Attempt("sft", 1, "sha256:h", "sha256:s", pods=(Pod("p", 0),)),))
+    assert cluster.manifest is not None
+    cluster.manifest["metadata"]["generation"] = 2
+    if wish == "suspend":
+        cluster.manifest["spec"]["suspend"] = True
+    else:
+        cluster.manifest["metadata"] |= {
+            "deletionTimestamp": "2026-01-31T12:00:00Z",
+            "finalizers": ["another.dev/wait"],
+        }
+    cluster.reconcile(minutes=1)
+    assert "delete sft-1" in cluster.said
+    cluster.manifest["metadata"]["generation"] = 3
+    cluster.manifest["spec"]["suspend"] = False
+    for name in ("finalizers", "deletionTimestamp"):
+        cluster.manifest["metadata"].pop(name, None)
+    cluster.reconcile(minutes=2)
+    assert cluster.condition("Stalled")[:2] == ("True", "InvalidSpec")
+
+
 @pytest.mark.parametrize("true", ["Reconciling", "Ready", "Suspended"])
 def test_a_status_of_another_version_that_cannot_be_read_is_not_lost(true: str) -> None:
     cluster = under_way()
