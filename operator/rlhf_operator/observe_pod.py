@@ -21,6 +21,12 @@ REJECTED: Final = re.compile(r"UnexpectedAdmissionError|NodeAffinity|NodeShutdow
 """What a kubelet says of a pod that it does not take, or not again after a restart of its own: a
 device plug-in is away, the node has changed. It sets no DisruptionTarget then.
 """
+STATUS_UNKNOWN: Final = "ContainerStatusUnknown"
+UNSEEN_ENDS: Final = (STATUS_UNKNOWN, "Unknown")
+"""What a kubelet, and containerd with exit code 255, say of a container that ran when it was last
+seen, and is not there any more: its machine was started anew. It sets no DisruptionTarget then.
+"""
+UNSEEN: Final = "Nobody saw it end: its machine was started anew, or is another now."
 INDEX_DIGITS: Final = 10
 """More than any index has; a number of thousands of digits is refused by int()."""
 NODE_SILENCE: Final = timedelta(seconds=30)
@@ -57,7 +63,8 @@ def pod(item: Object, now: datetime) -> Pod:
         result=result,
     )
     if phase == "Failed":
-        is_disrupted = seen.is_disrupted or bool(REJECTED.fullmatch(status.get("reason") or ""))
+        is_rejected = bool(REJECTED.fullmatch(status.get("reason") or ""))
+        is_disrupted = seen.is_disrupted or is_rejected or _is_unseen(status, ended)
         failure = _failure(status, ended, conditions)
         return seen._replace(**failure, is_disrupted=is_disrupted)
     if phase in ("Pending", "Running") and seen.node and _is_lost(meta, conditions, now):
@@ -112,11 +119,18 @@ def _failure(status: Object, ended: Object, conditions: Mapping[str, Object]) ->
     doing and outranks the container's, of which only OOMKilled says more than the exit code.
     """
     disruption = conditions.get("DisruptionTarget", {})
+    if _is_unseen(status, ended) and disruption.get("status") != "True":
+        return {"reason": STATUS_UNKNOWN, "message": ended.get("message") or UNSEEN}
     own = status.get("reason") or (ended.get("reason") if _says_more(ended) else None)
     if own is None and disruption.get("status") == "True":
         own = disruption.get("reason")
     message = ended.get("message") or status.get("message") or disruption.get("message") or ""
     return {"reason": own, "message": message}
+
+
+def _is_unseen(status: Object, ended: Object) -> bool:
+    """Whether nobody saw it end. What its kubelet itself ended has a reason of the pod's."""
+    return not status.get("reason") and ended.get("reason") in UNSEEN_ENDS
 
 
 def _says_more(ended: Object) -> bool:

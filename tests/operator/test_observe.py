@@ -242,6 +242,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         a_pod(phase="Failed", reason="OutOfnvidia.com/gpu"),
         {"is_disrupted": True},
     ),
+    "a machine that was started anew, as containerd tells it": (
+        a_pod(phase="Failed", containerStatuses=[terminated(255, "Unknown")]),
+        {
+            "reason": "ContainerStatusUnknown",
+            "message": "Nobody saw it end: its machine was started anew, or is another now.",
+            "is_disrupted": True,
+        },
+    ),
+    "a machine whose disk is another, as the kubelet tells it": (
+        a_pod(
+            phase="Failed",
+            containerStatuses=[terminated(137, "ContainerStatusUnknown", "could not be located")],
+        ),
+        {
+            "reason": "ContainerStatusUnknown",
+            "message": "could not be located",
+            "is_disrupted": True,
+        },
+    ),
+    "an eviction after which the container is gone": (
+        a_pod(
+            phase="Failed",
+            reason="Evicted",
+            containerStatuses=[terminated(137, "ContainerStatusUnknown")],
+        ),
+        {"reason": "Evicted", "is_disrupted": False},
+    ),
     "a pod that used more of the disk than it may": (
         a_pod(phase="Failed", reason="Evicted", containerStatuses=[terminated(137)]),
         {"reason": "Evicted", "is_disrupted": False},
