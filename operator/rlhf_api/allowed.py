@@ -8,12 +8,24 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlhf_api.base import INT64_MAX, QUANTITY_PATTERN
+from rlhf_api.base import (
+    INT64_MAX,
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    QUANTITY_PATTERN,
+    SUBDOMAIN,
+)
 from rlhf_api.fields import Known, aliases, contract_in, members
+from rlhf_api.resources import RESOURCE_NAME
+from rlhf_api.storage import FOLDER_PATTERN
 
 PATTERNS: Final[dict[str, str]] = {
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "lower-case letters, digits and '-' inside",
-    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "lower-case letters, digits and '-' or '.' inside",
+    f"^{SUBDOMAIN}$": "lower-case letters, digits and '-' or '.' inside",
+    LABEL_KEY_PATTERN: "a label's name",
+    LABEL_VALUE_PATTERN: "a label's value: letters, digits and '-', '_' or '.' inside",
+    RESOURCE_NAME: "an extended resource, DOMAIN/NAME",
+    FOLDER_PATTERN: "s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and '_', and no digit first",
     r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$": "an absolute path",
     QUANTITY_PATTERN: "a quantity such as 500m, 16 or 64Gi",
@@ -87,7 +99,7 @@ def _one(annotation: Any, limits: dict[str, Any]) -> str:
         needed = [name for name, info in aliases(model).items() if info.is_required()]
         return "a mapping" + (f" with {' and '.join(needed)}" if needed else "")
     if get_origin(annotation) is list:
-        return "a list"
+        return "a list that is not empty" if "min_length" in limits else "a list"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     name = names.get(annotation, "")
     return _string(limits) if annotation is str else name + _range(limits) if name else ""

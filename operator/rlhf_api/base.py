@@ -96,22 +96,19 @@ def digest(value: object) -> str:
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """A DNS-1123 label, as Kubernetes names namespaces, volumes and queues."""
 
-ObjectName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
-]
+SUBDOMAIN: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+QUALIFIED: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+LABEL_KEY_PATTERN: Final = f"^({SUBDOMAIN}/)?{QUALIFIED}$"
+"""What k8s.io/apimachinery (util/validation) calls DNS-1123 subdomain, and qualified name."""
+
+ObjectName = Annotated[str, Field(pattern=f"^{SUBDOMAIN}$", min_length=1, max_length=253)]
 """A DNS-1123 subdomain, as Kubernetes names most objects: claims, Secrets, classes."""
 
-QUALIFIED_NAME: Final = (
-    r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-)
-"""As labels and resources are named, with or without a domain before it."""
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY_PATTERN, max_length=317)]
+"""A label's key, with or without a domain before it."""
 
-LabelKey = Annotated[str, Field(pattern=QUALIFIED_NAME, max_length=317)]
-"""A label's key."""
-
-LabelValue = Annotated[
-    str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)
-]
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN, max_length=63)]
 """A label's value; may be empty."""
 
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"

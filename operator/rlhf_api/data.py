@@ -22,6 +22,9 @@ Source = Annotated[
     ),
 ]
 
+Revision = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_./-]+$")]
+"""A commit, branch or tag."""
+
 SourceSecret = Annotated[
     ObjectName | None,
     OPERATIONAL,
@@ -43,11 +46,8 @@ class ModelSource(Contract):
     """A causal language model in Hugging Face layout."""
 
     source: Source
-    revision: str | None = Field(
-        default=None,
-        description="Commit of a hub model; pins what is fetched.",
-        max_length=128,
-        pattern=r"^[A-Za-z0-9_./-]+$",
+    revision: Revision | None = Field(
+        default=None, description="Commit of a hub model; pins what is fetched."
     )
     secret: SourceSecret = None
     tokenizer: Source | None = Field(
@@ -105,9 +105,7 @@ class DataSource(Contract):
     """A data set: JSONL, JSON, Parquet or CSV, a folder of them, or a Hugging Face data set."""
 
     source: Source
-    revision: str | None = Field(
-        default=None, description="Commit of a hub data set.", max_length=128
-    )
+    revision: Revision | None = Field(default=None, description="Commit of a hub data set.")
     secret: SourceSecret = None
     split: str = Field(default="train", description="Split of a hub data set.", max_length=128)
     format: Format = Field(

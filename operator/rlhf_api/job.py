@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from rlhf_api.base import Contract, ObjectName
+from rlhf_api.base import Contract, LabelValue, ObjectName
 from rlhf_api.data import DataSource, ModelSource
 from rlhf_api.lists import KeyedBy
 from rlhf_api.pods import Environment, Image, PullPolicy, SecretMounts
@@ -140,6 +140,9 @@ class ObjectMeta(Contract):
         pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
         max_length=63,
         description="Namespace.",
+    )
+    labels: dict[str, LabelValue] | None = Field(
+        default=None, description="By which people and tools select the job."
     )
     annotations: dict[str, str] | None = Field(
         default=None, description="What people and tools note down; `rlhf.dev/…` are ours to read."

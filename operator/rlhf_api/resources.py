@@ -9,13 +9,17 @@ from pydantic import Field
 from rlhf_api.affinity import Affinity, Toleration
 from rlhf_api.base import (
     ATOMIC,
-    QUALIFIED_NAME,
+    QUALIFIED,
+    SUBDOMAIN,
     Contract,
     LabelKey,
     LabelValue,
     ObjectName,
     Quantity,
 )
+
+RESOURCE_NAME: Final = f"^{SUBDOMAIN}/{QUALIFIED}$"
+"""An extended resource; without a domain it would be the node's own: `cpu`, `memory`."""
 
 NODES: Final = Field(ge=1, le=10_000, description="Pods of the gang.")
 GPUS_PER_NODE: Final = Field(
@@ -25,7 +29,7 @@ PROCESSES_PER_NODE: Final = Field(
     ge=1, le=64, description="Processes per pod where gpusPerNode is 0."
 )
 DEVICE: Final = Field(
-    pattern=QUALIFIED_NAME,
+    pattern=RESOURCE_NAME,
     max_length=253,
     description="Extended resource that stands for one device.",
     examples=["nvidia.com/gpu", "nvidia.com/mig-3g.40gb", "amd.com/gpu", "huawei.com/Ascend910"],
@@ -37,7 +41,7 @@ class RDMA(Contract):
     """Network devices that GPUs of different nodes reach each other by (InfiniBand, RoCE, EFA)."""
 
     resource: str = Field(
-        pattern=QUALIFIED_NAME,
+        pattern=RESOURCE_NAME,
         max_length=253,
         description="Extended resource of the RDMA device plug-in.",
         examples=["rdma/hca_shared_devices_a", "nvidia.com/hostdev", "vpc.amazonaws.com/efa"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from rlhf_api.base import Contract, Name
 GangScheduler = Literal[
     "auto", "none", "volcano", "coscheduling", "koordinator", "kai", "kueue", "native"
 ]
+WITH_QUEUES: Final = ("auto", "volcano", "kai", "kueue")
+"""Those that read a queue; `auto` may choose one of them."""
 
 
 class Scheduling(Contract):

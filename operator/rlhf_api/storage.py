@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from rlhf_api.base import Contract, ObjectName, Quantity
+
+FOLDER_PATTERN: Final = r"^(s3|gs)://[a-z0-9][a-z0-9._-]*(/[^\x00-\x1f]*)?$"
 
 
 class Claim(Contract):
@@ -37,7 +39,7 @@ class Checkpoints(Contract):
     uri: str | None = Field(
         default=None,
         max_length=1024,
-        pattern=r"^(s3|gs)://[a-z0-9][a-z0-9._-]*(/[^\x00-\x1f]*)?$",
+        pattern=FOLDER_PATTERN,
         description="Folder in an object store. Each pod works on a copy of its own there, on its "
         "node's disk.",
         examples=["s3://models/team-a"],

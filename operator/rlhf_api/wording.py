@@ -58,6 +58,8 @@ def _problem(error: Any, path: Path, root: Model, value: Any) -> Problem:
         return Problem(
             path_text(path), f"the name {shown(path[-1])} is not text", "a name in quotes"
         )
+    if kind == DUPLICATE:
+        return Problem(path_text(path), str(error["msg"]), "each of them once")
     known = lookup(root, path)
     allowed = describe(known) if known else ""
     if kind == "missing":
@@ -90,8 +92,6 @@ def _complaint(error: Any, value: Any) -> str:
         return f"{given} is too small"
     if kind in ("less_than", "less_than_equal"):
         return f"{given} is too large"
-    if kind == DUPLICATE:
-        return str(error["msg"])
     if kind == "string_unicode":
         return "holds characters that are not valid Unicode"
     return f"{given} is not allowed here"

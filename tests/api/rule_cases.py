@@ -108,6 +108,18 @@ def cases_of_each_stage(stage: str) -> list[Case]:
             {own: {"rdma": {"resource": "rdma/hca"}, "gpusPerNode": 1}},
         ),
         Case(
+            "rdma_is_not_the_device",
+            {own: {"rdma": {"resource": "nvidia.com/gpu"}, "gpusPerNode": 1}},
+            f"spec.{own}.rdma.resource",
+            {own: {"rdma": {"resource": "nvidia.com/nic"}, "gpusPerNode": 1}},
+        ),
+        Case(
+            "rdma_is_not_the_device",
+            {"resources": {"rdma": {"resource": "a/b"}, "gpusPerNode": 1}, own: {"device": "a/b"}},
+            f"spec.{own}.rdma.resource",
+            {"resources": {"rdma": {"resource": "a/b"}, "gpusPerNode": 1}, own: {"device": "a/c"}},
+        ),
+        Case(
             "own_trainer_has_an_image",
             {f"{stage}.command": ["train"]},
             f"spec.{stage}.command",
@@ -551,6 +563,21 @@ CASES: list[Case] = [
         {"resources.nodeSelector": {"a key": "x"}},
         "spec.resources.nodeSelector",
         {"resources.nodeSelector": {"example.com/key": "x"}},
+    ),
+    Case(
+        "label_keys_are_names",
+        {"resources.nodeSelector": {"a" * 64: "x"}},
+        "spec.resources.nodeSelector",
+        {"resources.nodeSelector": {"a" * 63: "x"}},
+    ),
+    *(
+        Case(
+            "queue_is_read",
+            {"scheduling": {"gang": gang, "queue": "research"}},
+            "spec.scheduling.queue",
+            {"scheduling": {"gang": queued, "queue": "research"}},
+        )
+        for gang, queued in (("native", "auto"), ("coscheduling", "kai"), ("none", "kueue"))
     ),
     Case(
         "label_keys_are_names",

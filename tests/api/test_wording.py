@@ -44,7 +44,8 @@ TOLD: list[tuple[str, Any, str, str]] = [
     ("sft.LearningRate", 0.1, "is not a known field", "did you mean learningRate?"),
     ("sft.lerningRate", 0.1, "is not a known field", "did you mean learningRate?"),
     ("sft.gate", [1], "a list is not allowed here", "a mapping"),
-    ("sft.secrets", [{"name": "a"}, {"name": "a"}], "names a twice", "a list"),
+    ("sft.secrets", [{"name": "a"}, {"name": "a"}], "names a twice", "each of them once"),
+    ("sft.command", [], "an empty list is not allowed here", "a list that is not empty"),
 ]
 ELSEWHERE: list[tuple[str, Any, str, str, str]] = [
     ("model.source", "", "model.source", "is empty", TEXT),
@@ -56,6 +57,27 @@ ELSEWHERE: list[tuple[str, Any, str, str, str]] = [
         "is not a known field",
         f"known here: {EVALUATION}",
     ),
+    (
+        "resources",
+        {"device": "cpu"},
+        "resources.device",
+        "'cpu' is not allowed here",
+        "an extended resource, DOMAIN/NAME, at most 253 characters; for example nvidia.com/gpu",
+    ),
+    (
+        "resources",
+        {"topology": {"level": "a b"}},
+        "resources.topology.level",
+        "'a b' is not allowed here",
+        "a label's name",
+    ),
+    (
+        "checkpoints",
+        {"uri": "ftp://models"},
+        "checkpoints.uri",
+        "'ftp://models' is not allowed here",
+        "s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
+    ),
     ("resources", {"cpu": -1}, "resources.cpu", "-1 is too small", QUANTITY),
     ("resources", {"memory": "5 x"}, "resources.memory", "'5 x' is not allowed here", QUANTITY),
     (
@@ -63,7 +85,7 @@ ELSEWHERE: list[tuple[str, Any, str, str, str]] = [
         {"tolerations": [{"key": 3}]},
         "resources.tolerations[0].key",
         "3 is not allowed here",
-        "text",
+        "a label's name",
     ),
     (
         "resources",
@@ -114,16 +136,22 @@ def test_a_manifest_that_is_no_mapping_is_refused(obj: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotations", "path"),
-    [("a: b", ""), (["a"], ""), ({"rlhf.dev/retry-sft": 3}, ".rlhf.dev/retry-sft")],
+    ("field", "value", "path"),
+    [
+        ("annotations", "a: b", ""),
+        ("annotations", ["a"], ""),
+        ("annotations", {"rlhf.dev/retry-sft": 3}, ".rlhf.dev/retry-sft"),
+        ("labels", {"team": 7}, ".team"),
+        ("labels", {"team": "two words"}, ".team"),
+    ],
 )
-def test_annotations_that_an_api_server_would_refuse_are_refused(
-    annotations: object, path: str
+def test_metadata_that_an_api_server_would_refuse_is_refused(
+    field: str, value: object, path: str
 ) -> None:
-    job = {**FULL, "metadata": {**FULL["metadata"], "annotations": annotations}}
+    job = {**FULL, "metadata": {**FULL["metadata"], field: value}}
     with pytest.raises(InvalidJob, match="is not allowed here") as caught:
         parse_job(job)
-    assert [problem.path for problem in caught.value.problems] == [f"metadata.annotations{path}"]
+    assert [problem.path for problem in caught.value.problems] == [f"metadata.{field}{path}"]
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:

@@ -245,6 +245,8 @@ def test_kueue_reads_topology_from_the_pod_template(mode: str) -> None:
         ({}, ["kai", "native"], "native", "volcano is not served, kai has no queue here"),
         ({}, ["kueue", "native"], "native", "kueue has no queue here"),
         ({"queue": "a"}, ["kueue", "native"], "kueue", "kueue.x-k8s.io/v1beta1/Workload"),
+        ({"queue": "a"}, ["native"], "native", " It has no queues: scheduling.queue is not read."),
+        ({"queue": "a"}, [], "none", " It has no queues: scheduling.queue is not read."),
         ({}, ["kueue"], "none", "No gang scheduler can be used; volcano is not served"),
         ({"gang": "none"}, ["volcano"], "none", "spec.scheduling.gang names it"),
     ],

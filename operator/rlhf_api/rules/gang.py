@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_snake
 from rlhf_api.job import JobSpec, Stages
 from rlhf_api.resources import Resources
 from rlhf_api.rules.rule import Rule
+from rlhf_api.scheduling import WITH_QUEUES
 from rlhf_api.stages.ppo import Placement
 
 
@@ -168,6 +169,38 @@ def rdma_serves_gpus(name: str) -> Rule:
     )
 
 
+def rdma_is_not_the_device(name: str) -> Rule:
+    """A pod asks for each resource once: the number of one would take the place of the other's.
+
+    Texts are compared where they stand: of one that `orValue` gives, CEL knows no greatest length.
+    """
+    cel = _Cel(name)
+    own, job = f"self.stages.{name}.resources", "self.resources"
+
+    def in_effect(field: str, asked: Callable[[str], str]) -> str:
+        return f"({cel.has(f'resources.?{field}')} ? {asked(own)} : {asked(job)})"
+
+    differ = in_effect(
+        "rdma",
+        lambda rdma: in_effect("device", lambda device: f"{rdma}.rdma.resource != {device}.device"),
+    )
+
+    def holds(spec: JobSpec) -> bool:
+        if _stage(spec, name) is None:
+            return True
+        resources = _resources(spec, name)
+        return resources.rdma is None or resources.rdma.resource != resources.device
+
+    return Rule(
+        "rdma_is_not_the_device",
+        f"stages.{name}.resources.rdma.resource",
+        holds,
+        f"({cel.has_no_resource('rdma')}) || {differ} || {cel.absent}",
+        "is the device itself",
+        "the network's resource, such as rdma/hca_shared_devices_a",
+    )
+
+
 def _has_beside_command(
     name: str, rule: str, holds: Callable[[JobSpec], bool], cel: str, message: str, allowed: str
 ) -> Rule:
@@ -287,11 +320,21 @@ TOPOLOGY_RULES: Final = (
     ),
 )
 
+QUEUE_IS_READ: Final = Rule(
+    "queue_is_read",
+    "scheduling.queue",
+    lambda spec: spec.scheduling.queue is None or spec.scheduling.gang in WITH_QUEUES,
+    f"!has(self.scheduling.queue) || self.scheduling.gang in {list(WITH_QUEUES)}",
+    "is set, and gang {scheduling.gang} has no queues",
+    "leave it out, or gang: volcano, kai, kueue or auto",
+)
+
 PER_STAGE: Final = (
     every_rank_has_rows,
     processes_follow_gpus,
     devices_are_counted,
     rdma_serves_gpus,
+    rdma_is_not_the_device,
     own_trainer_has_an_image,
     own_trainer_has_a_volume,
 )
@@ -301,4 +344,5 @@ GANG_RULES: Final = (
     VOLUME_REACHES_ALL_NODES,
     PLACEMENT_ADDS_UP,
     *TOPOLOGY_RULES,
+    QUEUE_IS_READ,
 )

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from rlhf_api.affinity import LabelRequirement, LabelSelector, NodeRequirement, Toleration
-from rlhf_api.base import QUALIFIED_NAME
+from rlhf_api.base import LABEL_KEY_PATTERN
 from rlhf_api.job import JobSpec
 from rlhf_api.pods import (
     RESERVED_ENV,
@@ -27,8 +27,8 @@ def _label_keys(field: str, name: str) -> Rule:
     return Rule(
         "label_keys_are_names",
         field,
-        lambda value: all(re.search(QUALIFIED_NAME, key) for key in getattr(value, name) or {}),
-        f"!has(self.{field}) || self.{field}.all(key, key.matches(r'{QUALIFIED_NAME}'))",
+        lambda value: all(re.search(LABEL_KEY_PATTERN, key) for key in getattr(value, name) or {}),
+        f"!has(self.{field}) || self.{field}.all(key, key.matches(r'{LABEL_KEY_PATTERN}'))",
         "has a key that is not a label's",
         "a name such as example.com/gpu-type",
     )

@@ -66,8 +66,8 @@ def _address_rules(field: str, name: str, optional: bool = False) -> tuple[Rule,
 REVISION_HAS_A_HUB: Final = Rule(
     "hub_fields_have_a_hub",
     "revision",
-    lambda source: not source.revision or source.source.startswith("hf://"),
-    "!has(self.revision) || self.revision == '' || self.source.startsWith('hf://')",
+    lambda source: source.revision is None or source.source.startswith("hf://"),
+    "!has(self.revision) || self.source.startsWith('hf://')",
     "is set, and the source is not on a hub",
     "leave it out, or hf://OWNER/NAME",
 )

@@ -97,6 +97,7 @@ class MetricGate(Contract):
         default=None,
         description="Name of a final metric.",
         examples=["eval/accuracy"],
+        min_length=1,
         max_length=128,
     )
     min: float | None = Field(default=None, description="Lowest value that passes.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from rlhf_api.scheduling import Scheduling
+from rlhf_api.scheduling import WITH_QUEUES, Scheduling
 
 from rlhf_operator.render.gang.coscheduling import COSCHEDULING
 from rlhf_operator.render.gang.kai import KAI
@@ -57,9 +57,11 @@ def gang_choice(scheduling: Scheduling, platform: Platform) -> GangChoice:
         gang = GANGS[name]
         kinds = gang.kinds(platform)
         if kinds and (queue or not gang.needs_queue):
-            return GangChoice(name, f"The cluster serves {kinds[0]}{_after(passed)}.")
+            why = f"The cluster serves {kinds[0]}{_after(passed)}."
+            return GangChoice(name, why + _of_queue(scheduling, name))
         passed.append(f"{name} has no queue here" if kinds else f"{name} is not served")
-    return GangChoice("none", f"No gang scheduler can be used{_after(passed)}.")
+    why = f"No gang scheduler can be used{_after(passed)}."
+    return GangChoice("none", why + _of_queue(scheduling, "none"))
 
 
 def made_kinds(name: str, platform: Platform) -> list[str]:
@@ -71,6 +73,12 @@ def made_kinds(name: str, platform: Platform) -> list[str]:
 def has_queue(name: str | None) -> bool:
     """Whether a Job that was made for this gang scheduler may be suspended by it."""
     return name in GANGS and GANGS[name].suspends
+
+
+def _of_queue(scheduling: Scheduling, name: str) -> str:
+    """Who names a queue and gets a scheduler without any is told so."""
+    is_read = scheduling.queue is None or name in WITH_QUEUES
+    return "" if is_read else " It has no queues: scheduling.queue is not read."
 
 
 def _after(passed: list[str]) -> str:
