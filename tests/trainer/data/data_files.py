@@ -33,5 +33,5 @@ def load(loader: Load, path: Path, **fields: Any) -> Loaded[Any]:
 
 
 def texts(turns: Sequence[Any]) -> list[tuple[str, str]]:
-    """(role, content) of turns."""
-    return [(turn.role, turn.content) for turn in turns]
+    """(role, what is said and called) of turns."""
+    return [(turn.role, turn.text) for turn in turns]

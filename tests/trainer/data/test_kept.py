@@ -20,8 +20,9 @@ from rlhf_trainer.data.encode import (
     EncodedLabelled,
     EncodedPreference,
     EncodedPrompt,
+    asked_text,
 )
-from rlhf_trainer.data.examples import Extras, Message, Prompt
+from rlhf_trainer.data.examples import Call, Extras, Message, Prompt
 from rlhf_trainer.data.kept import Kept, key_of
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow
@@ -32,7 +33,12 @@ from rlhf_trainer.data.together import PARALLELISM
 TOKENS, MASK = array("i", [1, 151643, 7]), b"\0\1\1"
 ASKED = Prompt(
     "ü.jsonl:3",
-    (Message("system", "S"), Message("assistant", "A", False), Message("user", "你好 👩‍🔬")),
+    (
+        Message("system", "S"),
+        Message("assistant", "A", False, (Call("f", '{"x": 1}', "c1"),)),
+        Message("tool", "2", name="f", call_id="c1"),
+        Message("user", "你好 👩‍🔬"),
+    ),
     {"prompt": "你好", "tests": [{"in": 1, "out": 2.5}], "hard": True, "none": None},
     Extras(({"name": "f"},), (("enable_thinking", False),)),
 )
@@ -42,7 +48,7 @@ ROWS = [
         "a:1", TOKENS, [Answer(TOKENS, MASK), Answer(TOKENS[:1], b"\1")], (0, 1), 0.1
     ),
     EncodedLabelled("a:1", array("i"), Answer(TOKENS, MASK), False),
-    EncodedPrompt(ASKED, TOKENS, "assistant: A\n\nuser: 你好 👩‍🔬"),
+    EncodedPrompt(ASKED, TOKENS, asked_text(ASKED.messages)),
 ]
 
 

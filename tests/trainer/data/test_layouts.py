@@ -153,7 +153,7 @@ OPENAI_CALL = {"id": "c1", "type": "function", "function": {"name": "sum", "argu
         ({"from": "function_call", "value": "Action: sum"}, "Action: sum"),
     ],
 )
-def test_calls_of_functions_become_text(turn: Any, said: Any, tmp_path: Path) -> None:
+def test_calls_are_read_however_they_are_written(turn: Any, said: Any, tmp_path: Path) -> None:
     turns = [TURNS[0], turn, {"role": "tool", "tool_call_id": "c1", "content": "2"}, TURNS[1]]
     found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
     text = said if isinstance(said, str) else "\n".join(said)
@@ -463,7 +463,7 @@ def test_arguments_of_a_call_are_json_once(tmp_path: Path) -> None:
         call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
         turns = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
         path = jsonl(tmp_path / "a.jsonl", [{"messages": turns}])
-        said.append(load(load_dialogues, path).train[0].messages[1].content)
+        said.append(load(load_dialogues, path).train[0].messages[1].text)
     call_text = '<tool_call>\n{"name": "f", "arguments": {"city": "北京"}}\n</tool_call>'
     assert said == [call_text, call_text]
 
@@ -656,6 +656,15 @@ BAD_DIALOGUES: dict[str, tuple[list[Any], str]] = {
     "no role": ([{"content": "x"}], "has no role"),
     "image": ([{"role": "user", "content": [{"type": "image"}]}], "part of type 'image'"),
     "unanswered": ([TURNS[0]], "there is no answer to learn"),
+    "nameless call": ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "names no function"),
+    "call of more": (
+        [{"role": "assistant", "tool_calls": [{"name": "f", "result": 1}]}],
+        "has `result`, which is not read",
+    ),
+    "user's call": (
+        [{"role": "user", "content": "x", "tool_calls": [{"name": "f"}]}],
+        "calls functions, and is the user's turn",
+    ),
     "no question": ([TURNS[1]], "an answer without a question"),
     "not objects": (["x"], "is not an object"),
     "empty": ([], "an empty one"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
 
+from rlhf_trainer.data.call_style import as_called
 from rlhf_trainer.data.examples import (
     Dialogue,
     Extras,
@@ -23,16 +24,14 @@ from rlhf_trainer.data.examples import (
     Preference,
     Prompt,
 )
+from rlhf_trainer.data.left_out import (
+    refuse_left_out,
+    refuse_unless_shown,
+    refuse_without_tools,
+)
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
-from rlhf_trainer.data.rendering import (
-    Texts,
-    pieces_of,
-    refuse_unless_shown,
-    refuse_without_system,
-    refuse_without_tools,
-    rendered,
-)
+from rlhf_trainer.data.rendering import Texts, pieces_of, rendered
 from rlhf_trainer.data.together import Encoder, Steps, together
 from rlhf_trainer.data.turns import Turns, marked
 from rlhf_trainer.errors import BadData
@@ -114,14 +113,15 @@ def encode_dialogue(
     overlong: Overlong = "refuse",
 ) -> Steps[Encoded]:
     """A dialogue with the loss on the assistant's turns, or on all. Raises RowProblem."""
-    pieces = pieces_of(tokenizer, dialogue.messages, dialogue.extras)
-    refuse_unless_shown(pieces, dialogue.messages)
-    refuse_without_tools(tokenizer, dialogue.messages, dialogue.extras)
+    turns = as_called(tokenizer, dialogue.messages, bool(dialogue.extras.tools))
+    pieces = pieces_of(tokenizer, turns, dialogue.extras)
+    refuse_unless_shown(pieces, turns)
+    refuse_without_tools(tokenizer, turns, dialogue.extras)
     tokens: list[int] = []
     mask: list[bool] = []
     found = yield Texts([piece.text for piece in pieces])
     for piece, ids in zip(pieces, found, strict=True):
-        said = piece.turn >= 0 and dialogue.messages[piece.turn].trained
+        said = piece.turn >= 0 and turns[piece.turn].trained
         tokens += ids
         mask += [said or train_on == "all"] * len(ids)
     if len(tokens) > max_length:
@@ -243,7 +243,7 @@ def asked_text(turns: Turns) -> str:
     told = [turn for turn in turns if turn.role != "system"]
     if len(told) == 1:
         return told[0].content
-    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in told)
+    return "\n\n".join(f"{turn.role}: {turn.text}" for turn in told)
 
 
 def _encoded(
@@ -312,7 +312,8 @@ def _answer(
     tokenizer: PreTrainedTokenizerBase, asked: Turns, said: Turns, extras: Extras
 ) -> Steps[Answer]:
     """What follows the prompt. The prompt's own assistant turns count as shown."""
-    turns = (*marked(asked, trained=False), *marked(said, trained=True))
+    both = (*marked(asked, trained=False), *marked(said, trained=True))
+    turns = as_called(tokenizer, both, bool(extras.tools))
     pieces = pieces_of(tokenizer, turns, extras)
     refuse_unless_shown(pieces, turns)
     first = next(i for i, piece in enumerate(pieces) if piece.turn == len(asked))
@@ -329,8 +330,9 @@ def _answer(
 def _prompt_tokens(
     tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras
 ) -> Steps[list[int]]:
+    turns = as_called(tokenizer, turns, bool(extras.tools))
     text = rendered(tokenizer, turns, extras, asks=True)
-    refuse_without_system(text, turns)
+    refuse_left_out(text, turns)
     refuse_without_tools(tokenizer, turns, extras)
     (tokens,) = yield Texts([text])
     return tokens

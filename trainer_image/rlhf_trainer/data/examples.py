@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
+
+
+class Call(NamedTuple):
+    """A function that the assistant calls."""
+
+    name: str
+    arguments: str  # JSON
+    id: str = ""
+
+    @property
+    def text(self) -> str:
+        """In the notation of Hermes and Qwen."""
+        function = {"name": self.name, "arguments": json.loads(self.arguments)}
+        return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
 
 
 class Message(NamedTuple):
     """One turn. ``trained`` is False for an assistant's turn that must not count in the loss."""
 
     role: str  # system, user, assistant, tool
-    content: str
+    content: str  # '' where the assistant only calls
     trained: bool = True
+    calls: tuple[Call, ...] = ()  # behind what the assistant says
+    name: str = ""  # of a tool's turn: the function
+    call_id: str = ""  # of a tool's turn: the call that it answers
+
+    @property
+    def text(self) -> str:
+        """The turn with its calls in plain words."""
+        said = [self.content] if self.content or not self.calls else []
+        return "\n".join([*said, *(call.text for call in self.calls)])
 
 
 class Extras(NamedTuple):

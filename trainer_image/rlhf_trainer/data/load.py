@@ -367,7 +367,8 @@ def _examples(row: Row | BadRow, read: Read, make: Make[T]) -> list[_Keyed[T]] |
 
 
 def _key(sample: Sample) -> bytes:
-    asked = sample.text if sample.text is not None else [turn[:2] for turn in sample.prompt]
+    said = [(turn.role, turn.text) for turn in sample.prompt]
+    asked = said if sample.text is None else sample.text
     return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).digest()
 
 

@@ -20,7 +20,7 @@ from rlhf_trainer.data.encode import (
     EncodedPrompt,
     asked_text,
 )
-from rlhf_trainer.data.examples import Extras, Message, Prompt
+from rlhf_trainer.data.examples import Call, Extras, Message, Prompt
 
 HEAD: Final = struct.Struct("<I")
 TOKEN_BYTES: Final = array("i").itemsize
@@ -103,4 +103,9 @@ def _put_together(kind: str, about: list[Any], parts: list[_Part]) -> Any:
 def _prompt(name: str, turns: list[Any], row: dict[str, Any], extras: list[Any]) -> Prompt:
     tools, kwargs = extras
     given = Extras(tuple(tools), tuple((key, value) for key, value in kwargs))
-    return Prompt(name, tuple(Message(*turn) for turn in turns), row, given)
+    return Prompt(name, tuple(map(_message, turns)), row, given)
+
+
+def _message(turn: list[Any]) -> Message:
+    message = Message(*turn)
+    return message._replace(calls=tuple(Call(*call) for call in message.calls))

@@ -19,6 +19,7 @@ from functools import lru_cache
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from rlhf_trainer.data.call_style import as_called, messages_of
 from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import Turns
@@ -69,11 +70,11 @@ def rendered(
 ) -> str:
     """The template's text. ``asks`` adds the prompt for the assistant's next turn."""
     _refuse_unread(tokenizer, extras)
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    messages = messages_of(tokenizer, tuple(turns), bool(extras.tools))
     try:
         text = tokenizer.apply_chat_template(
             messages,
-            tools=list(extras.tools) or None,
+            tools=[*map(_schema, extras.tools)] or None,
             tokenize=False,
             add_generation_prompt=asks,
             strftime_now=TODAY.strftime,
@@ -82,6 +83,12 @@ def rendered(
     except Exception as error:  # templates raise whatever their authors like
         raise RowProblem(f"the chat template refuses it: {first_line(error)}") from None
     return str(text)
+
+
+def _schema(tool: Any) -> Any:
+    """As transformers has it; LLaMA-Factory's rows have the function alone."""
+    is_bare = isinstance(tool, dict) and "name" in tool and not tool.keys() & {"type", "function"}
+    return {"type": "function", "function": tool} if is_bare else tool
 
 
 def _refuse_unread(tokenizer: PreTrainedTokenizerBase, extras: Extras) -> None:
@@ -111,6 +118,7 @@ def pieces_of(
 
     The dialogue must end with an assistant's turn; the text ends with its end-of-turn token.
     """
+    turns = as_called(tokenizer, turns, bool(extras.tools))
     dialogue = _Dialogue.of(tokenizer, turns, extras)
     text, found = dialogue.text, _spans(dialogue)
     spans = [_ended(tokenizer, text, span) for span in found]
@@ -128,48 +136,6 @@ def pieces_of(
             said = said.removesuffix("\n")  # it parts turns, and none follows
         pieces[-1] = Piece(said + str(tokenizer.eos_token), pieces[-1].turn)
     return [piece for piece in pieces if piece.text]
-
-
-def refuse_unless_shown(pieces: Sequence[Piece], turns: Turns) -> None:
-    """RowProblem where what is to be learnt of a turn is not all there. Templates may set white
-    space as they like, and may begin a thought in what asks, but not leave it out."""
-    refuse_without_system("".join(piece.text for piece in pieces), turns)
-    before = ""
-    for piece in pieces:
-        learnt = turns[piece.turn].content if piece.turn >= 0 else ""
-        is_shown = _closed_up(learnt) in _closed_up(before + piece.text)
-        if not is_shown and turns[piece.turn].trained:
-            raise _not_shown(piece.turn)
-        before = piece.text
-
-
-def refuse_without_system(text: str, turns: Turns) -> None:
-    """RowProblem where the system's words are not in what the template makes of the turns: answers
-    would be learnt without them. Phi-3's first template left them out without a word."""
-    said = (turn.content for turn in turns if turn.role == "system")
-    if any(_closed_up(words) not in _closed_up(text) for words in said):
-        raise RowProblem("the chat template leaves out the system message", hint=NOT_READ)
-
-
-def refuse_without_tools(tokenizer: PreTrainedTokenizerBase, turns: Turns, extras: Extras) -> None:
-    """RowProblem where the template shows no more of a function for its being given: answers that
-    call it would be learnt of functions that nobody was told of."""
-    if not extras.tools:
-        return
-    told = rendered(tokenizer, turns, extras)
-    untold = rendered(tokenizer, turns, extras._replace(tools=()))
-    for tool in extras.tools:
-        name = _function_name(tool)
-        if told.count(name) <= untold.count(name) if name else told == untold:
-            which = f"`{name}` of " if name else ""
-            raise RowProblem(f"the chat template leaves out {which}the row's tools", hint=NOT_READ)
-
-
-def _function_name(tool: Any) -> str:
-    """'' where it has none."""
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def unended(tokenizer: PreTrainedTokenizerBase, piece: Piece, content: str) -> Piece:
@@ -257,7 +223,7 @@ class _Dialogue(NamedTuple):
         asked = rendered(tokenizer, turns[:-1], extras, asks=True)
         if not text.startswith(asked):
             end = _end_of_question(asked, turns[-2])
-            said = turns[-1].content
+            said = turns[-1].content or "".join(call.name for call in turns[-1].calls[:1])
             words = text.rfind(said if said in text else said.strip())
             at = text.rfind(end, 0, max(words, 0))
             begin = words if at < 0 else at + len(end)
@@ -287,7 +253,7 @@ def _spans(dialogue: _Dialogue) -> list[_Span]:
         if span is None:
             span = _by_content(dialogue, index, asked, cursor)
         if span is None and (turn.trained or index == len(dialogue.turns) - 1):
-            raise _not_shown(index)
+            raise not_shown(index)
         if span is None:
             continue  # it is shown in part, as in generation
         spans.append(span)
@@ -328,6 +294,11 @@ def _behind_the_question(dialogue: _Dialogue, index: int, asked: str | None, cur
 def _by_content(dialogue: _Dialogue, index: int, asked: str | None, cursor: int) -> _Span | None:
     """From its words, or the white space between them and what asks, to what ends the turn."""
     text, content = dialogue.text, dialogue.turns[index].content
+    if dialogue.turns[index].calls:  # which no two templates write alike
+        whole = dialogue.until(index + 1)
+        if asked is None or not whole.startswith(asked):
+            return None
+        content = whole[len(asked) :]
     first = _behind_the_question(dialogue, index, asked, cursor)
     content = content if content in text[first:] else content.strip()
     begin = text.find(content, first)
@@ -341,13 +312,10 @@ def _by_content(dialogue: _Dialogue, index: int, asked: str | None, cursor: int)
     return _Span(begin, closing.end() if closing else end, index)
 
 
-def _not_shown(turn: int) -> RowProblem:
+def not_shown(turn: int) -> RowProblem:
+    """Why a dialogue cannot be learnt some of whose answers the template leaves out."""
     said = f"the chat template does not show turn {turn + 1} as it is"
     return RowProblem(said, hint=SHOWN_IN_PART)
-
-
-def _closed_up(text: str) -> str:
-    return "".join(text.split())
 
 
 def _ended(tokenizer: PreTrainedTokenizerBase, text: str, span: _Span) -> _Span:

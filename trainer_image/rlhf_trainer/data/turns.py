@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
-from rlhf_trainer.data.examples import Message
+from rlhf_trainer.data.calls import calls_in, calls_of
+from rlhf_trainer.data.examples import Call, Message
 from rlhf_trainer.data.problems import RowProblem
 
 Turns = tuple[Message, ...]
 
-FUNCTION_CALL: Final = "function_call"
+CALLERS: Final = ("function_call", "tool_call")
+"""Roles of LLaMA-Factory and ms-swift whose turn is a call."""
 ROLES: Final[dict[str, str]] = {
     "user": "user",
     "human": "user",
@@ -27,7 +28,7 @@ ROLES: Final[dict[str, str]] = {
     "bing": "assistant",
     "bard": "assistant",
     "ai": "assistant",
-    FUNCTION_CALL: "assistant",
+    **dict.fromkeys(CALLERS, "assistant"),
     "system": "system",
     "developer": "system",
     "tool": "tool",
@@ -38,6 +39,8 @@ ROLES: Final[dict[str, str]] = {
     "ipython": "tool",
 }
 ROLE_KEYS: Final = ("role", "from", "speaker")
+CALLS: Final = ("tool_calls", "function_call")
+"""Of OpenAI's API; the older one is one call without a list."""
 CONTENT_KEYS: Final = ("content", "value", "text")
 MEDIA: Final = ("images", "image", "videos", "video", "audios", "audio")
 PAIR_KEYS: Final = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
@@ -116,10 +119,25 @@ def _turn(item: Any, where: str) -> Turns:
         raise RowProblem(f"`{where}` has the unknown {role_key} {name!r}")
     trained = _is_trained(item, where)
     _refuse_speaker(item, where, role)
-    content = _content(item, where, role)
-    if name.lower() == FUNCTION_CALL:
-        content = _calls_in(content)
-    return (Message(role, content, trained),)
+    calls = _calls(item, where)
+    if calls and role != "assistant":
+        raise RowProblem(f"`{where}` calls functions, and is the {role}'s turn")
+    content = _content(item, where, is_blank=bool(calls) or role in ("system", "tool"))
+    if name.lower() in CALLERS and (calls := calls_in(content, where)):
+        content = ""
+    if role == "tool":
+        return (Message(role, content, trained, (), *_answered(item)),)
+    return (Message(role, content, trained, calls),)
+
+
+def _calls(item: Mapping[str, Any], where: str) -> tuple[Call, ...]:
+    found = next(((key, item[key]) for key in CALLS if item.get(key)), None)
+    return calls_of(found[1], f"{where}.{found[0]}") if found else ()
+
+
+def _answered(item: Mapping[str, Any]) -> tuple[str, str]:
+    """(function, call) that a tool's turn says to answer."""
+    return str(item.get("name") or ""), str(item.get("tool_call_id") or "")
 
 
 def _is_trained(item: Mapping[str, Any], where: str) -> bool:
@@ -147,7 +165,8 @@ def _pair(item: dict[str, Any], where: str) -> Turns:
     raise RowProblem(f"`{where}` has no role (one of {', '.join(ROLE_KEYS)})")
 
 
-def _content(item: dict[str, Any], where: str, role: str) -> str:
+def _content(item: dict[str, Any], where: str, *, is_blank: bool) -> str:
+    """What a turn says. `is_blank`: it may be nothing, as beside a call, or of a tool."""
     thoughts = next((key for key in THOUGHTS if item.get(key)), None)
     if thoughts is not None:
         raise RowProblem(
@@ -155,17 +174,15 @@ def _content(item: dict[str, Any], where: str, role: str) -> str:
             "model's template does (<think>…</think>, say), or leave it out"
         )
     refuse_media(item, f"{where}.")
-    legacy = item.get("function_call")  # of OpenAI's API, one call without a list
-    calls = item.get("tool_calls") or ([legacy] if legacy else [])
     content = next((item[key] for key in CONTENT_KEYS if item.get(key) is not None), None)
     if isinstance(content, list):
         content = "".join(_part(part, where) for part in content)
-    if calls:
-        content = "\n".join([*([content] if content else []), *map(_call, calls)])
+    if content is None and any(item.get(key) for key in CALLS):
+        return ""
     if content is None:
         raise RowProblem(f"`{where}` has no content (one of {', '.join(CONTENT_KEYS)})")
-    if isinstance(content, str) and not content.strip() and role in ("system", "tool"):
-        return content  # an empty system prompt or result is an answer too
+    if isinstance(content, str) and not content.strip() and is_blank:
+        return content
     return text_of(content, where)
 
 
@@ -178,28 +195,6 @@ def _part(part: Any, where: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         raise RowProblem(f"`{where}` holds a part of type {kind!r}; only text can be used")
     return text
-
-
-def _call(call: Any) -> str:
-    """A tool call as text, in the way of Hermes and Qwen; OpenAI's API has the arguments as a text
-    of JSON in the JSON."""
-    function = call.get("function", call) if isinstance(call, dict) else call
-    if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-        with suppress(ValueError):
-            function = {**function, "arguments": json.loads(function["arguments"])}
-    return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
-
-
-def _calls_in(text: str) -> str:
-    """What LLaMA-Factory has in a turn of its own, the JSON of one call or several, as other calls;
-    text that is none as it is."""
-    try:
-        calls = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    calls = calls if isinstance(calls, list) else [calls]
-    are_calls = all(isinstance(call, dict) and "name" in call for call in calls)
-    return "\n".join(map(_call, calls)) if calls and are_calls else text
 
 
 def history_of(value: Any, column: str) -> Turns:
