@@ -856,6 +856,16 @@ CASES: list[Case] = [
         },
     ),
     Case(
+        "settings_are_read",
+        {f"{PPO}.dynamicSampling": {}, f"{PPO}.advantage": "reinforce++"},
+        f"spec.{PPO}.dynamicSampling",
+        {
+            f"{PPO}.dynamicSampling": {},
+            f"{PPO}.advantage": "rloo",
+            f"{PPO}.rollout.samplesPerPrompt": 2,
+        },
+    ),
+    Case(
         "clip_fits_the_ratio",
         {f"{PPO}.ratio": "sequence"},
         f"spec.{PPO}.clip",

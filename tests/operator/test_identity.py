@@ -184,6 +184,15 @@ def test_ratios_and_weights_of_responses_came_later_too(field: str) -> None:
     assert changed(BASE, hashes(other)) == {"ppo"}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("stages.ppo.dynamicSampling", {})], ids=lambda each: str(each)
+)
+def test_what_came_later_is_part_of_a_stage_that_sets_it_alone(field: str, value: Any) -> None:
+    stage = field.split(".")[1]
+    assert hashes(a_job().with_spec(field, None).build()) == BASE
+    assert stage in changed(BASE, hashes(a_job().with_spec(field, value).build()))
+
+
 def test_another_rollout_engine_gives_other_responses() -> None:
     job = a_job().with_spec("stages.ppo.rollout", {"engine": "vllm"}).build()
     assert changed(BASE, hashes(job)) == {"ppo"}

@@ -206,6 +206,14 @@ READ_RULES: Final = (
         "advantage {advantage}",
         "advantage: grpo",
     ),
+    Rule(
+        "settings_are_read",
+        "dynamicSampling",
+        lambda ppo: ppo.dynamic_sampling is None or ppo.advantage in ("grpo", "rloo"),
+        "!has(self.dynamicSampling) || self.advantage in ['grpo', 'rloo']",
+        "is set, and advantage {advantage} compares no responses to one prompt",
+        "leave it out, or advantage: grpo or rloo",
+    ),
 )
 
 REWARD_RULES: Final = (

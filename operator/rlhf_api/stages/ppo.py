@@ -105,6 +105,18 @@ class Rollout(Contract):
     )
 
 
+class DynamicSampling(Contract):
+    """Prompts in place of those all of whose responses score the same (DAPO, Yu et al. 2025)."""
+
+    max_rounds: int = Field(
+        default=10,
+        ge=2,
+        le=1000,
+        description="Rounds of sampling in a rollout, the first one included, after which it goes "
+        "on with what it has.",
+    )
+
+
 class FunctionReward(Contract):
     """A Python function of the user's: ``f(prompts, answers, rows) -> list of floats``."""
 
@@ -284,6 +296,11 @@ class PPOStage(StageCommon):
         "stage ends at its last good state.",
     )
     rollout: Rollout = Field(default_factory=Rollout, description="Sampling of responses.")
+    dynamic_sampling: DynamicSampling | None = Field(
+        default=None,
+        description="`advantage: grpo` or `rloo`: draw further prompts until all of a rollout's "
+        "have responses that score differently (DAPO); default: off.",
+    )
     pretraining: PretrainingMix | None = Field(
         default=None, description="Mix in language modelling; default: off."
     )

@@ -62,6 +62,14 @@ PANELS: Final[dict[str, tuple[Panel, ...]]] = {
         Panel("Entropy", "nats per token", (Line("ppo/entropy", "entropy"),)),
         Panel("Response length", "tokens", (Line("ppo/response_length", "length"),)),
         Panel("Finished responses", "share", (Line("ppo/eos_fraction", "ended by themselves"),)),
+        Panel(
+            "Prompts that tell nothing",
+            "share",
+            (
+                Line("ppo/equal_scores_fraction", "all responses score the same"),
+                Line("ppo/dropped_groups_fraction", "dropped by dynamic sampling"),
+            ),
+        ),
         Panel("Policy loss", "", (Line("ppo/policy_loss", "policy"),)),
         Panel("Value loss", "", (Line("ppo/value_loss", "value"),)),
         Panel("Explained variance", "of returns", (Line("ppo/explained_variance", "critic"),)),

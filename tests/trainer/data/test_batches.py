@@ -9,7 +9,14 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlhf_trainer.data.batches import global_batch, micro_batches, pack, pad_fraction, steps_in
+from rlhf_trainer.data.batches import (
+    further_rows,
+    global_batch,
+    micro_batches,
+    pack,
+    pad_fraction,
+    steps_in,
+)
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=50)
 
@@ -31,6 +38,17 @@ def test_a_batch_reaches_into_the_next_pass() -> None:
     assert len(global_batch(7, 5, 1, 1)) == 5
     assert len(set(global_batch(7, 7, 1, 3))) == 7
     assert Counter(global_batch(3, 6, 1, 0)) == {0: 2, 1: 2, 2: 2}
+
+
+def test_what_a_step_draws_beyond_its_batch_is_all_the_others_first_and_then_goes_round() -> None:
+    batch = global_batch(10, 4, 7, 3)
+    drawn = [i for draw in (1, 2, 3, 4, 5) for i in further_rows(10, 4, 7, 3, draw)]
+    assert sorted(drawn[:10]) == list(range(10))
+    assert set(drawn[:6]).isdisjoint(batch)
+    assert set(drawn[6:10]) == set(batch)
+    assert drawn[10:] == drawn[:10]
+    assert further_rows(10, 4, 7, 4, 1) != drawn[:4] != further_rows(10, 4, 8, 3, 1)
+    assert further_rows(3, 5, 7, 0, 2) == (further_rows(3, 3, 7, 0, 1) * 4)[5:10]
 
 
 def test_the_order_of_a_pass_takes_eight_bytes_a_row() -> None:

@@ -118,6 +118,92 @@ def test_the_shares_of_clipped_rewards_and_of_prompts_that_teach_nothing_are_tol
     assert metrics[0]["ppo/equal_scores_fraction"] == 1 / 2
 
 
+SOME_PROMPTS_TEACH = """
+calls = []
+
+def odd(prompts, answers, rows):
+    number = [int(prompt.split()[-1]) for prompt in prompts]
+    calls.append(number)
+    if len(calls) == 2 and rows[0]["prompt"].startswith("broken"):
+        return [float("nan")] * len(rows)
+    return [1.0 if n % 2 == 0 else float(i % 2) for i, n in enumerate(number)]
+"""
+"""Of a prompt with an even number all responses score the same."""
+
+
+@pytest.fixture
+def some_teach(in_pod: Any) -> Callable[[str], dict[str, Any]]:
+    """Settings of dynamic sampling among twelve prompts, of which half tell something."""
+    folder = in_pod.directory / "inputs" / "code"
+    (folder / "odd_reward.py").write_text(SOME_PROMPTS_TEACH)
+    sys.modules.pop("odd_reward", None)
+
+    def of(word: str = "say") -> dict[str, Any]:
+        prompts = in_pod.data("numbered", [{"prompt": f"{word} {i}"} for i in range(12)])
+        return {
+            "data": {"source": prompts, "evalFraction": 0},
+            "rollouts": 1,
+            "advantage": "grpo",
+            "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 2},
+            "dynamicSampling": {},
+            "rewards": {"odd": {"function": {"entrypoint": "odd_reward:odd", "source": "code"}}},
+        }
+
+    return of
+
+
+def test_dynamic_sampling_learns_from_prompts_that_tell_something_and_says_what_it_took(
+    train: Train, some_teach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    update = ppo.update
+
+    def watched(
+        session: Any, config: Any, team: Any, experience: Any, *rest: Any, **kl: Any
+    ) -> Any:
+        seen.append(experience)
+        return update(session, config, team, experience, *rest, **kl)
+
+    monkeypatch.setattr(ppo, "update", watched)
+    _, metrics = train(**some_teach())
+    calls = sys.modules["odd_reward"].calls
+    asked = [number for call in calls for number in call[::2]]
+    odd = [number for number in asked if number % 2]
+    assert len(calls) > 1
+    assert len(set(asked)) == len(asked) >= 8  # no prompt twice, and half of them tell nothing
+    assert seen[0].rollout.ids == [f"numbered.jsonl:{n + 1}" for n in odd[:4] for _ in range(2)]
+    assert (seen[0].advantages[seen[0].mask].abs() > 0.7).all()
+    even = sum(number % 2 == 0 for number in calls[0][::2])
+    scored = [1.0] * even * 2 + [0.0, 1.0] * (4 - even)
+    assert metrics[0]["ppo/reward"] == sum(scored) / 8  # as without dynamic sampling
+    assert metrics[0]["ppo/equal_scores_fraction"] == even / 4
+    assert metrics[0]["ppo/sampling_rounds"] == len(calls)
+    assert metrics[0]["ppo/dropped_groups_fraction"] == pytest.approx(1 - 4 / len(asked))
+    assert metrics[0]["ppo/filled_groups_fraction"] == 0
+
+
+def test_dynamic_sampling_goes_on_with_what_it_has_after_its_last_round(
+    train: Train, some_teach: Any, in_pod: Any
+) -> None:
+    same = [{"prompt": f"even {2 * i}"} for i in range(6)]
+    data = {"source": in_pod.data("even", same), "evalFraction": 0}
+    _, metrics = train(**some_teach() | {"data": data, "dynamicSampling": {"maxRounds": 3}})
+    assert [len(call) for call in sys.modules["odd_reward"].calls] == [8, 8, 8]
+    assert metrics[0]["ppo/sampling_rounds"] == 3
+    assert metrics[0]["ppo/dropped_groups_fraction"] == pytest.approx(2 / 3)
+    assert metrics[0]["ppo/filled_groups_fraction"] == 1
+    assert metrics[0]["ppo/actor_grad_norm"] < 1e-6  # nothing to learn, and no KL yet
+
+
+def test_a_reward_that_is_no_number_in_a_later_round_names_the_rows_of_that_round(
+    train: Train, some_teach: Any
+) -> None:
+    with pytest.raises(NonFinite, match="is nan at step 1") as found:
+        train(**some_teach("broken"))
+    second = sys.modules["odd_reward"].calls[1][::2]
+    assert found.value.row_ids == tuple(f"numbered.jsonl:{number + 1}" for number in second)
+
+
 def test_a_reward_that_is_no_number_stops_before_anything_is_learnt(
     train: Train, in_pod: Any
 ) -> None:

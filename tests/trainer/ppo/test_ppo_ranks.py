@@ -17,6 +17,7 @@ COMPARED = (
     "ppo/policy_loss",
     "ppo/value_loss",
     "ppo/actor_grad_norm",
+    "ppo/dropped_groups_fraction",
 )
 
 
@@ -37,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "temperature": 1.5,
             "samplesPerPrompt": 3,
         },
+        "dynamicSampling": {"maxRounds": 3},
+        "rewards": {"odd": {"function": {"entrypoint": "short_reward:odd", "source": "code"}}},
     },
 }
 
@@ -47,6 +50,8 @@ def settings_on(pod: Pod, zero: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
     (folder / "short_reward.py").write_text(
         "def score(prompts, answers, rows):\n    return [-len(a) / 8 for a in answers]\n"
+        "def odd(prompts, answers, rows):\n"
+        "    return [-len(a) / 8 * (int(p[-1]) % 2) for p, a in zip(prompts, answers)]\n"
     )
     pod.paths["code"] = "inputs/code"
     prompts = [{"prompt": f"{'long ' * (i % 6)}question {i}"} for i in range(12)]
@@ -115,6 +120,7 @@ def test_two_ranks_give_the_curve_of_one(
 ) -> None:
     two = curve(tmp_path, ending, 2, zero, VARIANTS[variant])
     one = of_one(variant)
+    assert variant != "groups" or max(row[-1] for row in one) > 0, "no prompt was drawn again"
     lengths = {round(row[COMPARED.index("ppo/response_length")] * 6) for row in one}
     assert min(lengths) < 6 * 24, "no response ended early: ranks would never differ in length"
     for ours, theirs in zip(two, one, strict=True):

@@ -107,19 +107,29 @@ def test_killed_run_ends_with_the_weights_of_the_uninterrupted_one(
     assert steps[0] == 3  # it went on from the checkpoint at rollout 2
 
 
+DYNAMIC: dict[str, Any] = {
+    "advantage": "grpo",
+    "rollout": {"maxPromptLength": 64, "maxNewTokens": 4, "samplesPerPrompt": 2},
+    "dynamicSampling": {"maxRounds": 3},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, DYNAMIC], ids=["PPO", "dynamic sampling"])
 def test_sigterm_saves_between_two_rollouts_and_the_next_attempt_goes_on(
-    in_pod: Any, open_session: Any
+    changes: dict[str, Any], in_pod: Any, open_session: Any
 ) -> None:
-    whole = stage(in_pod, {})
+    whole = stage(in_pod, changes)
     expected = digest_and_forget(in_pod, open_session(whole))
 
-    session = open_session(stage(in_pod, {}))
+    session = open_session(stage(in_pod, changes))
     session.guard.signalled = True
     with pytest.raises(Terminated, match="saved at rollout 1 of 5"):
         ppo.train(session)
-    resumed = stage(in_pod, {}, attempt=2)
+    resumed = stage(in_pod, changes, attempt=2)
     ppo.train(open_session(resumed))
     assert digest(in_pod, resumed) == expected
+    rounds = [line["metrics"].get("ppo/sampling_rounds", 1) for line in in_pod.metrics(resumed)]
+    assert (max(rounds) > 1) == bool(changes)
 
 
 def test_resume_without_the_average_would_be_seen(in_pod: Any, open_session: Any) -> None:

@@ -22,6 +22,7 @@ from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.models.language_models import load_directory, save_model
 from rlhf_trainer.ppo import experience
 from rlhf_trainer.ppo.experience import TokenFigures
+from rlhf_trainer.rollout.engines import rollout_generator
 from rlhf_trainer.rollout.vllm import Colocated, logprobs_mode, row_seeds
 from rlhf_trainer.rollout.weights import checkpoint_weights
 from trainer_pod import MIXTURE, Pod, write_model
@@ -69,9 +70,17 @@ def test_weights_of_a_mixtures_experts_are_those_of_its_file(
 
 def test_a_row_has_a_seed_of_its_own_in_every_rollout() -> None:
     seeds = row_seeds(7, 0, 64) + row_seeds(7, 1, 64) + row_seeds(8, 0, 64)
+    seeds += row_seeds(7, 0, 64, draw=1) + row_seeds(7, 0, 64, draw=2)
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert row_seeds(7, 0, 4) == seeds[:4]
+
+
+def test_a_round_of_sampling_has_random_numbers_of_its_own() -> None:
+    places = [(7, 0, 0), (7, 0, 1), (7, 0, 2), (7, 1, 0), (8, 0, 0)]
+    drawn = [float(torch.rand(1, generator=rollout_generator(*place))) for place in places]
+    assert len(set(drawn)) == len(drawn)
+    assert float(torch.rand(1, generator=rollout_generator(7, 0))) == drawn[0]
 
 
 @pytest.mark.parametrize(

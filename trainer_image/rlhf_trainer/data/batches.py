@@ -34,6 +34,17 @@ def global_batch(num_rows: int, global_batch_size: int, seed: int, step: int) ->
     return [int(_shuffled(num_rows, seed, epoch)[place]) for epoch, place in places]
 
 
+def further_rows(num_rows: int, size: int, seed: int, step: int, draw: int) -> list[int]:
+    """Rows that a step may have beside its batch of `size`, as many in each further draw (from 1):
+    those that are not in the batch, in an order of this step's own; then the batch's; then anew.
+    """
+    batch = global_batch(num_rows, size, seed, step)
+    order = np.random.default_rng([seed, step, 0, 1]).permutation(num_rows)
+    is_in_batch = np.isin(order, batch)
+    cycle = np.concatenate([order[~is_in_batch], order[is_in_batch]])
+    return [int(cycle[i % num_rows]) for i in range((draw - 1) * size, draw * size)]
+
+
 @lru_cache(maxsize=4)
 def _shuffled(num_rows: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.random.default_rng([seed, epoch]).permutation(num_rows)

@@ -81,19 +81,24 @@ class Experience(NamedTuple):
     importance_weights: Tensor  # ones where the actor itself sampled
 
 
-class ExperienceFigures(NamedTuple):
-    """Means over the global batch, for people and for the controllers."""
+class ScoreFigures(NamedTuple):
+    """What the policy's responses to a batch of prompts scored."""
 
-    reward: float  # raw score
+    reward: float  # mean raw score
     reward_normalised: float
     reward_std: float
     reward_clipped_fraction: float  # responses whose score rewardClip changed
+    equal_scores_fraction: float  # prompts whose responses tell nothing
+
+
+class ExperienceFigures(NamedTuple):
+    """Means over the global batch, for people and for the controllers."""
+
     kl: float  # nats a response, summed over its tokens (k1)
     entropy: float  # nats a token
     response_length: float
     eos_fraction: float
     explained_variance: float
-    equal_scores_fraction: float  # prompts all of whose responses scored the same
     mismatch: dict[str, float]  # of another sampler and the trainer, by the metrics' names
 
 
@@ -146,6 +151,30 @@ def shaped_scores(config: PPOStage, normalised_B: Tensor, rollout: Rollout) -> T
     return scores_B.float()
 
 
+def equal_groups(config: PPOStage, scores: Scores, rollout: Rollout) -> Tensor:
+    """Of each prompt, whether its responses tell nothing: they all score the same, or are the same,
+    which a reward model may score differently in its last digits: (G,) bool.
+    """
+    samples = config.rollout.samples_per_prompt
+    shaped_GK = shaped_scores(config, scores.normalised, rollout).view(-1, samples)
+    said = [tuple(response) for response in rollout.responses]
+    groups = [said[i : i + samples] for i in range(0, len(said), samples)]
+    is_one_G = torch.tensor([len(set(group)) == 1 for group in groups])
+    return (shaped_GK == shaped_GK[:, :1]).all(-1) | is_one_G
+
+
+def score_figures(config: PPOStage, scores: Scores, rollout: Rollout) -> ScoreFigures:
+    """For people and gates."""
+    raw_B, clipped_B = scores.raw, scores.normalised.abs() > config.reward_clip
+    return ScoreFigures(
+        reward=float(raw_B.mean()),
+        reward_normalised=float(scores.normalised.mean()),
+        reward_std=float(raw_B.std(correction=0)),
+        reward_clipped_fraction=float(clipped_B.double().mean()),
+        equal_scores_fraction=float(equal_groups(config, scores, rollout).double().mean()),
+    )
+
+
 def assemble(
     config: PPOStage, rollout: Rollout, tokens: TokenFigures, scores: Scores, kl_coef: float
 ) -> tuple[Experience, ExperienceFigures]:
@@ -164,7 +193,7 @@ def assemble(
         returns_BT,
         weights_BT,
     )
-    return experience, _figures(config, experience, tokens, scores, scores_B, mismatch)
+    return experience, _figures(experience, tokens, mismatch)
 
 
 def importance(
@@ -231,29 +260,16 @@ def kl_per_response(tokens: TokenFigures, mask_BT: Tensor) -> float:
 
 
 def _figures(
-    config: PPOStage,
-    experience: Experience,
-    tokens: TokenFigures,
-    scores: Scores,
-    shaped_B: Tensor,
-    mismatch: dict[str, float],
+    experience: Experience, tokens: TokenFigures, mismatch: dict[str, float]
 ) -> ExperienceFigures:
     mask_BT, rollout = experience.mask, experience.rollout
     length_B = mask_BT.sum(-1).double()
-    raw_B = scores.raw
-    clipped_B = scores.normalised.abs() > config.reward_clip
-    shaped_GK = shaped_B.view(-1, config.rollout.samples_per_prompt)
     return ExperienceFigures(
-        reward=float(raw_B.mean()),
-        reward_normalised=float(scores.normalised.mean()),
-        reward_std=float(raw_B.std(correction=0)),
-        reward_clipped_fraction=float(clipped_B.double().mean()),
         kl=kl_per_response(tokens, mask_BT),
         entropy=float(tokens.entropy[mask_BT].double().mean()),
         response_length=float(length_B.mean()),
         eos_fraction=sum(rollout.finished) / len(rollout.finished),
         explained_variance=_explained_variance(experience),
-        equal_scores_fraction=float((shaped_GK == shaped_GK[:, :1]).all(-1).double().mean()),
         mismatch=mismatch,
     )
 

@@ -23,12 +23,18 @@ class RolloutEngine(Protocol):
     """Samples responses under the actor's weights as they are when it is asked."""
 
     def answer(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], rows_in_all: int, rollout: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        rows_in_all: int,
+        rollout: int,
+        draw: int = 0,
     ) -> Responses:
         """A response to each prompt of this rank, which are these of `rows_in_all` global rows.
 
         Every rank calls it, if with no prompts. A row's random numbers are a function of the job's
-        seed, the rollout and the row: they do not depend on which rank answers it.
+        seed, the rollout, its round of sampling (`draw`) and the row: they do not depend on which
+        rank answers it.
         """
         ...
 
@@ -40,7 +46,12 @@ class Native:
         self.session, self.config, self.actor, self.lm = session, config, actor, lm
 
     def answer(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], rows_in_all: int, rollout: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        rows_in_all: int,
+        rollout: int,
+        draw: int = 0,
     ) -> Responses:
         """See `RolloutEngine`."""
         settings, tokenizer = self.config.rollout, self.session.tokenizer
@@ -55,7 +66,7 @@ class Native:
                 top_p=settings.top_p,
                 eos_token_ids=end_token_ids(tokenizer),
                 pad_token_id=int(tokenizer.pad_token_id or 0),
-                generator=rollout_generator(self.session.run.seed, rollout),
+                generator=rollout_generator(self.session.run.seed, rollout, draw),
                 row_indices=rows,
                 rows_in_all=rows_in_all,
                 rows_at_once=ROWS_AT_ONCE * self.config.micro_batch_size,
@@ -71,7 +82,7 @@ def rollout_engine(session: Session, config: PPOStage, actor: Engine, lm: Any) -
     return VLLM(session, config, lm)
 
 
-def rollout_generator(seed: int, rollout: int) -> torch.Generator:
-    """The source of a rollout's random numbers: a pure function of seed and rollout."""
-    state = np.random.SeedSequence([seed, rollout]).generate_state(1, np.uint64)
+def rollout_generator(seed: int, rollout: int, draw: int = 0) -> torch.Generator:
+    """The source of a round's random numbers: a pure function of seed, rollout and round."""
+    state = np.random.SeedSequence([seed, rollout, draw]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

@@ -52,10 +52,15 @@ class VLLM:
         )
 
     def answer(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], rows_in_all: int, rollout: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        rows_in_all: int,
+        rollout: int,
+        draw: int = 0,
     ) -> Responses:
         """See `RolloutEngine`. Log-probs are left out where vLLM's are not those of all tokens."""
-        seeds = row_seeds(self.seed, rollout, rows_in_all)
+        seeds = row_seeds(self.seed, rollout, rows_in_all, draw)
         with self.engine.awake(checkpoint_weights(self.lm)):
             outputs = self.engine.generate(prompts, [self._sampling(seeds[row]) for row in rows])
         has_logprobs = logprobs_mode(self.settings) is not None
@@ -168,9 +173,9 @@ class Colocated:
             self._llm.sleep(level=SLEEP_LEVEL)
 
 
-def row_seeds(seed: int, rollout: int, rows: int) -> list[int]:
-    """A seed for each global row of a rollout: a pure function of the job's seed and its place."""
-    states = np.random.SeedSequence([seed, rollout]).generate_state(rows, np.uint64)
+def row_seeds(seed: int, rollout: int, rows: int, draw: int = 0) -> list[int]:
+    """A seed for each global row of a round: a pure function of the job's seed and its place."""
+    states = np.random.SeedSequence([seed, rollout, draw]).generate_state(rows, np.uint64)
     return [int(state >> np.uint64(1)) for state in states]
 
 

@@ -20,7 +20,7 @@ from rlhf_api.stages.ppo import PPOStage
 from torch import Tensor
 
 from rlhf_trainer import evaluate
-from rlhf_trainer.data.batches import global_batch
+from rlhf_trainer.data.batches import further_rows, global_batch
 from rlhf_trainer.data.stage_rows import prompt_rows, write_left_out
 from rlhf_trainer.errors import ConfigurationError, Terminated
 from rlhf_trainer.models.actor_critic import TokenScores
@@ -28,6 +28,14 @@ from rlhf_trainer.models.scored_lm import token_batch
 from rlhf_trainer.peak_memory import PeakMemory
 from rlhf_trainer.ppo.answered import Answered, Question
 from rlhf_trainer.ppo.balance import balanced_micro_batches, tokens_at_once
+from rlhf_trainer.ppo.dynamic_sampling import (
+    Sampled,
+    groups_that_teach,
+    groups_to_ask,
+    merged,
+    sampling_metrics,
+    taken,
+)
 from rlhf_trainer.ppo.experience import (
     Experience,
     ExperienceFigures,
@@ -35,6 +43,7 @@ from rlhf_trainer.ppo.experience import (
     TokenFigures,
     assemble,
     kl_per_response,
+    score_figures,
     score_tokens,
 )
 from rlhf_trainer.ppo.pretraining import PretrainingTexts
@@ -60,17 +69,15 @@ def train(session: Session) -> StageResult:
     too_far = False
     while done < config.rollouts:
         clock = Clock(session.ranks)
-        questions = prompts.of_rollout(done)
-        with session.guard.batch(done, [question.id for question in questions]):
-            rollout = answer(session, config, team, questions, done)
-            clock.lap("generate")
+        sampled, sampling = sample(session, config, team, prompts, done, clock)
+        rollout, scores = sampled.rollout, sampled.scores
+        with session.guard.batch(done, rollout.ids):
             tokens = score_by_models(session, config, team, rollout)
             too_far = goes_too_far(config, tokens, rollout)
             if too_far:
                 break
-            scores = team.reward.score(answered(session, questions, rollout))
             experience, figures = assemble(config, rollout, tokens, scores, beta.coef)
-            check(session, experience, scores.raw)
+            check(session, experience)
             clock.lap("score")
             if config.max_kl is not None:
                 team.remember_good()
@@ -78,7 +85,8 @@ def train(session: Session) -> StageResult:
                 session, config, team, experience, pretraining, done, kl_coef=beta.coef
             )
             clock.lap("update")
-        metrics = base | named(config, team, figures, updated, rollout, beta.coef, clock)
+        metrics = named(config, team, figures, updated, rollout, beta.coef, clock)
+        metrics = base | sampling | metrics
         if done >= config.critic_warmup_rollouts:  # until then the policy stands still
             beta.update(figures.kl, config.global_batch_size)
         done += 1
@@ -112,8 +120,13 @@ class Prompts:
 
     def of_rollout(self, rollout: int) -> list[Question]:
         """One question a row; the samples of a prompt are neighbours."""
-        chosen = global_batch(len(self.questions), self.per_rollout, self.seed, rollout)
-        return [self.questions[i] for i in chosen for _ in range(self.samples)]
+        return self.of_draw(rollout, 0, self.per_rollout)
+
+    def of_draw(self, rollout: int, draw: int, groups: int) -> list[Question]:
+        """So many prompts of a rollout's further rounds of sampling; round 0 is its first."""
+        shape = len(self.questions), self.per_rollout, self.seed, rollout
+        chosen = further_rows(*shape, draw) if draw else global_batch(*shape)
+        return [self.questions[i] for i in chosen[:groups] for _ in range(self.samples)]
 
 
 class Clock:
@@ -124,12 +137,14 @@ class Clock:
         self.last, self.seconds = time.perf_counter(), dict[str, float]()
 
     def lap(self, name: str) -> None:
-        """What was done since the last lap has this name. A collective."""
+        """What was done since the last lap is another part of this name. A collective."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.seconds[name], self.last = now - self.last, now
-        self.peaks |= self.memory.of_phase(name)
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
+        self.last = now
+        for phase, peak in self.memory.of_phase(name).items():
+            self.peaks[phase] = max(peak, self.peaks.get(phase, 0.0))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -164,9 +179,38 @@ def evaluate_base(session: Session, team: Team) -> dict[str, float]:
         return evaluate.answer_as_base(session, team.lm)
 
 
+def sample(
+    session: Session, config: PPOStage, team: Team, prompts: Prompts, rollout: int, clock: Clock
+) -> tuple[Sampled, dict[str, float]]:
+    """A rollout's responses with their scores, and metrics of that. With dynamicSampling in as many
+    rounds as it takes; scores in the metrics are the first one's, which nothing was left out of.
+    """
+    rounds, teaches = list[Sampled](), list[list[bool]]()
+    while groups := groups_to_ask(config, teaches):
+        questions = prompts.of_draw(rollout, len(rounds), groups)
+        with session.guard.batch(rollout, [question.id for question in questions]):
+            responses = answer(session, config, team, questions, rollout, len(rounds))
+            clock.lap("generate")
+            scores = team.reward.score(answered(session, questions, responses))
+            session.guard.check_finite("reward", scores.raw)
+            clock.lap("score")
+        rounds.append(Sampled(questions, responses, scores))
+        teaches.append(groups_that_teach(config, rounds[-1]))
+    metrics = score_metrics(config, rounds[0])
+    if config.dynamic_sampling is None:
+        return rounds[0], metrics
+    places = taken(teaches, prompts.per_rollout)
+    return merged(rounds, places, prompts.samples), metrics | sampling_metrics(teaches, places)
+
+
 @torch.no_grad()
 def answer(
-    session: Session, config: PPOStage, team: Team, questions: Sequence[Question], rollout: int
+    session: Session,
+    config: PPOStage,
+    team: Team,
+    questions: Sequence[Question],
+    rollout: int,
+    draw: int = 0,
 ) -> Rollout:
     """Sample a response to each question; every rank answers its share and gets all."""
     ranks = session.ranks
@@ -177,7 +221,7 @@ def answer(
     together = samples if len(questions) % (samples * ranks.world_size) == 0 else 1
     mine = [i for n, i in enumerate(by_length) if n // together % ranks.world_size == ranks.rank]
     responses = team.rollout.answer(
-        [questions[i].tokens for i in mine], mine, len(questions), rollout
+        [questions[i].tokens for i in mine], mine, len(questions), rollout, draw
     )
     says = responses.logprobs is not None
     logprobs = responses.logprobs or [[] for _ in mine]
@@ -225,9 +269,8 @@ def answered(session: Session, questions: Sequence[Question], rollout: Rollout) 
     )
 
 
-def check(session: Session, experience: Experience, raw_B: Tensor) -> None:
+def check(session: Session, experience: Experience) -> None:
     """NaN or Inf ends the step before anything is learnt from it."""
-    session.guard.check_finite("reward", raw_B)
     names = (
         "log-prob of the actor",
         "log-prob of the reference",
@@ -267,6 +310,21 @@ def pad_fraction(config: PPOStage, team: Team, rollout: Rollout) -> float:
     return 1 - sum(lengths) / cells
 
 
+def score_metrics(config: PPOStage, sampled: Sampled) -> dict[str, float]:
+    """What responses scored, by the metrics' names."""
+    figures = score_figures(config, sampled.scores, sampled.rollout)
+    metrics = {
+        "ppo/reward": figures.reward,
+        "ppo/reward_normalised": figures.reward_normalised,
+        "ppo/reward_clipped_fraction": figures.reward_clipped_fraction,
+        "reward/score_mean": figures.reward,
+        "reward/score_std": figures.reward_std,
+    }
+    if config.rollout.samples_per_prompt > 1:
+        metrics["ppo/equal_scores_fraction"] = figures.equal_scores_fraction
+    return metrics
+
+
 def named(
     config: PPOStage,
     team: Team,
@@ -279,11 +337,6 @@ def named(
     """A rollout's metrics by their names."""
     tokens = sum(rollout.lengths) + len(rollout.lengths)
     metrics = {
-        "ppo/reward": figures.reward,
-        "ppo/reward_normalised": figures.reward_normalised,
-        "ppo/reward_clipped_fraction": figures.reward_clipped_fraction,
-        "reward/score_mean": figures.reward,
-        "reward/score_std": figures.reward_std,
         "ppo/kl": figures.kl,
         "ppo/kl_coef": kl_coef,
         "ppo/entropy": figures.entropy,
@@ -293,8 +346,6 @@ def named(
         "train/pad_fraction": pad_fraction(config, team, rollout),
         "train/tokens_per_second": tokens / sum(clock.seconds.values()),
     }
-    if config.rollout.samples_per_prompt > 1:
-        metrics["ppo/equal_scores_fraction"] = figures.equal_scores_fraction
     for role, stats in (("actor", updated.actor), ("critic", updated.critic)):
         if stats is not None:
             metrics[f"ppo/{role}_lr"] = stats.learning_rate
