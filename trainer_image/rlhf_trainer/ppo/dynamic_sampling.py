@@ -39,7 +39,7 @@ def groups_to_ask(config: PPOStage, teaches: Sequence[Sequence[bool]]) -> int:
     wanted = config.global_batch_size // config.rollout.samples_per_prompt
     rounds = 1 if config.dynamic_sampling is None else config.dynamic_sampling.max_rounds
     asked, found = sum(map(len, teaches)), sum(map(sum, teaches))
-    if len(teaches) == rounds or (teaches and found >= wanted):
+    if len(teaches) >= rounds or (teaches and found >= wanted):
         return 0
     return min(wanted, math.ceil((wanted - found) * asked / found)) if found else wanted
 
