@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from rlhf_api.rules.quantities import in_bytes
 from rlhf_api.stages import AnyStage, PPOStage, SFTStage
 from rlhf_api.stages.common import LoRA, StageCommon
 from rlhf_api.validation import parse_job
-from rlhf_planner.architecture import Architecture, read_config
+from rlhf_cli.main import main
+from rlhf_planner.architecture import read_config
 from rlhf_planner.disk import of_a_checkpoint, of_a_job
 from rlhf_planner.hardware import GIB
 from rlhf_planner.memory import Models, of_a_device
@@ -35,22 +37,26 @@ WRITES = 1e9
 """Bytes a second that a node writes to a shared volume, a modest one, and its hashes read again."""
 
 
-def qwen(layers: int, hidden: int, heads: int, keys: int, width: int, **more: object) -> Models:
-    """A Qwen2.5 by its config.json; other models of as many parameters are much the same."""
-    shape: Architecture = read_config(
-        {
-            "model_type": "qwen2",
-            "vocab_size": 152064,
-            "hidden_size": hidden,
-            "intermediate_size": width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": keys,
-            "tie_word_embeddings": False,
-            **more,
-        }
-    )
-    return Models(shape, shape)
+def config(
+    layers: int, hidden: int, heads: int, keys: int, width: int, **more: object
+) -> dict[str, object]:
+    """What a Qwen2.5's config.json holds; other models of as many parameters are much the same."""
+    return {
+        "model_type": "qwen2",
+        "vocab_size": 152064,
+        "hidden_size": hidden,
+        "intermediate_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
+def qwen(*shape: int, **more: object) -> Models:
+    found = read_config(config(*shape, **more))
+    return Models(found, found)
 
 
 SMALL = {"tie_word_embeddings": True, "vocab_size": 151936}
@@ -115,6 +121,16 @@ def test_the_guides_table_is_the_arithmetic() -> None:
     assert {size: rows[size].split(" | ") for size in QWEN} == {
         size: figures(models) for size, models in QWEN.items()
     }
+
+
+def test_the_guides_estimate_is_what_rlhfctl_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config(28, 3584, 28, 4, 18944)), "utf-8")
+    job = str(ROOT / "examples/eight-gpus.yaml")
+    assert main(["estimate", job, "--gpu", "A100-40GB", "--config", str(tmp_path)]) == 1
+    guide = (ROOT / "docs/guides/memory.md").read_text("utf-8")
+    assert f"```text\n{capsys.readouterr().out}```" in guide
 
 
 def figures(models: Models) -> list[str]:
