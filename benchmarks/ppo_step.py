@@ -6,7 +6,8 @@
 
 The limit: FLOPs of the matrix products that the work cannot do without (projections, MLPs, head,
 causal attention; forward once per model and token, backward twice) over the rate at which this
-machine multiplies matrices of the same shapes, measured in the same run.
+machine multiplies matrices of the same shapes at its best, measured in the same run. Products
+alone: the same FLOPs at the rate of these products one after another, as the update computes them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,8 +120,11 @@ def measured(options: argparse.Namespace, work: Work) -> dict[str, Any]:
         before = peak_memory()
         ours = run_ours(options, work, Path(folder))
         memory = peak_memory()
-        rate = gemm_rate(options, work, ours[0])
+        rate = gemm_rate(options, ours[0])
         result = summary(options, ours, rate)
+        sustained = sustained_rate(options, ours[0])
+        result["sustained_gflops_per_second"] = sustained / 1e9
+        result["products_alone_seconds"] = result["limit_seconds"] * rate / sustained
         result["peak_memory_mib"] = {"before": before, "after": memory}
         if options.versus == "trl":
             import ppo_step_trl
@@ -353,8 +358,40 @@ def trunk_flops(options: argparse.Namespace, tokens: int) -> float:
     return float(tokens * (2 * weights + attention))
 
 
-def gemm_rate(options: argparse.Namespace, work: Work, timing: Timing) -> float:
-    """FLOP/s of this machine at the products of one minibatch: forward and both backward ones."""
+def gemm_rate(options: argparse.Namespace, timing: Timing) -> float:
+    """FLOP/s of this machine at the products of one minibatch: forward and both backward ones, each
+    at its fastest."""
+    products = list(products_of(options, timing))
+    return sum(done for done, _ in products) / sum(fastest(action) for _, action in products)
+
+
+def sustained_rate(options: argparse.Namespace, timing: Timing, seconds: float = 3.0) -> float:
+    """FLOP/s of the same products one after another, on average, and as the update computes them:
+    a core for each model, where there are two."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    cores = torch.get_num_threads()
+    lanes = 2 if cores > 1 and options.critic != "shared" and options.samples == 1 else 1
+
+    def lane() -> float:
+        torch.set_num_threads(cores // lanes)
+        products, done, start = list(products_of(options, timing)), 0.0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for count, action in products:
+                action()
+                done += count
+        return done / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(lanes) as pool:
+        rates = [pool.submit(lane) for _ in range(lanes)]
+    torch.set_num_threads(cores)
+    return sum(rate.result() for rate in rates)
+
+
+def products_of(
+    options: argparse.Namespace, timing: Timing
+) -> Iterator[tuple[float, Callable[[], Any]]]:
+    """FLOPs and action of each product of a layer and the head, over the tokens of a minibatch."""
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     head = options.hidden // options.heads
     count = sum(timing.prompt_lengths) + sum(timing.response_lengths)
@@ -366,15 +403,13 @@ def gemm_rate(options: argparse.Namespace, work: Work, timing: Timing) -> float:
         (options.intermediate, options.hidden),
         (options.hidden, options.vocabulary),
     ]
-    done, seconds = 0.0, 0.0
     for inner, outer in shapes:
         x, w = torch.randn(tokens, inner, dtype=dtype), torch.randn(outer, inner, dtype=dtype)
         g = torch.randn(tokens, outer, dtype=dtype)
-        products = (lambda: F.linear(x, w), lambda: g @ w, lambda: g.t() @ x)  # noqa: B023
-        for product in products:
-            done += 2.0 * tokens * inner * outer
-            seconds += fastest(product)
-    return done / seconds
+        done = 2.0 * tokens * inner * outer
+        yield done, partial(F.linear, x, w)
+        yield done, partial(torch.matmul, g, w)
+        yield done, partial(torch.matmul, g.t(), x)
 
 
 def fastest(action: Any, repeats: int = 30) -> float:
@@ -405,6 +440,10 @@ def table(report: dict[str, Any]) -> str:
             f"mean response {r['mean_response']:.1f}; pads {r['pad_fraction']:.1%}; "
             f"peak {r['peak_memory_mib']['after']:.0f} MiB; limit {r['limit_seconds']:.2f} s "
             f"at {r['gemm_gflops_per_second']:.0f} GFLOP/s, {r['share_of_limit']:.2f} of it reached"
+        )
+        lines.append(
+            f"  products alone: {r['products_alone_seconds']:.2f} s at a sustained "
+            f"{r['sustained_gflops_per_second']:.0f} GFLOP/s"
         )
         if "trl" in r:
             lines.append(
