@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -251,16 +252,117 @@ def test_prompts_of_an_evaluation_that_the_template_refuses_are_found_before_tra
     assert sft.train(open_session(stage)).exit_code == 0
 
 
-def test_a_reward_function_needs_its_file(in_pod: Pod) -> None:
+SCORE = "def score(prompts, answers, rows):\n    return []\n"
+CODE = {  # what mine.py holds, and what prepare says of it
+    "no file": (None, r"code: there is no mine\.py for mine:score"),
+    "syntax": ("x = 1\ndef score(:", r"SyntaxError: invalid syntax \(mine\.py, line 2\)"),
+    "another name": ("def other(p, a, r): ...", "module mine has no function score; it has other"),
+    "a number": ("score = 3", "it is no function, but 3"),
+    "async": ("async " + SCORE, "it is async"),
+    "two arguments": ("def score(prompts, answers): ...", "called with 3 arguments"),
+    "a keyword": ("def score(prompts, answers, rows, *, k): ...", "called with 3 arguments"),
+    "plain": (SCORE, None),
+    "wants a GPU": (SCORE + "import torch; torch.zeros(1).cuda()", None),
+    "leaves things": (SCORE + "open('left', 'w'); import sys; sys.exit(3)", None),
+    "imported": ("from judges import score", None),
+    "all of another": ("from judges import *", None),
+    "in a branch": (
+        "try:\n    from fast import score\nexcept ImportError:\n    " + "score = 3",
+        None,
+    ),
+    "made": ("import functools\nscore = functools.partial(print)", None),
+    "later": ("globals()['score'] = print", None),
+    "any arguments": ("def score(*args, **kwargs): ...", None),
+    "decorated": ("import functools\n@functools.cache\ndef score(): ...", None),
+}
+
+
+@pytest.mark.parametrize("case", CODE)
+def test_a_reward_function_that_cannot_work_is_found_before_training(
+    case: str, in_pod: Pod
+) -> None:
+    code, said = CODE[case]
     ppo = every_stage(in_pod)["ppo"]
     function = {"function": {"entrypoint": "mine:score", "source": "code"}}
     in_pod.paths["code"] = "inputs/code"
     Path("inputs/code").mkdir()
-    run = prepare_run(in_pod, {"ppo": ppo | {"rewards": {"mine": function}}})
-    with pytest.raises(ConfigurationError, match=r"there is no mine\.py"):
-        prepare(run)
-    Path("inputs/code/mine.py").write_text("def score(prompts, answers, rows): return []")
-    assert "stages.ppo.rewards.mine.function" in prepare(run).sources
+    if code is not None:
+        Path("inputs/code/mine.py").write_text(code)
+    stage = ppo | {"rewards": {"mine": function}}
+    if said is None:
+        assert (
+            "stages.ppo.rewards.mine.function"
+            in prepare(prepare_run(in_pod, {"ppo": stage})).sources
+        )
+        assert [path.name for path in Path("inputs/code").iterdir()] == ["mine.py"]
+        assert not Path("left").exists()
+        return
+    with pytest.raises(ConfigurationError, match=rf"^spec\.stages\.ppo\.rewards\.mine.*{said}"):
+        prepare(prepare_run(in_pod, {"ppo": stage}))
+    if code is not None:  # another image may have another Python
+        prepare(prepare_run(in_pod, {"ppo": stage | {"image": "their/own:1"}}))
+
+
+def test_modules_that_a_judge_imports_and_nobody_has_are_told_of(in_pod: Pod) -> None:
+    sft = every_stage(in_pod)["sft"]
+    Path("inputs/code/beside").mkdir(parents=True)
+    imports = "import json, beside, no_such_module.part\ntry:\n    import nor_this\nexcept: ...\n"
+    Path("inputs/code/mine.py").write_text(imports + SCORE)
+    in_pod.paths["code"] = "inputs/code"
+    judge = {"entrypoint": "mine:score", "source": "code"}
+    evaluation = {"prompts": sft["data"], "score": judge}
+    said = prepare(prepare_run(in_pod, {"sft": sft}, evaluation=evaluation)).message
+    told = "spec.evaluation.score: it imports no_such_module, not installed here"
+    assert said.splitlines()[1:] == [told]
+
+
+def test_an_endpoint_that_cannot_be_reached_is_told_of_and_not_refused(in_pod: Pod) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/score"
+        stage = every_stage(in_pod)["ppo"] | {"rewards": {"judge": {"http": {"url": url}}}}
+        assert "reached" not in prepare(prepare_run(in_pod, {"ppo": stage})).message
+    said = prepare(prepare_run(in_pod, {"ppo": stage})).message
+    assert f"spec.stages.ppo.rewards.judge.http: {url} cannot be reached now: " in said
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "{% for m in messages %}\n{{ m.content }}",
+            r"innermost block .* 'for'\. \(line 2 of it\)",
+        ),
+        ("{{ nope() }}", "'nope' is undefined; mend `chatTemplate`"),
+        ("hello", "does not show turn 2 as it is"),
+    ],
+)
+def test_a_chat_template_with_a_mistake_is_a_mistake_of_the_jobs(
+    template: str, said: str, in_pod: Pod, open_session: Any
+) -> None:
+    stages = every_stage(in_pod)
+    model = {"source": "model", "chatTemplate": template}
+    with pytest.raises(ConfigurationError, match=said):
+        prepare(prepare_run(in_pod, {"sft": stages["sft"]}, model=model))
+    ppo = stages["ppo"] | {"rewards": {"judge": {"model": model}}}
+    with pytest.raises(
+        ConfigurationError, match=rf"^spec\.stages\.ppo\.rewards\.judge\.model: .*{said}"
+    ):
+        prepare(prepare_run(in_pod, {"ppo": ppo}))
+
+
+def test_a_reward_model_that_reads_less_than_is_answered_is_found_before_training(
+    in_pod: Pod,
+) -> None:
+    shutil.copytree(in_pod.model, "inputs/short")
+    in_pod.paths["short"] = "inputs/short"
+    config = json.loads(Path("inputs/short/config.json").read_text())
+    Path("inputs/short/config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": 64})
+    )
+    stage = every_stage(in_pod)["ppo"] | {"rewards": {"judge": {"model": {"source": "short"}}}}
+    said = r"^spec\.stages\.ppo\.rewards\.judge\.model: .* it reads 64 at most: lower rollout"
+    with pytest.raises(ConfigurationError, match=said):
+        prepare(prepare_run(in_pod, {"ppo": stage}))
 
 
 def test_a_folder_digest_covers_names_and_bytes_but_nothing_hidden(tmp_path: Path) -> None:

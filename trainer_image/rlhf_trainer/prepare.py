@@ -40,6 +40,8 @@ from rlhf_trainer.data.stage_rows import (
 from rlhf_trainer.errors import BadData, ConfigurationError, shortened
 from rlhf_trainer.installed import refuse_missing_for_stages
 from rlhf_trainer.models.context import refuse_beyond_context, refuse_unknown_tokens, vocabulary
+from rlhf_trainer.ppo.http_reward import unreachable
+from rlhf_trainer.read_code import file_of, missing_imports, refuse_unusable
 
 NAMED: Final = 4
 """Files that are not read, as many as a message names; the log has all."""
@@ -60,15 +62,18 @@ def prepare(run: StageRun) -> StageResult:
         _fetch(ref, run, store)
     for ref in refs:
         _check_files(ref, run)
+    told = _check_code(refs, run)
     refuse_beyond_context(run)
     _check_reward_model(run)
     digests = {ref.field: source_digest(ref, run.paths) for ref in refs}
-    counts, warnings = _check_rows(run, digests, store)
+    tokenizer = _tokenizer(run)
+    told += _check_rewards(run, tokenizer)
+    counts, warnings = _check_rows(run, digests, store, tokenizer)
     checked = f"checked {len(refs)} sources: {', '.join(counts)}"
     return StageResult(
         exit_code=ExitCode.DONE,
         reason="Done",
-        message=shortened("\n".join([checked, *warnings])),
+        message=shortened("\n".join([checked, *told, *warnings])),
         sources=digests,
     )
 
@@ -129,7 +134,7 @@ def _check_files(ref: SourceRef, run: StageRun) -> None:
     if isinstance(ref.value, ModelSource):
         _check_model(ref.value, path)
     elif isinstance(ref.value, FunctionReward):
-        _check_function(ref.value, path)
+        _check_function(ref, path)
 
 
 def _check_model(source: ModelSource, path: Path) -> None:
@@ -154,27 +159,81 @@ def _check_reward_model(run: StageRun) -> None:
         refuse_without_classifier(model_config(path_of(run.model.source, run.paths)))
 
 
-def _check_function(source: FunctionReward, path: Path) -> None:
-    """Whether the module's file is there; the code itself is run by the stage that uses it."""
-    module = source.entrypoint.split(":")[0].replace(".", "/")
-    if not (path / f"{module}.py").is_file() and not (path / module / "__init__.py").is_file():
+def _check_function(ref: SourceRef, path: Path) -> None:
+    assert isinstance(ref.value, FunctionReward)
+    module = ref.value.entrypoint.split(":")[0]
+    if file_of(module, path) is None:
         raise ConfigurationError(
-            f"{source.source}: there is no {module}.py for {source.entrypoint}"
+            f"spec.{ref.field}: {ref.value.source}: there is no {module.replace('.', '/')}.py for "
+            f"{ref.value.entrypoint}"
         )
 
 
+def _check_code(refs: Sequence[SourceRef], run: StageRun) -> list[str]:
+    """Functions that cannot be loaded or called are refused; modules that they import and that are
+    not installed are told of, as the function may bring them along."""
+    told = []
+    for ref in refs:
+        if isinstance(ref.value, FunctionReward) and _runs_here(ref.field, run):
+            folder = path_of(ref.value.source, run.paths)
+            try:
+                refuse_unusable(ref.value, folder)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"spec.{ref.field}: {error}") from None
+            if missing := missing_imports(ref.value, folder):
+                names = ", ".join(missing)
+                told.append(f"spec.{ref.field}: it imports {names}, not installed here")
+    return told
+
+
+def _runs_here(field: str, run: StageRun) -> bool:
+    """Whether the code of a field is run in the image that runs this. A judge is run by every
+    stage."""
+    root, *rest = field.split(".")
+    own = run.stages.present()
+    stages = [own[rest[0]]] if root == "stages" else [*own.values()]
+    return any(stage.image is None and not stage.command for stage in stages)
+
+
+def _check_rewards(run: StageRun, tokenizer: Any) -> list[str]:
+    """Reward models that cannot read the stage's answers are refused; endpoints that cannot be
+    reached are told of: they may be up when they are asked."""
+    from rlhf_trainer.ppo.reward_sources import refuse_unreadable
+
+    told = []
+    for name, stage in run.stages.present().items():
+        if not isinstance(stage, PPOStage) or stage.command:
+            continue
+        for term_name, term in (stage.rewards or {}).items():
+            where = f"spec.stages.{name}.rewards.{term_name}"
+            if term.model is not None:
+                try:
+                    refuse_unreadable(run, stage, term, tokenizer)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{where}.model: {error}") from None
+            if term.http is not None and (reason := unreachable(term.http.url)):
+                told.append(f"{where}.http: {term.http.url} cannot be reached now: {reason}")
+    for warning in told:
+        log.warning("%s", warning)
+    return told
+
+
+def _tokenizer(run: StageRun) -> Any:
+    from rlhf_trainer.models.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(run)
+    refuse_unknown_tokens(run, tokenizer)
+    return tokenizer
+
+
 def _check_rows(
-    run: StageRun, digests: Mapping[str, str], store: ObjectStore | None
+    run: StageRun, digests: Mapping[str, str], store: ObjectStore | None, tokenizer: Any
 ) -> tuple[list[str], list[str]]:
     """What each data set holds, in words, and what is hardly meant so; BadData with the problems of
     all of them together."""
-    from rlhf_trainer.models.tokenizers import load_tokenizer
-
     counts: list[str] = []
     warnings: list[str] = []
     problems: list[str] = []
-    tokenizer = load_tokenizer(run)
-    refuse_unknown_tokens(run, tokenizer)
     known = vocabulary(path_of(run.model.source, run.paths))
     for field, recipe in _recipes(run).items():
         try:

@@ -23,7 +23,7 @@ from rlhf_trainer.data.call_style import as_called, messages_of
 from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import Turns
-from rlhf_trainer.errors import first_line
+from rlhf_trainer.errors import ConfigurationError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,7 +81,9 @@ def rendered(
             **dict(extras.kwargs),
         )
     except Exception as error:  # templates raise whatever their authors like
-        raise RowProblem(f"the chat template refuses it: {first_line(error)}") from None
+        line = getattr(error, "lineno", None)  # of jinja2.TemplateSyntaxError
+        at = f" (line {line} of it)" if line else ""
+        raise RowProblem(f"the chat template refuses it: {first_line(error)}{at}") from None
     return str(text)
 
 
@@ -191,9 +193,17 @@ def _ids(
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens at which generation stops: EOS, and the token that ends a turn in the template."""
+    """Tokens at which generation stops: EOS, and the token that ends a turn in the template.
+    ConfigurationError where that cannot show a question with its answer."""
     turns = (Message("user", "a"), Message("assistant", "b"))
-    last = tokenised(tokenizer, pieces_of(tokenizer, turns))[-1][-1]
+    try:
+        pieces = pieces_of(tokenizer, turns)
+    except RowProblem as problem:
+        raise ConfigurationError(
+            f"no question with its answer can be shown to the model: {problem}; mend "
+            "`chatTemplate`, or leave it out and use the tokenizer's own"
+        ) from None
+    last = tokenised(tokenizer, pieces)[-1][-1]
     return sorted({int(tokenizer.eos_token_id), last})
 
 

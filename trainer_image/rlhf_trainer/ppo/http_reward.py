@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, Final
+from urllib.request import getproxies, proxy_bypass
 
 from rlhf_api.stages.ppo import HttpReward
 
@@ -25,6 +28,22 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 LONGEST_REPLY: Final = 64 << 20
 """Bytes of an endpoint's reply; that of a thousand answers has some ten thousand."""
 PIECE: Final = 1 << 16
+PORTS: Final = {"http": 80, "https": 443}
+REACHED_SECONDS: Final = 5.0
+
+
+def unreachable(url: str) -> str | None:
+    """Why nothing listens at an address, or None. Nothing is asked: an answer may cost much. What
+    goes through a proxy is not looked at."""
+    parts = urllib.parse.urlsplit(url)
+    try:
+        host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+        is_direct = parts.scheme not in getproxies() or proxy_bypass(host)
+        if is_direct:
+            socket.create_connection((host, port), timeout=REACHED_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return _reason(error)
+    return None
 
 
 class HttpScore:

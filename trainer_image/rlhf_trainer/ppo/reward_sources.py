@@ -15,13 +15,13 @@ from rlhf_api.stages.ppo import FunctionReward, PPOStage, RewardTerm
 
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
-from rlhf_trainer.data.rendering import as_read, pieces_of, tokenised, unended
+from rlhf_trainer.data.rendering import as_read, end_token_ids, pieces_of, tokenised, unended
 from rlhf_trainer.data.turns import marked
 from rlhf_trainer.engine import model_dtype
 from rlhf_trainer.errors import ConfigurationError
 from rlhf_trainer.models.actor_critic import Critic, Forward, frozen, last_token_batch
 from rlhf_trainer.models.context import context_length
-from rlhf_trainer.models.language_models import input_of
+from rlhf_trainer.models.language_models import input_of, model_config
 from rlhf_trainer.models.scalar_models import load_scalar, load_statistics
 from rlhf_trainer.models.tokenizers import read_tokenizer, reads_tokens_of
 from rlhf_trainer.ppo.answered import Answered, Question, Scores
@@ -216,6 +216,21 @@ def _source(
         own,
         context,
     )
+
+
+def refuse_unreadable(
+    run: StageRun, config: PPOStage, term: RewardTerm, policy: PreTrainedTokenizerBase
+) -> None:
+    """ConfigurationError where a reward model of the user's cannot read what the stage answers, as
+    far as its tokenizer, template and configuration tell."""
+    path = reward_model_path(run, term)
+    assert path is not None
+    own = foreign_tokenizer(run, term, path, policy)
+    if own is not None:
+        end_token_ids(own)
+        return
+    longest = config.rollout.max_prompt_length + config.rollout.max_new_tokens
+    _refuse_beyond(context_length(model_config(path)), longest, f"has up to {longest}")
 
 
 def foreign_tokenizer(
