@@ -6,7 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from rlhf_api.allowed import default_of, describe, shown
-from rlhf_api.fields import Model, Path, aliases, contract_in, lookup, path_text, suggestion
+from rlhf_api.fields import (
+    Known,
+    Model,
+    Path,
+    aliases,
+    bare,
+    contract_in,
+    lookup,
+    members,
+    path_text,
+    suggestion,
+)
 from rlhf_api.lists import DUPLICATE
 from rlhf_api.problems import UNKNOWN_FIELD, Problem
 
@@ -68,7 +79,15 @@ def _problem(error: Any, path: Path, root: Model, value: Any) -> Problem:
         default = default_of(known.field) if known else ""
         leave = f"; leave it out for the default {default}" if default else ""
         return Problem(path_text(path), "has no value", allowed + leave)
+    if known and _is_unquoted(value, known):
+        allowed += "; text stands in quotes"
     return Problem(path_text(path), _complaint(error, value), allowed)
+
+
+def _is_unquoted(value: Any, known: Known) -> bool:
+    """Whether YAML made a number or a truth value of what may have been meant as text."""
+    kinds = [bare(member) for member in members(known.annotation)]
+    return isinstance(value, bool | int | float) and str in kinds and type(value) not in kinds
 
 
 def _unknown(path: Path, root: Model) -> Problem:

@@ -1,7 +1,8 @@
-"""YAML as Kubernetes reads it: 1e-5 is a number, `no` is text, and a key stands once in a mapping.
+"""YAML as kubectl reads it (sigs.k8s.io/yaml): 1e-5 is a number, `no` is false, 010 is 8, a date is
+text; and a key stands once in a mapping.
 
-PyYAML follows YAML 1.1, in which 1e-5 is text and `no` is false; and it lets a second key win in
-silence. Every error here carries its line and column.
+PyYAML takes 1e-5 for text and 1:30 for a number, and lets a second key win in silence. Every error
+here carries its line and column.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Document(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with YAML 1.2's core types."""
+    """The safe loader with kubectl's types of what is not in quotes."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  (PyYAML's own protocol)
 
@@ -66,8 +67,16 @@ def _resolve(tag: str, pattern: str, first: str) -> None:
 
 _resolve("null", r"^(?:~|null|Null|NULL|)$", "~nN")
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"^$"), [""])
-_resolve("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
-_resolve("int", r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$", "-+0123456789")
+_resolve(
+    "bool",
+    r"^(?:true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF|[yYnN])$",
+    "tTfFyYnNoO",
+)
+_resolve(
+    "int",
+    r"^[-+]?(?:0[oO][0-7_]+|0[0-9_]+|0[xX][0-9a-fA-F_]+|0[bB][01_]+|0|[1-9][0-9_]*)$",
+    "-+0123456789",
+)
 _resolve(
     "float",
     r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
@@ -185,7 +194,15 @@ def _marked(error: yaml.MarkedYAMLError) -> BadYaml:
 def _integer(loader: _Loader, node: ScalarNode) -> int:
     if len(node.value) > 100:  # more digits than any field has; int() itself refuses 4,300
         raise BadYaml("a number has too many digits", _position(node))
-    return int(node.value, 16 if node.value.startswith("0x") else 10)
+    digits = node.value.replace("_", "")
+    if re.fullmatch("[-+]?0[0-9]+", digits):
+        return int(digits, 8 if set(digits) <= set("-+01234567") else 10)
+    return int(digits, 0)
+
+
+def _truth(loader: _Loader, node: ScalarNode) -> bool:
+    return node.value.lower() in ("true", "yes", "on", "y")
 
 
 _Loader.add_constructor(_TAG + "int", _integer)
+_Loader.add_constructor(_TAG + "bool", _truth)

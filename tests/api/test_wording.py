@@ -23,6 +23,8 @@ EPOCHS = "a number above 0 and up to 1,000"
 ROWS = "a whole number from 1 to 65,536"
 TAINTS = "one of NoSchedule, PreferNoSchedule, NoExecute"
 EVALUATION = "prompts, limit, shown, maxNewTokens, temperature, score"
+IMAGE = "text without spaces, at most 512 characters"
+IN_QUOTES = f"{QUANTITY}, at most 32 characters; for example 16; text stands in quotes"
 TEXT = "text without control characters, at most 1,024 characters"
 
 TOLD: list[tuple[str, Any, str, str]] = [
@@ -78,6 +80,8 @@ ELSEWHERE: list[tuple[str, Any, str, str, str]] = [
         "'ftp://models' is not allowed here",
         "s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
     ),
+    ("image", True, "image", "true is not allowed here", f"{IMAGE}; text stands in quotes"),
+    ("resources", {"cpu": 1.5}, "resources.cpu", "1.5 is not allowed here", IN_QUOTES),
     ("resources", {"cpu": -1}, "resources.cpu", "-1 is too small", QUANTITY),
     ("resources", {"memory": "5 x"}, "resources.memory", "'5 x' is not allowed here", QUANTITY),
     (

@@ -18,13 +18,23 @@ from rlhf_cli.yaml_text import BadYaml, Position, read_document, read_value, wri
         ("-3", -3),
         ("0x1f", 31),
         ("true", True),
-        ("no", "no"),
-        ("on", "on"),
+        ("no", False),
+        ("on", True),
+        ("y", True),
+        ("Off", False),
+        ("tRUE", "tRUE"),
         ("null", None),
         ("~", None),
         ("2026-01-05", "2026-01-05"),
         ("1:30", "1:30"),
-        ("010", "010"),
+        ("010", 8),
+        ("-010", -8),
+        ("09", 9),
+        ("0o17", 15),
+        ("0b11", 3),
+        ("1_000", 1000),
+        ("+5", 5),
+        ("'no'", "no"),
         ("'1e-5'", "1e-5"),
         ("蜜蜂", "蜜蜂"),
         ("[1, a]", [1, "a"]),
@@ -32,7 +42,7 @@ from rlhf_cli.yaml_text import BadYaml, Position, read_document, read_value, wri
         ("", None),
     ],
 )
-def test_a_value_is_read_as_yaml_1_2(text: str, value: Any) -> None:
+def test_a_value_is_read_as_kubectl_reads_it(text: str, value: Any) -> None:
     found = read_value(text)
     assert found == value
     assert type(found) is type(value)
