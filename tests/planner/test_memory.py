@@ -56,6 +56,27 @@ def test_fp32_needs_no_second_copy_and_parts_nothing() -> None:
     assert taken(SFTStage, precision="fp32")[:3] == (4 * P, 4 * P, 8 * P)
 
 
+def test_a_cpu_computes_in_fp32_unless_it_is_told_to_in_bf16() -> None:
+    cpus = Resources(nodes=8, processes_per_node=8)
+    assert of_a_device(stage(SFTStage), MODELS, cpus).weights == 4 * P
+    assert of_a_device(stage(SFTStage, precision="bf16"), MODELS, cpus).weights == 2 * P
+
+
+def test_what_is_offloaded_has_buckets_and_no_small_model_has_large_ones() -> None:
+    """DeepSpeed needs ZeRO 1 for it, in fp32 too."""
+    runtime, logits = 2e9, 1e9
+    fields = {"precision": "fp32", "zero": {"offload": "cpu"}}
+    assert taken(SFTStage, **fields).reserve == 3e9 + logits + runtime
+    small = SHAPE._replace(parameters=10**8)
+    assert taken(SFTStage, Models(small, small)).reserve == 6e8 + logits + runtime
+
+
+def test_one_rank_has_whole_weights_whatever_zero_parts() -> None:
+    zero = {"zero": {"stage": 3}}
+    one = Resources(gpus_per_node=1)
+    assert of_a_device(stage(SFTStage, **zero), MODELS, one, evaluates=True).generation == 0
+
+
 def test_an_adapter_trains_its_two_matrices_of_each_layer() -> None:
     lora = {"rank": 8}
     adapter = 32 * 8 * (4096 + 4096 + 4096 + 11008)
