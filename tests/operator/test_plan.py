@@ -812,3 +812,23 @@ def test_saves_stay_for_a_restart_and_go_with_their_inputs() -> None:
     world.edit(a_job().with_spec("stages.sft.learningRate", 1e-3)).settle()
     world.gone().settle()
     assert world.stage("sft").saved is None
+
+
+def test_what_prepare_found_stays_where_it_finds_nothing_later() -> None:
+    world = World(a_job().build()).finish()
+    found = world.status.sources
+    assert found
+    world.edit(a_job().with_spec("stages.sft.data.source", "data/broken.jsonl")).settle()
+    result = StageResult(exit_code=64, reason="BadData", sources={"model": "sha256:half"})
+    world.fails("prepare", 64, result=result)
+    assert world.status.sources == found
+
+
+def test_a_missing_job_is_gone_in_time_though_the_clock_was_put_back() -> None:
+    world = World(a_job().build()).up_to("sft").vanishes("sft")
+    world.settle()
+    world.after(hours=-1).settle()
+    world.after(seconds=4).settle()
+    assert world.stage("sft").attempt == 1
+    world.after(seconds=1).settle()
+    assert world.stage("sft").attempt == 2
