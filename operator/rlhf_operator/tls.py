@@ -49,8 +49,9 @@ async def keep_fresh(context: ssl.SSLContext, files: TLSFiles) -> None:
 
 async def on_renewal(file: Path, take_up: Callable[[], None]) -> None:
     """Calls `take_up` whenever the file has changed, again where it raises OSError (also
-    ssl.SSLError); runs until it is cancelled."""
-    seen = file.read_bytes()
+    ssl.SSLError); runs until it is cancelled. The first time in any case: between the caller's own
+    look at the file and this one it may have been renewed, or be gone for a moment."""
+    seen: bytes | None = None
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         try:

@@ -400,6 +400,24 @@ def test_a_renewed_certificate_is_taken_up(
     asyncio.run(main())
 
 
+def test_a_certificate_that_is_renewed_while_it_is_first_read_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.0)
+
+    async def main() -> None:
+        taken = asyncio.Event()
+        gone = tmp_path / "tls.crt"  # what was read is not there any more, and its follower not yet
+        task = asyncio.create_task(tls.on_renewal(gone, taken.set))
+        await asyncio.sleep(0)
+        gone.write_text("another")
+        async with asyncio.timeout(PATIENCE):
+            await taken.wait()
+        task.cancel()
+
+    asyncio.run(main())
+
+
 async def until_told(caplog: pytest.LogCaptureFixture, text: str) -> None:
     async with asyncio.timeout(PATIENCE):
         while text not in caplog.text:
