@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from rlhf_cli.arguments.parser import behind_the_command, build_parser
 from rlhf_cli.completing import HIDDEN, complete
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nobody_reads(sys.stderr)
         return DONE
     except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except OSError as error:
         print(
@@ -114,7 +115,11 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (to the end of all)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Once: who asks again, as with suspend in two terminals, does not want less to be saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Once: who asks again, as with suspend in two terminals, does not want less to be saved. But
+    what is raised in a destructor is lost, and is heard when it is asked for again."""
+    handled = sys.exception()
+    while handled and not isinstance(handled, Terminated):
+        handled = handled.__context__
+    if not handled:
+        raise Terminated

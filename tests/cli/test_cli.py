@@ -18,6 +18,8 @@ import yaml
 from cluster.client import PATIENCE
 from rich.cells import cell_len
 from rlhf_cli.arguments.parser import build_parser
+from rlhf_cli.commands import schema
+from rlhf_cli.failures import Terminated
 from rlhf_cli.main import main
 from rlhf_cli.output import table
 from rlhf_cli.targets.directory import Directory
@@ -48,6 +50,41 @@ def good(tmp_path: Path) -> Path:
     file = tmp_path / "good.yaml"
     file.write_text(yaml.safe_dump(MANIFEST), "utf-8")
     return file
+
+
+class LostTerminal:
+    """Python writes down what is raised in a destructor, and goes on."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_termination_counts_once_and_again_where_it_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[str] = []
+
+    def execute(args: object) -> int:
+        gone = LostTerminal()
+        del gone
+        heard.append("lost")
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Terminated:
+            signal.raise_signal(signal.SIGTERM)  # who asks again does not want less to be saved
+            try:
+                raise ValueError
+            except ValueError:
+                signal.raise_signal(signal.SIGTERM)
+            heard.append("saved")
+            raise
+        return 0
+
+    monkeypatch.setattr(schema, "execute", execute)
+    assert main(["schema"]) == 143
+    assert heard == ["lost", "saved"]
+    signal.raise_signal(signal.SIGTERM)  # it ends
 
 
 def test_help_names_every_command_and_the_exit_codes() -> None:
