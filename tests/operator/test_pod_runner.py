@@ -60,7 +60,10 @@ def test_two_services_have_ports_of_their_own() -> None:
         "metadata": {"name": "s", "namespace": "n"},
         "spec": {"ports": [{"port": 29500}]},
     }
-    assert Addresses.of(service).ports != Addresses.of(service).ports
+    ports = [int(Addresses.of(service).ports["29500"]) for _ in range(200)]
+    assert len({*ports}) == 200
+    # Its pod listens on it seconds later: no connection may be given it meanwhile.
+    assert max(ports) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 @pytest.mark.parametrize(

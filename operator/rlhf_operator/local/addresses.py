@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 import socket
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+PORTS: Final = range(20_000, 30_000)
+"""Below those that the system gives to connections: a pod listens only once it has its imports,
+and one of them would have been given its port meanwhile."""
 
 
 class Addresses(NamedTuple):
@@ -36,6 +42,23 @@ class Addresses(NamedTuple):
 
 
 def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    return str(next(filter(_is_free, _candidates)))
+
+
+def _ports() -> Iterator[int]:
+    """Each again only after all others; runs beside one another begin at different ones."""
+    start = random.SystemRandom().choice(PORTS)
+    return itertools.cycle([*range(start, PORTS.stop), *range(PORTS.start, start)])
+
+
+_candidates: Final = _ports()
+
+
+def _is_free(port: int) -> bool:
+    """On every address, as a gang's store listens on all."""
+    try:
+        with socket.socket() as probe:
+            probe.bind(("", port))
+    except OSError:
+        return False
+    return True
