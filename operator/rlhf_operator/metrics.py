@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -40,6 +46,8 @@ class Metrics:
         """`manifests`: the RLHFJobs that are there. `watch_ages`: seconds by resource.
         `queue_depth`: jobs that wait for a pass. All three are asked at each scrape.
         """
+        # Else each counter has a series beside it that nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._words: dict[str, set[str]] = {}
         self._make_operator_metrics(queue_depth)

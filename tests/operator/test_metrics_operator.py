@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -41,6 +42,17 @@ def an_end(kind: str = "Done", attempt: int = 1, time: str = "2026-01-31T13:00:0
 
 
 NOON = "2026-01-31T12:00:00Z"
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "monitoring.md"
+
+
+def test_what_is_scraped_is_what_the_reference_has_and_no_more() -> None:
+    """prometheus_client adds a gauge to each counter, `…_created`."""
+    metrics = Metrics(lambda: [a_manifest("a", "Running")], lambda: {"jobs": 1.0})
+    metrics.wrote(None, JobStatus(stages={"sft": StageStatus(attempt=1, ended=an_end())}))
+    metrics.reconciled(0.02, "ApiError")
+    documented = set(re.findall(r"^\| `(rlhf_\w+)`", REFERENCE.read_text(), re.MULTILINE))
+    scraped = generate_latest(metrics.registry).decode()
+    assert set(re.findall(r"^# TYPE (\S+)", scraped, re.MULTILINE)) <= documented
 
 
 def test_jobs_are_counted_by_phase_also_where_there_are_none() -> None:
