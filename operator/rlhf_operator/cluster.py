@@ -38,7 +38,7 @@ from rlhf_operator.render.defaults import default_image
 from rlhf_operator.render.gang import gang_choice, made_kinds
 from rlhf_operator.server_clock import Clock, own_clock
 from rlhf_operator.settle import is_under_way
-from rlhf_operator.waiting import is_fresh, misses_pods
+from rlhf_operator.waiting import is_fresh, is_unseen, misses_pods
 from rlhf_operator.watches import gone_back
 
 log = logging.getLogger(__name__)
@@ -150,23 +150,30 @@ class KubernetesCluster:
         is_newest = attempt.number == status.attempt and is_under_way(status)
         if (is_over and not is_newest) or (not is_over and is_fresh(attempt, now)):
             return False
-        of = (attempt.stage, attempt.number)
-        seen = [p for p in self._cache.children(key_of(job), "Pod") if attempt_of(p) == of]
-        return hides_pods(attempt, self._workload(job, attempt), len(seen))
+        seen = len(self._pods(job, attempt))
+        return hides_pods(attempt, self._workload(job, attempt), seen)
 
     def _workload(self, job: RLHFJob, attempt: Attempt) -> Object | None:
         name = child_name(job.metadata.name, attempt.stage, attempt.number)
         return self._cache.child(key_of(job), "Job", name)
 
     async def _with_refusal(self, job: RLHFJob, attempt: Attempt, now: datetime) -> Attempt:
-        """An attempt whose pods are not all there after a while, with why."""
+        """An attempt whose pods, or their claims, are not all there after a while, with why."""
         own = self._workload(job, attempt)
         if own is None:
             return attempt
         if misses_pods(attempt, now):
             return attempt._replace(refused=await self._refused.why(own))
+        if _has_claims(job, attempt.stage) and is_unseen(attempt, now):
+            pods = self._pods(job, attempt)
+            return attempt._replace(unclaimed=await self._refused.why_unclaimed(own, pods))
         self._refused.forget(own)
         return attempt
+
+    def _pods(self, job: RLHFJob, attempt: Attempt) -> list[Object]:
+        of = (attempt.stage, attempt.number)
+        every = self._cache.children(key_of(job), "Pod")
+        return [pod for pod in every if attempt_of(pod) == of]
 
     def next_look(self, key: JobKey, now: datetime) -> datetime | None:
         """When something about the job's pods is to be seen that no event tells."""
@@ -306,6 +313,12 @@ class KubernetesCluster:
                 log.warning("Event on %s/%s: %s", key.namespace, key.name, result)
             elif isinstance(result, BaseException) and not isinstance(result, ApiError):
                 raise result
+
+
+def _has_claims(job: RLHFJob, stage: str) -> bool:
+    """Whether a stage's devices are those of a ResourceClaimTemplate."""
+    is_there = stage in job.spec.stages.present()
+    return is_there and job.spec.resources_of(stage).device_claim_template is not None
 
 
 def _is_newer_alone(now: Object, before: Object) -> bool:

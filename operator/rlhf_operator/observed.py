@@ -65,6 +65,7 @@ class Attempt(NamedTuple):
     lost_a_node: bool = False  # told by its Job alone, also where nobody looked at that time
     queue_message: str = ""  # why, in the queue's own words; empty where they are not known
     refused: str = ""  # why its missing pods cannot be made; empty where nobody says so
+    unclaimed: str = ""  # why its pods' ResourceClaims cannot be made; empty where nobody says so
     unlabelled: tuple[str, ...] = ()  # pods that have lost a label, so that no watch tells of them
     made_at: datetime | None = None  # its Job, by the clock of whoever keeps it
 

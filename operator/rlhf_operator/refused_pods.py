@@ -1,7 +1,9 @@
-"""Why pods of a Job are not made: a quota, a webhook, a PriorityClass or account that is not there.
+"""Why pods of a Job, or their ResourceClaims, are not made: a quota, a webhook, a PriorityClass,
+an account or a template that is not there.
 
-The Job controller says it in events alone. They are asked for where pods are missing, and not
-watched: of all that happens in a namespace they are most, and of a job that goes on none is needed.
+Their controllers say it in events alone. They are asked for where pods or claims are missing, and
+not watched: of all that happens in a namespace they are most, and of a job that goes on none is
+needed.
 """
 
 from __future__ import annotations
@@ -23,9 +25,13 @@ LOOK_AGAIN: Final = timedelta(minutes=1)
 MOST_JOBS: Final = 10_000
 """Of which it is remembered that pods are missing."""
 OF_ONE_POD: Final = re.compile(
-    r"^(?:\(combined from similar events\): )?Error creating: "
-    r'(?:[Pp]ods? "[^"]*" is (?:forbidden|invalid): )?'
+    r"^(?:\(combined from similar events\): )?(?:PodResourceClaim [^:]*: |Error creating: "
+    r'(?:[Pp]ods? "[^"]*" is (?:forbidden|invalid): )?)'
 )
+NOT_MADE: Final = "FailedCreate"
+UNCLAIMED: Final = "FailedResourceClaimCreation"
+"""Reasons of events: of the Job controller about a Job, of the resource-claim controller about a
+pod, which no scheduler looks at before its claims are there."""
 
 
 class RefusedPods:
@@ -34,34 +40,45 @@ class RefusedPods:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._asked: dict[str, float] = {}  # by namespace
-        self._told: dict[str, dict[str, str]] = {}  # by namespace and UID
+        self._asked: dict[tuple[str, str], float] = {}  # by namespace and reason
+        self._told: dict[tuple[str, str], dict[str, str]] = {}  # by these, and UID
         self._missing: dict[str, None] = {}  # UIDs of Jobs, oldest first
 
     async def why(self, job: Object) -> str:
         """What was said of the last pod that could not be made; empty where nothing was, or where
         this operator may not read events."""
+        told = await self._of(job, NOT_MADE)
+        return told.get(job["metadata"]["uid"], "")
+
+    async def why_unclaimed(self, job: Object, pods: Iterable[Object]) -> str:
+        """The same of the claims of a Job's pods, of which one stands for all."""
+        told = await self._of(job, UNCLAIMED)
+        said = (told.get(pod["metadata"]["uid"], "") for pod in pods)
+        return next(filter(None, said), "")
+
+    async def _of(self, job: Object, reason: str) -> dict[str, str]:
+        """By UID."""
         meta, now = job["metadata"], time.monotonic()
-        namespace = meta["namespace"]
+        asked = (meta["namespace"], reason)
         while len(self._missing) >= MOST_JOBS:
             del self._missing[next(iter(self._missing))]
         self._missing[meta["uid"]] = None
-        if now >= self._asked.get(namespace, float("-inf")) + ASK_AGAIN:
-            self._asked[namespace] = now
-            self._told[namespace] = await self._ask(namespace)
-        return self._told.get(namespace, {}).get(meta["uid"], "")
+        if now >= self._asked.get(asked, float("-inf")) + ASK_AGAIN:
+            self._asked[asked] = now
+            self._told[asked] = await self._ask(*asked)
+        return self._told.get(asked, {})
 
     def forget(self, job: Object) -> None:
-        """Its pods are all there."""
+        """Its pods are all there, and a scheduler has looked at them."""
         self._missing.pop(job["metadata"]["uid"], None)
 
     def is_asked_for(self, jobs: Iterable[Object]) -> bool:
         """Whether pods of one of these were missing when it was last looked at."""
         return any(job["metadata"]["uid"] in self._missing for job in jobs)
 
-    async def _ask(self, namespace: str) -> dict[str, str]:
+    async def _ask(self, namespace: str, reason: str) -> dict[str, str]:
         try:
-            found, _ = await self._api.list(EVENTS, namespace, fields="reason=FailedCreate")
+            found, _ = await self._api.list(EVENTS, namespace, fields=f"reason={reason}")
         except ApiError:
             return {}
         in_order = sorted(found, key=_last_time)

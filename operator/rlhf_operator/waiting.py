@@ -17,6 +17,7 @@ UNPLACED: Final = frozenset(
         "JobSuspended",
         "PodsPending",
         "PodsRefused",
+        "ClaimsMissing",
         "Unschedulable",
         "SchedulingGated",
         "WaitingForDevices",
@@ -87,6 +88,13 @@ def misses_pods(attempt: Attempt, now: datetime) -> bool:
     return attempt.goes_on and is_late and len(attempt.pods) < attempt.size
 
 
+def is_unseen(attempt: Attempt, now: datetime) -> bool:
+    """Whether a scheduler that should long since have looked at a pod has not."""
+    is_late = attempt.made_at is not None and not is_fresh(attempt, now)
+    waits = any(not (pod.node or pod.reason or pod.has_started) for pod in attempt.pods)
+    return attempt.goes_on and is_late and waits
+
+
 def is_just_made(attempt: Attempt, now: datetime) -> bool:
     """Whether an attempt is so fresh that nothing is to be said of it yet."""
     return is_fresh(attempt, now) and attempt.is_untold
@@ -102,6 +110,9 @@ def _unplaced(attempt: Attempt, pods: list[Pod]) -> Wait:
         if any(pod.reason == reason for pod in pods):
             return Wait(reason, said)
     told = [pod for pod in pods if pod.reason]
+    if attempt.unclaimed:
+        said = f"The ResourceClaims of its pods cannot be made: {attempt.unclaimed}."
+        return Wait("ClaimsMissing", said)
     if not told:
         return Wait("PodsPending", "The scheduler has not looked at the pods yet.")
     unfit = [pod for pod in told if not _fits(pod)]

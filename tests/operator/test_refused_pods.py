@@ -38,6 +38,11 @@ PLAIN = "exceeded quota: few, requested: cpu=1,nvidia.com/gpu=4, limited: cpu=9,
             'spec.containers[0].resources.requests: Invalid value: "4": must be less than or equal '
             "to cpu limit of 50m",
         ),
+        (
+            'PodResourceClaim devices: resource claim template "a": '
+            'resourceclaimtemplate.resource.k8s.io "a" not found',
+            'resource claim template "a": resourceclaimtemplate.resource.k8s.io "a" not found',
+        ),
         ("", ""),
     ],
 )
@@ -92,6 +97,16 @@ def test_one_question_serves_all_jobs_of_a_namespace() -> None:
 def test_who_may_not_read_events_says_nothing() -> None:
     assert why(Server(code=403)) == [""]
     assert why(Server()) == [""]
+
+
+def test_claims_that_are_not_made_are_told_of_their_pods() -> None:
+    pods = [{"metadata": {"uid": uid}} for uid in ("one", "two")]
+    server = Server(event("no template", 1, pods[1]))
+    refused = RefusedPods(cast(Api, server))
+    assert asyncio.run(refused.why_unclaimed(JOB, pods)) == "no template"
+    assert asyncio.run(refused.why_unclaimed(JOB, pods[:1])) == ""
+    assert server.asked == [("events", "team", "reason=FailedResourceClaimCreation")]
+    assert refused.is_asked_for([JOB])
 
 
 def test_a_job_is_looked_at_again_until_its_pods_are_there() -> None:

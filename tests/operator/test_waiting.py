@@ -73,6 +73,14 @@ WAITS = {
         gang(pod(0, "Unschedulable", SHORT))._replace(refused="exceeded quota: few"),
         Wait("PodsRefused", "1 of 4 pods could be made: exceeded quota: few."),
     ),
+    "pods whose claims are not made": (
+        gang(pod(0), size=1)._replace(unclaimed='resource claim template "gpus" not found'),
+        Wait(
+            "ClaimsMissing",
+            'The ResourceClaims of its pods cannot be made: resource claim template "gpus" not '
+            "found.",
+        ),
+    ),
     "several causes": (
         gang(
             pod(
