@@ -109,7 +109,7 @@ def scheduled(decisions: Mapping[str, Decision]) -> Said:
     placed = [n for n, d in decisions.items() if d.verdict in ("Pending", "Running")]
     if placed:
         return Said("True", "Scheduled", f"Every pod of {' and '.join(placed)} has its place.")
-    return Said("Unknown", "NoPods", "No stage is under way.")
+    return Said("Unknown", "NoPods", "No stage has pods.")
 
 
 def approval(decisions: Mapping[str, Decision]) -> Said:

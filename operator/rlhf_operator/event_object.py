@@ -19,10 +19,14 @@ def event_object(
     manifest: Object, event: Event, place: int, instance: str, now: datetime
 ) -> Object:
     """Named after the write that it tells of, so that a repeated one is the same event; the reason
-    tells what is said of a write from what is said of the next one, which is refused."""
+    tells what is said of a write from what is said of the next one, which is refused.
+
+    By name, events come in the order in which they happened: `kubectl describe` shows them so.
+    """
     meta = manifest["metadata"]
     origin = f"{meta['uid']}/{meta['resourceVersion']}/{place}/{event.reason}"
-    name = f"{meta['name']}.{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
+    written, digest = meta["resourceVersion"].zfill(20), hashlib.sha256(origin.encode()).hexdigest()
+    name = f"{meta['name']}.{written}.{place:03}.{digest[:8]}"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -51,5 +51,6 @@ def _unapproved(context: Context, name: str, gate: MetricGate, run: FinishedRun)
         how = f"rlhfctl approve {name} --dir {shlex.quote(context.directory)}"
     else:
         how = f"kubectl annotate rlhfjob {context.job.metadata.name} {key}={value} --overwrite"
-    said = f"The result of {name} waits for a person: {how}"
+    other = f" ({given[:64]!r}, which approve-{name} has, is another one)" if given else ""
+    said = f"The result of {name} waits for a person{other}: {how}"
     return Decision("Waiting", "AwaitingApproval", said)

@@ -79,7 +79,7 @@ def described(end: AttemptEnd) -> str:
 
     A configuration error says the same on every rank: there the text is enough.
     """
-    if end.message and (end.kind == "Final" or end.pod is None):
+    if end.message and (end.exit_code == ExitCode.CONFIGURATION or end.pod is None):
         return end.message
     ranks = f"rank{'s' if '-' in end.ranks else ''} {end.ranks}" if end.ranks else None
     where = " ".join(filter(None, (ranks, f"on {end.node}" if end.node else None)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import World, a_job
+from builders import NOON, World, a_job
 from rlhf_api.status import JobStatus
+from rlhf_operator.event_object import event_object
 from rlhf_operator.events import Event, events
 from rlhf_operator.observed import Pod, Progress
 
@@ -49,6 +50,19 @@ def test_a_stage_tells_each_step_once() -> None:
         "Queued", "GangAdmitted", "StageStarted", "StageSucceeded",
     ]  # fmt: skip
     assert world.reasons().count("Succeeded") == 1
+
+
+def test_events_are_named_in_the_order_in_which_they_happened() -> None:
+    """`kubectl describe` sorts by a field that events.k8s.io leaves empty, and so shows them by
+    name."""
+    happened = [Event("Normal", "Queued", ""), Event("Normal", "StageStarted", "")] * 6
+    names = []
+    for version in ("99", "100"):
+        meta = {"name": "tiny", "namespace": "a", "uid": "u", "resourceVersion": version}
+        manifest = {"apiVersion": "rlhf.dev/v1alpha1", "metadata": meta}
+        made = (event_object(manifest, event, n, "me", NOON) for n, event in enumerate(happened))
+        names += [event["metadata"]["name"] for event in made]
+    assert names == sorted(set(names))
 
 
 def test_a_stage_that_was_never_seen_running_still_started() -> None:
@@ -112,6 +126,17 @@ def test_a_failure_names_ranks_node_pod_exit_reason_and_last_lines() -> None:
         "sft: attempt 1 ended: ranks 4-7 on node-b (tiny-sft-1-1): exit 137, OOMKilled. "
         "step 7\nKilled"
     )
+
+
+def test_a_stage_that_diverges_twice_names_the_rank_and_node_of_the_second_time() -> None:
+    world = Told(a_job().build())
+    world.up_to("sft")
+    for node in ("node-a", "node-b"):
+        world.becomes("sft", "Running", node=node).fails("sft", 66, message="loss is NaN")
+        world.after(minutes=10).settle()
+    told = "rank 0 on node-b (tiny-sft-2-0): exit 66, Diverged. loss is NaN"
+    assert world.last("StageFailed").message == f"sft: {told}"
+    assert world.last("Failed").message == f"sft: {told}"
 
 
 def test_the_last_failure_is_told_as_the_end_of_the_stage() -> None:

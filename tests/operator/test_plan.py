@@ -652,6 +652,8 @@ def test_approval_names_the_result_that_was_looked_at() -> None:
     assert world.settle() == []
     digest = (world.stage("reward").hash or "")[7:19]
     assert digest in (world.stage("ppo").message or "")
+    said = next(c.message for c in world.status.conditions if c.type == "ApprovalNeeded")
+    assert "('000000000000', which approve-reward has, is another one)" in said
     right = a_job().with_spec("stages.reward.gate", {"approval": True})
     world.edit(right.with_annotation("rlhf.dev/approve-reward", digest))
     assert begun(world.settle()) == ["ppo"]
