@@ -13,7 +13,7 @@ from rlhf_api.pods import Environment, Image, PullPolicy, SecretMounts
 from rlhf_api.resources import Resources
 from rlhf_api.scheduling import Scheduling
 from rlhf_api.stages import AnyStage, DPOStage, PPOStage, RewardStage, SFTStage
-from rlhf_api.stages.ppo import FunctionReward
+from rlhf_api.stages.ppo import FunctionReward, StopStrings
 from rlhf_api.status import PREPARE, JobStatus, StageStatus
 from rlhf_api.storage import Checkpoints
 
@@ -40,6 +40,11 @@ class Evaluation(Contract):
         ge=0,
         le=10,
         description="0 takes the likeliest token, else sampling by the seed.",
+    )
+    stop: StopStrings | None = Field(
+        default=None,
+        description="Texts that end an answer and stay in it, as ppo.rollout.stop; default: none.",
+        examples=[["</answer>"]],
     )
     score: FunctionReward | None = Field(
         default=None,

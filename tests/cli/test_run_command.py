@@ -19,6 +19,7 @@ from rich.console import Console
 from rlhf_api.job import RLHFJob
 from rlhf_api.run import StageResult
 from rlhf_api.status import AttemptEnd, StageStatus
+from rlhf_api.validation import parse_job
 from rlhf_cli.commands.run import again
 from rlhf_cli.failures import Failure, Terminated
 from rlhf_cli.main import main
@@ -285,3 +286,15 @@ def test_chat_says_which_models_are_there(tmp_path: Path) -> None:
         stage_with_model(job, "ppo", "here")
     with pytest.raises(Failure, match="random weights"):
         base_model(RunFolder(tmp_path), job)
+
+
+def test_a_chat_ends_answers_with_the_texts_of_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["spec"]["evaluation"]["stop"] = ["</answer>", "-"]
+    write_run(tmp_path, job=parse_job(manifest))
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    assert main(["chat", str(tmp_path), "--stage", "sft"]) == 0
+    assert started[0][-2:] == ["--stop=</answer>", "--stop=-"]

@@ -82,6 +82,13 @@ def test_base_and_trained_model_answer_all_prompts_in_order(in_pod: Pod, open_se
     mean = (rows[2]["score"] + rows[3]["score"]) / 2
     assert result.metrics["eval/score"] == mean
     assert result.metrics["eval/base_score"] == (rows[0]["score"] + rows[1]["score"]) / 2
+    text = rows[0]["answer"][1:3]
+    more = judged(in_pod) | {"stop": [text]}
+    run = in_pod.stage_run("sft", settings(in_pod), digest="ba9876543210", evaluation=more)
+    evaluate.answer_as_base(open_session(run), load_policy(run))
+    found = samples(in_pod, run)[0]
+    assert found["answer"] == rows[0]["answer"][: rows[0]["answer"].index(text) + 2]
+    assert found["finished"]
 
 
 def test_answers_are_those_of_the_committed_output(in_pod: Pod, open_session: Any) -> None:

@@ -6,6 +6,7 @@ Run by `make vllm-test`, in an environment with vLLM: pytest does not collect it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from rlhf_trainer.models.language_models import load_directory
 from rlhf_trainer.rollout.native import generate
 from rlhf_trainer.rollout.sampling import Responses
+from rlhf_trainer.rollout.stop_strings import StopStrings
 from rlhf_trainer.rollout.vllm import VLLM, Colocated
 from trainer_pod import Pod, write_model
 
@@ -57,7 +59,7 @@ def engine(
 ) -> Iterator[Colocated]:
     """One engine for the tests in this process: its end is the end of the process group."""
     pod = Pod(tmp_path_factory.mktemp("pod"), model_directory)
-    run = pod.stage_run("ppo", settings(pod))
+    run = pod.stage_run("ppo", settings(pod, stop=["needs the tokenizer"]))
     started = Colocated(run, run.config, ranks)  # type: ignore[arg-type]
     yield started
     started.close()
@@ -117,6 +119,26 @@ def test_an_answer_ends_where_the_actors_would(vllm: Any, least: int) -> None:
     assert (ours.tokens, ours.finished) == (theirs.tokens, theirs.finished)
     assert True in ours.finished
     assert min(map(len, ours.tokens)) >= least
+
+
+@pytest.mark.parametrize("least", [1, 9])
+def test_an_answer_ends_with_a_text_where_the_actors_would(
+    vllm: Any, least: int, tokenizer: Any
+) -> None:
+    greedy = vllm(topK=1)
+    whole = of_the_actor(greedy)
+    said = [[tokenizer.decode([token]) for token in row] for row in whole.tokens]
+    texts = [next(text for text in row[4:] if text.isascii() and text) for row in said]
+    pairs = ("".join(two) for row in said for two in pairwise(row[9:]))
+    texts.append(next(two for two in pairs if two.isascii() and len(two) > 1))
+    stopping = vllm(topK=1, minNewTokens=least, stop=texts)
+    ours = all_rows(stopping)
+    stop = StopStrings(tokenizer, texts)
+    theirs = of_the_actor(stopping, min_new_tokens=least, stop=stop)
+    assert (ours.tokens, ours.finished) == (theirs.tokens, theirs.finished)
+    assert ours.tokens != whole.tokens
+    assert True in ours.finished
+    assert [len(row) for row in ours.logprobs or []] == [len(row) for row in ours.tokens]
 
 
 def test_a_rows_answer_does_not_depend_on_who_is_answered_beside_it(vllm: Any) -> None:

@@ -28,9 +28,11 @@ def main(directory: str, arguments: Sequence[str]) -> int:
     options.add_argument("--max-new-tokens", type=int, default=256)
     options.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--stop", action="append", help="a text that ends an answer, and stays")
     chosen = options.parse_args(arguments)
     try:
-        chat = Chat(Path(directory), chosen.max_new_tokens, chosen.temperature, chosen.seed)
+        settings = chosen.max_new_tokens, chosen.temperature, chosen.seed, chosen.stop
+        chat = Chat(Path(directory), *settings)
     except TrainerError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
@@ -82,10 +84,16 @@ class Chat:
     """One conversation with one model."""
 
     def __init__(
-        self, directory: Path, max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0
+        self,
+        directory: Path,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] | None = None,
     ) -> None:
         from rlhf_trainer.models.language_models import load_directory
         from rlhf_trainer.models.tokenizers import plain_template, read_tokenizer
+        from rlhf_trainer.rollout.stop_strings import stop_strings
 
         self.model = load_directory(directory).eval()
         self.tokenizer = read_tokenizer(directory)
@@ -93,6 +101,7 @@ class Chat:
             self.tokenizer.chat_template = plain_template(self.tokenizer)
         if self.tokenizer.eos_token_id is None:
             raise ConfigurationError(f"the tokenizer in {directory} has no end-of-sequence token")
+        self.stop = stop_strings(self.tokenizer, stop)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
@@ -158,6 +167,8 @@ class Chat:
                 return
             yield token
             row.append(token)
+            if self.stop is not None and self.stop.complete(row[len(prompt) :]):
+                return
             # RWKV and the first GPT give no such cache: they read the whole row again.
             feed = torch.tensor([row if cache is None else [token]], device=self.device)
 

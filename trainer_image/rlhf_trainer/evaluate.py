@@ -96,6 +96,7 @@ def _answers(
 ) -> tuple[list[str], list[bool]]:
     """Text of each answer, and whether it ended by itself; the same on every rank."""
     from rlhf_trainer.rollout.native import generate
+    from rlhf_trainer.rollout.stop_strings import stop_strings
 
     tokenizer, ranks = session.tokenizer, session.ranks
     mine = range(ranks.rank, len(prompts), ranks.world_size)
@@ -110,6 +111,7 @@ def _answers(
         row_indices=mine,
         rows_in_all=len(prompts),
         rows_at_once=ROWS_AT_ONCE,
+        stop=stop_strings(tokenizer, evaluation.stop),
     )
     texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in responses.tokens]
     found: dict[int, tuple[str, bool]] = {}

@@ -17,6 +17,11 @@ def _without(default: str) -> AfterValidator:
 
 
 Ratio = Annotated[Literal["token", "sequence"], _without("token")]
+StopStrings = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    Field(max_length=16),
+    AfterValidator(lambda texts: texts or None),
+]
 LossAggregation = Annotated[Literal["token", "sequence", "constant"], _without("token")]
 
 
@@ -91,6 +96,12 @@ class Rollout(Contract):
         le=1,
         description="Sample among the likeliest tokens of this mass; below 1, KL is biased as by "
         "topK.",
+    )
+    stop: StopStrings | None = Field(
+        default=None,
+        description="Texts that end a response, as the end of sequence does; default: none. The "
+        "token that completes one is kept, and rewards read it.",
+        examples=[["</answer>"]],
     )
     samples_per_prompt: int = Field(
         default=1,

@@ -204,6 +204,31 @@ def test_a_reward_that_is_no_number_in_a_later_round_names_the_rows_of_that_roun
     assert found.value.row_ids == tuple(f"numbered.jsonl:{number + 1}" for number in second)
 
 
+ECHO = """
+heard = []
+
+def echo(prompts, answers, rows):
+    heard.extend(answers)
+    return [float(len(answer)) for answer in answers]
+"""
+
+
+def test_rewards_read_a_response_up_to_its_stop_string_which_ends_it(
+    train: Train, in_pod: Any
+) -> None:
+    (in_pod.directory / "inputs" / "code" / "echo_reward.py").write_text(ECHO)
+    sys.modules.pop("echo_reward", None)
+    rewards = {"echo": {"function": {"entrypoint": "echo_reward:echo", "source": "code"}}}
+    rollout = {"maxPromptLength": 64, "maxNewTokens": 24, "stop": ["e", "o", "t"]}
+    _, metrics = train(rollouts=1, rewards=rewards, rollout=rollout)
+    heard = sys.modules["echo_reward"].heard
+    stopped = [answer for answer in heard if set(answer) & set("eot")]
+    assert 0 < len(stopped) < len(heard) == 8
+    # The last token has the text, if with letters beside it, as "the" has.
+    assert all(not set(answer[:-8]) & set("eot") for answer in stopped)
+    assert metrics[0]["ppo/eos_fraction"] >= len(stopped) / 8  # others end as ever
+
+
 def test_a_reward_that_is_no_number_stops_before_anything_is_learnt(
     train: Train, in_pod: Any
 ) -> None:

@@ -32,7 +32,7 @@ def load_tokenizer(run: StageRun) -> PreTrainedTokenizerBase:
 
     It always has an EOS, a pad token (which may be the EOS: masks are by position) and a template.
     """
-    path = _tokenizer_path(run)
+    path = tokenizer_path(run)
     tokenizer = read_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ConfigurationError(f"the tokenizer in {path} has no end-of-sequence token")
@@ -95,7 +95,7 @@ def reads_tokens_of(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokeniz
     return more <= {tokenizer.pad_token} and all(own.get(t) == i for t, i in asked.items())
 
 
-def _tokenizer_path(run: StageRun) -> str:
+def tokenizer_path(run: StageRun) -> str:
     if run.model.tokenizer is not None:
         return run.paths[run.model.tokenizer]
     for role in ("policy", "base"):

@@ -13,6 +13,7 @@ from rlhf_trainer.data.rendering import end_token_ids
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.rollout.native import generate
 from rlhf_trainer.rollout.sampling import Responses
+from rlhf_trainer.rollout.stop_strings import stop_strings
 from rlhf_trainer.session import Session
 
 ROWS_AT_ONCE: Final = 16
@@ -70,6 +71,7 @@ class Native:
                 row_indices=rows,
                 rows_in_all=rows_in_all,
                 rows_at_once=ROWS_AT_ONCE * self.config.micro_batch_size,
+                stop=stop_strings(tokenizer, settings.stop),
             )
 
 

@@ -26,6 +26,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttent
 from rlhf_trainer.models.lora import plain_model
 from rlhf_trainer.rollout.cache import ReservedCache
 from rlhf_trainer.rollout.sampling import Responses, Sampling, sample
+from rlhf_trainer.rollout.stop_strings import StopStrings
 from rlhf_trainer.sequences import ATTENTION, model_inputs, pack_rows
 
 
@@ -45,6 +46,7 @@ def generate(
     row_indices: Sequence[int] | None = None,
     rows_in_all: int | None = None,
     rows_at_once: int | None = None,
+    stop: StopStrings | None = None,
 ) -> Responses:
     """Answer each prompt with a transformers model (or a PEFT model) whose weights are whole.
 
@@ -52,7 +54,8 @@ def generate(
     it gives one uniform number for each of `rows_in_all` × `max_new_tokens`; prompt i takes those
     of row `row_indices[i]` (default: i). So a row's response depends on its prompt, the weights and
     its number alone, not on which rank answers it beside which others. `rows_at_once` bounds
-    memory: more prompts are answered in turns, those of similar length together.
+    memory: more prompts are answered in turns, those of similar length together. A response also
+    ends, as finished, with the token that completes a text of `stop`, from `min_new_tokens` on.
     """
     uniform = _uniform_numbers(len(prompts), max_new_tokens, generator, row_indices, rows_in_all)
     if temperature > 0 and generator is None:
@@ -67,7 +70,7 @@ def generate(
         kind = _kind_of_batch(model)
         for turn in (order[i : i + size] for i in range(0, len(order), size)):
             batch = kind(model, [prompts[i] for i in turn], max_new_tokens, pad_token_id)
-            answers = batch.run(sampling, uniform[turn], ends, min_new_tokens)
+            answers = batch.run(sampling, uniform[turn], ends, min_new_tokens, stop)
             for i, (answer, ended) in zip(turn, answers, strict=True):
                 tokens[i], finished[i] = answer, ended
     return Responses(tokens, finished)
@@ -97,7 +100,12 @@ class _Batch:
         self.uniform_BT = torch.zeros(len(prompts), 0, device=self.device)
 
     def run(
-        self, sampling: Sampling, uniform_BT: Tensor, ends: frozenset[int], min_new_tokens: int
+        self,
+        sampling: Sampling,
+        uniform_BT: Tensor,
+        ends: frozenset[int],
+        min_new_tokens: int,
+        stop: StopStrings | None,
     ) -> list[tuple[list[int], bool]]:
         """Each prompt's response and whether it ended by itself."""
         answers: list[tuple[list[int], bool]] = [([], False) for _ in self.prompts]
@@ -110,6 +118,9 @@ class _Batch:
             for row, token in enumerate(chosen):
                 answers[self.owner[row]][0].append(token)
             done = [row for row, token in enumerate(chosen) if token in ends]
+            if stop is not None and step + 1 >= min_new_tokens:
+                said = [answers[owner][0] for owner in self.owner]
+                done = [r for r, t in enumerate(said) if t[-1] in ends or stop.complete(t)]
             for row in done:
                 answers[self.owner[row]] = (answers[self.owner[row]][0], True)
             if len(done) == len(chosen) or step + 1 == self.max_new_tokens:

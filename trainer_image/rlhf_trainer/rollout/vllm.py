@@ -25,6 +25,7 @@ from rlhf_trainer.errors import ConfigurationError, first_line
 from rlhf_trainer.installed import ENGINE
 from rlhf_trainer.models.language_models import input_of
 from rlhf_trainer.models.lora import is_adapter_alone, parts_ties
+from rlhf_trainer.models.tokenizers import tokenizer_path
 from rlhf_trainer.quiet import no_prints
 from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.rollout.sampling import Responses
@@ -84,6 +85,7 @@ class VLLM:
             "seed": seed,
             "stop_token_ids": self.ends,
             "ignore_eos": True,  # of its own: ours are given
+            **_stops(settings),
         }
 
 
@@ -121,7 +123,8 @@ class Colocated:
         return LLM(
             model=configuration_of(run),
             load_format="dummy",  # the actor's weights come before the first prompt
-            skip_tokenizer_init=True,
+            tokenizer=tokenizer_path(run),
+            skip_tokenizer_init=not settings.stop,
             hf_overrides=self._overrides,
             generation_config="vllm",  # nothing but what each request says
             dtype=str(model_dtype(config, ranks)).removeprefix("torch."),
@@ -158,8 +161,7 @@ class Colocated:
         if not prompts:
             return []
         requests = [
-            SamplingParams(**settings, logprobs=0, flat_logprobs=True, detokenize=False)
-            for settings in sampling
+            SamplingParams(**settings, logprobs=0, flat_logprobs=True) for settings in sampling
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         return [r.outputs[0] for r in self._llm.generate(inputs, requests, use_tqdm=False)]
@@ -177,6 +179,14 @@ def row_seeds(seed: int, rollout: int, rows: int, draw: int = 0) -> list[int]:
     """A seed for each global row of a round: a pure function of the job's seed and its place."""
     states = np.random.SeedSequence([seed, rollout, draw]).generate_state(rows, np.uint64)
     return [int(state >> np.uint64(1)) for state in states]
+
+
+def _stops(settings: Rollout) -> dict[str, Any]:
+    """Texts that end a response. vLLM returns its tokens whole either way; to find the texts it has
+    to decode all that is sampled, special tokens as well, as `StopStrings` does."""
+    if not settings.stop:
+        return {"detokenize": False}
+    return {"stop": list(settings.stop), "skip_special_tokens": False}
 
 
 def logprobs_mode(settings: Rollout) -> str | None:
