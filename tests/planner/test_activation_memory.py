@@ -61,6 +61,7 @@ def measured(kind: str, settings: SFTStage) -> float:
     dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
     found = []
     for layers in (2, 4):
+        torch.manual_seed(0)
         config = AutoConfig.for_model(kind, num_hidden_layers=layers, **SHAPE)
         lm: Any = AutoModelForCausalLM.from_config(config).to(dtype).train()
         scored = ScoredLM(lm if settings.lora is None else add_lora(lm, settings.lora))

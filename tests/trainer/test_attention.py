@@ -157,6 +157,23 @@ def test_a_window_that_attention_knows_by_the_mask_alone_is_kept(
     assert model.config.sliding_window == 8
 
 
+@pytest.mark.parametrize("seed", [2, 6, 7, 11])
+def test_a_mixture_in_bf16_is_packed_whatever_its_routers_round_to(seed: int) -> None:
+    """Two experts that are nearly alike: which of them a token met differed between the trial's
+    passes, and with it all of its logits."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {**TINY["mistral"], "hidden_size": 64, "intermediate_size": 64, "vocab_size": 64}
+    config = AutoConfig.for_model(
+        "mixtral", **shape | {"num_hidden_layers": 4}, num_local_experts=8, initializer_range=0.1
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    assert enable_packing(model)
+    chosen = {vars(m)["top_k"] for m in model.modules() if "top_k" in vars(m)}
+    assert chosen == {config.num_experts_per_tok}  # as it was
+
+
 def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(
     models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

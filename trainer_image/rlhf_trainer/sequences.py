@@ -17,7 +17,7 @@ Shapes: B rows, T time, N packed tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -163,7 +163,7 @@ def enable_packing(model: Any) -> bool:
     if not _might_pack(model):
         return False
     try:
-        with _short_windows(model):
+        with of_a_trial(model):
             own_NV = _logits_row_by_row(model)
             model.set_attn_implementation(ATTENTION)
             if _packs_exactly(model, own_NV):
@@ -202,22 +202,35 @@ def _might_pack(model: Any) -> bool:
 
 
 @contextmanager
-def _short_windows(model: Any) -> Iterator[None]:
-    """Within it sliding windows are narrower than the trial's rows: some models (PhiMoE) tell their
-    attention of them by the mask alone, which packed rows have none of."""
-    owners = (model.config, *model.modules())
-    windows = [(owner, vars(owner)["sliding_window"]) for owner in owners if _has_window(owner)]
-    for owner, _ in windows:
-        owner.sliding_window = 3
+def of_a_trial(model: Any) -> Iterator[None]:
+    """Within it a model shows how it computes, not how it rounds.
+
+    Sliding windows are narrower than the trial's rows: some models (PhiMoE) tell their attention of
+    them by the mask alone, which packed rows have none of. Each token meets all experts: which of
+    two that are nearly alike it would meet, rounding decides, and with it all of its logits.
+    """
+    changes = [
+        (owner, name, value)
+        for owner in (model.config, *model.modules())
+        for name, value in _trial_settings(vars(owner))
+    ]
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
+    for owner, name, value in changes:
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        for owner, window in windows:
-            owner.sliding_window = window
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
-def _has_window(owner: Any) -> bool:
-    return bool(vars(owner).get("sliding_window"))
+def _trial_settings(own: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Of the attributes of a configuration or module, those that a trial sets."""
+    if own.get("sliding_window"):
+        yield "sliding_window", 3
+    for chosen, there in (("top_k", "num_experts"), ("topk_group", "n_group")):
+        if isinstance(own.get(chosen), int) and isinstance(own.get(there), int):
+            yield chosen, own[there]
 
 
 def _trial_rows(model: Any) -> list[list[int]]:
