@@ -84,10 +84,11 @@ class Attempt(NamedTuple):
     @property
     def is_untold(self) -> bool:
         """Whether nobody has said or done anything about it yet: neither a scheduler nor a kubelet,
-        nor a queue or whoever ends it."""
-        return self.goes_on and not any(
-            pod.node or pod.reason or pod.has_started for pod in self.pods
-        )
+        nor a queue or whoever ends it. Who holds back its Job without having been asked to, may
+        yet say why."""
+        is_held = self.is_suspended and (self.has_queue or bool(self.queue_message))
+        has_begun = any(pod.node or pod.reason or pod.has_started for pod in self.pods)
+        return not (self.condition or self.is_terminating or is_held or has_begun)
 
     @property
     def goes_on(self) -> bool:

@@ -213,16 +213,27 @@ def just_made(**attempt: Any) -> World:
     return world
 
 
-@pytest.mark.parametrize("pods", [(), (pod(0),)])
-def test_of_an_attempt_that_nobody_has_looked_at_yet_nothing_is_written(pods: Any) -> None:
-    world = just_made(pods=pods)
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"pods": ()}, "PodsPending"),
+        ({"pods": (pod(0),)}, "PodsPending"),
+        # Kueue suspends Jobs that name no queue, too, and says why a moment later.
+        ({"pods": (), "is_suspended": True, "has_queue": False}, "JobSuspended"),
+    ],
+    ids=["no pods", "a pod", "suspended"],
+)
+def test_of_an_attempt_that_nobody_has_looked_at_yet_nothing_is_written(
+    made: dict[str, Any], reason: str
+) -> None:
+    world = just_made(**made)
     before = world.status
     for _ in range(3):
         assert world.after(seconds=1).reconcile() == []
         assert world.status == before
     assert next_pass(world.job, world.observed(), world.status) == world.now + timedelta(seconds=12)
     world.after(seconds=12).settle()
-    assert world.stage("prepare").reason == "PodsPending"
+    assert world.stage("prepare").reason == reason
     assert next_pass(world.job, world.observed(), world.status) is None
 
 
