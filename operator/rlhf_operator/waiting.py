@@ -33,9 +33,10 @@ PULL_REASONS: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "
 PULL_PREFIX: Final = re.compile(r'^Back-off pulling image "[^"]*"(: (ErrImagePull: )?)?')
 UNAVAILABLE: Final = re.compile(r"^\d+/\d+ nodes are (?:un)?available: (.*)$", re.DOTALL)
 VICTIMS: Final = re.compile(
-    r"[.,] (?:no new claims to deallocate|still not schedulable|preemption: )"
+    r"[.,] (?:no new claims to deallocate|still not schedulable|preemption: |not found$)"
 )
-"""Where kube-scheduler goes on with what its plug-ins tried in vain to make room."""
+"""Where kube-scheduler goes on with what its plug-ins tried in vain to make room. `not found` is
+that of DynamicResources, which has not looked at a pod that waits for a volume."""
 
 BY_HAND: Final = (
     "Somebody, or another controller, has set spec.suspend of its Job, which no queue is to do. It "

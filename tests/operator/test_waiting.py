@@ -69,6 +69,21 @@ WAITS = {
             "0 of 1 pods fit: node(s) had untolerated taint(s), insufficient nvidia.com/gpu.",
         ),
     ),
+    "a claim whose volume is not there yet, as 1.36 says it": (
+        gang(
+            pod(
+                0,
+                "Unschedulable",
+                "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. "
+                "not found",
+            ),
+            size=1,
+        ),
+        Wait(
+            "Unschedulable",
+            "0 of 1 pods fit: pod has unbound immediate PersistentVolumeClaims.",
+        ),
+    ),
     "pods that a quota refuses": (
         gang(pod(0, "Unschedulable", SHORT))._replace(refused="exceeded quota: few"),
         Wait("PodsRefused", "1 of 4 pods could be made: exceeded quota: few."),
