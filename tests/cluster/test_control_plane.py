@@ -20,6 +20,7 @@ from cluster.client import PATIENCE
 from cluster.control_plane import ControlPlane
 from cluster.modules import KUBERNETES
 from cluster.nodes import OUT_OF_SERVICE, FakeNode
+from cluster.programs import Group, Program, ProgramError
 
 MakeNode = Callable[..., FakeNode]
 GANG = "scheduling.k8s.io/v1alpha2/podgroups"
@@ -257,6 +258,29 @@ def test_the_api_server_can_go_and_come_back(control_plane: ControlPlane, namesp
     assert control_plane.client.wait_for("v1/namespaces", namespace, lambda seen: seen is not None)
     restart.join()
     assert control_plane.client_for("default", namespace).request("GET", "/version")
+
+
+@pytest.mark.parametrize("why", ["start-service-ip-repair-controllers", "a flag it has not"])
+def test_an_api_server_that_a_busy_machine_ends_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    plane, group = ControlPlane(tmp_path, tmp_path), Group()
+    ends = f"test -e again && touch ready && exec sleep 60; touch again; echo {why}; exit 1"
+    script = ["sh", "-c", f"cd {tmp_path}; {ends}"]
+    plane.programs = {
+        name: Program(group, tmp_path / name, script)
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+    }
+    monkeypatch.setattr(plane, "_is_ready", (tmp_path / "ready").exists)
+    try:
+        if why.startswith("start"):
+            plane.start("kube-apiserver")
+            plane.check()
+        else:
+            with pytest.raises(ProgramError, match=why):
+                plane.start("kube-apiserver")
+    finally:
+        group.close()
 
 
 def test_it_goes_on_after_it_stood_still(control_plane: ControlPlane, namespace: str) -> None:
