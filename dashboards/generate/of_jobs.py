@@ -30,7 +30,7 @@ def of_phase(phase: str, color: str) -> Panel:
     steps = ((None, "text"), (1.0, color))
     text = f"RLHFJobs whose phase is {phase}."
     query = Query(expression, phase, instant=True)
-    return Panel(phase, text, (query,), kind="stat", width=4, height=4, thresholds=steps)
+    return Panel(phase, text, (query,), kind="stat", width=3, height=4, thresholds=steps)
 
 
 def curve(title: str, text: str, metric: str, unit: str = "short") -> Panel:
@@ -42,6 +42,7 @@ JOBS: Final = Row(
     "Jobs",
     (
         of_phase("Running", "green"),
+        of_phase("Waiting", "yellow"),
         of_phase("Pending", "yellow"),
         of_phase("Suspended", "blue"),
         of_phase("Failed", "red"),
@@ -51,7 +52,7 @@ JOBS: Final = Row(
             "Devices of the stages under way.",
             (Query(counted("rlhf_gpus_in_use"), "devices", instant=True),),
             kind="stat",
-            width=4,
+            width=6,
             height=4,
         ),
         Panel(

@@ -18,7 +18,7 @@ MOST_RESULTS: Final = 32
 """Results that a stage remembers; what falls out is trained again if its inputs come back."""
 
 StagePhase = Literal["Pending", "Waiting", "Running", "Succeeded", "Failed", "Suspended"]
-JobPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Suspended"]
+JobPhase = Literal["Pending", "Running", "Waiting", "Succeeded", "Failed", "Suspended"]
 EndKind = Literal["Done", "Fault", "Final", "Disruption", "Stopped"]
 
 Time = Annotated[str, Field(max_length=64)]

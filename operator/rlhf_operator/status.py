@@ -11,7 +11,7 @@ from rlhf_api.run import PREPARE
 from rlhf_api.status import FinishedRun, JobPhase, JobStatus, StagePhase, StageStatus
 
 from rlhf_operator import pausing
-from rlhf_operator.columns import columns
+from rlhf_operator.columns import UNDER_WAY, columns
 from rlhf_operator.conditions import State, conditions, job_state, with_conditions
 from rlhf_operator.decisions import Decision, Verdict
 from rlhf_operator.ends import Look, retry_is_asked, stopped
@@ -23,6 +23,7 @@ from rlhf_operator.plan import Action, Assessment, BeginAttempt
 from rlhf_operator.settle import is_under_way
 from rlhf_operator.storage import location, moved_storage
 from rlhf_operator.times import written
+from rlhf_operator.waiting import UNPLACED
 
 PHASES: Final[Mapping[str, StagePhase]] = {
     "Succeeded": "Succeeded",
@@ -191,7 +192,7 @@ def _with_result(status: StageStatus, run: FinishedRun) -> StageStatus:
 
 
 def job_phase(job: RLHFJob, assessment: Assessment, stages: Mapping[str, StageStatus]) -> JobPhase:
-    """One word for people."""
+    """One word for people. Waiting: it has begun, and no stage goes on, or is about to."""
     verdicts = {decision.verdict for decision in assessment.decisions.values()}
     if verdicts == {"Succeeded"}:
         return "Succeeded"
@@ -199,8 +200,13 @@ def job_phase(job: RLHFJob, assessment: Assessment, stages: Mapping[str, StageSt
         return "Suspended"
     if is_stuck(assessment):
         return "Failed"
-    started = any(status.start_time for status in stages.values())
-    return "Running" if started else "Pending"
+    if not any(status.start_time for status in stages.values()):
+        return "Pending"
+    return "Running" if any(map(_goes_on, assessment.decisions.values())) else "Waiting"
+
+
+def _goes_on(decision: Decision) -> bool:
+    return decision.verdict in UNDER_WAY and decision.reason not in UNPLACED
 
 
 def is_stuck(assessment: Assessment) -> bool:

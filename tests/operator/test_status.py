@@ -97,6 +97,23 @@ def test_the_phase_is_one_word(state: str, phase: str) -> None:
     assert WORLDS[state]().status.phase == phase
 
 
+def test_the_phase_tells_a_job_that_waits_from_one_that_runs() -> None:
+    """`kubectl get` shows no reason: a job that holds no device is not to look busy."""
+    job = a_job().with_spec("stages.reward.gate", {"approval": True}).only("sft", "reward", "ppo")
+    world = World(job.build()).up_to("reward")
+    assert world.status.phase == "Running"
+    world.becomes("reward", "Pending", node=None, reason="Unschedulable", message="0/1").settle()
+    assert world.status.phase == "Waiting"
+    world.becomes("reward", "Running", node="node-a", reason=None, message="").settle()
+    world.fails("reward", 75)
+    assert (world.status.phase, world.condition("Ready")[1]) == ("Waiting", "BackingOff")
+    world.after(minutes=1).settle()
+    world.runs("reward").settle()
+    assert world.status.phase == "Running"
+    world.succeeds("reward")
+    assert (world.status.phase, world.condition("Ready")[1]) == ("Waiting", "AwaitingApproval")
+
+
 def test_a_first_pass_says_that_it_has_seen_the_job() -> None:
     world = World(a_job().build())
     world.reconcile()
