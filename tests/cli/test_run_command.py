@@ -141,9 +141,22 @@ def test_a_run_that_is_refused_leaves_the_versions_of_the_one_that_is_there(
     assert file.read_text() == "as it was"
 
 
-@pytest.mark.parametrize("code", [64, 65, 66, 75, 137])
-def test_a_failed_stage_gives_its_exit_code_reason_and_last_lines(
-    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str], code: int
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (64, "Correct the manifest or the data, then run the same command again."),
+        (65, "A checkpoint is damaged or does not fit; see the message for which one."),
+        (
+            66,
+            "Where it names a reward, mend its function or endpoint; else a lower learningRate, "
+            "more warm-up or (PPO) a larger kl.coef may help.",
+        ),
+        (75, "This may pass: run the same command again."),
+        (137, "Killed, most likely for memory: a lower microBatchSize needs less."),
+    ],
+)
+def test_a_failed_stage_gives_its_exit_code_reason_last_lines_and_what_to_do(
+    run: Callable[[Outcome], int], capsys: pytest.CaptureFixture[str], code: int, advice: str
 ) -> None:
     end = AttemptEnd(
         attempt=1, kind="Fault", exit_code=code, reason="Diverged", time="2026-01-05T10:00:00Z"
@@ -162,7 +175,9 @@ def test_a_failed_stage_gives_its_exit_code_reason_and_last_lines(
     assert "pods/quickstart-ppo-1-0/log.txt" in told
     assert "| line 39" in told
     assert "  | line 24\n" not in told  # fifteen lines of the log, no more
-    assert "the same command goes on after them" in told
+    assert told.splitlines()[-2:] == [
+        advice, "Finished stages are kept: the same command goes on after them."
+    ]  # fmt: skip
 
 
 def test_the_exit_code_is_read_from_the_pods_where_the_status_has_none(
