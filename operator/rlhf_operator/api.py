@@ -11,7 +11,8 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -117,7 +118,7 @@ class Api:
         """By KUBECONFIG or ~/.kube/config, else as the pod that this process runs in."""
         settings = client_settings()
         await _load(settings)
-        return cls(ApiClient(settings), may_write, on_request, login=_load)
+        return cls(client_of(settings), may_write, on_request, login=_load)
 
     @property
     def authority(self) -> Path | None:
@@ -323,8 +324,26 @@ class Api:
 def client_settings() -> Configuration:
     """Settings without a most of connections, which are 100 by default: each watch and each log
     that is followed holds one for ever, and at the most of them every request would wait in vain.
+
+    Nor does aiohttp look into the environment: before each request it would ask for a proxy and for
+    ~/.netrc, in threads, which takes more CPU time than all else of the request.
     """
-    return Configuration(connection_pool_maxsize=0)
+    return Configuration(connection_pool_maxsize=0, client_session_kwargs={"trust_env": False})
+
+
+def client_of(settings: Configuration) -> ApiClient:
+    """A client by settings that a login has filled in: through the kubeconfig's proxy, else through
+    that of the environment. As for kubectl, ~/.netrc holds nothing that concerns a cluster."""
+    settings.proxy = settings.proxy or _proxy_to(settings.host)
+    return ApiClient(settings)
+
+
+def _proxy_to(url: str) -> str | None:
+    """By HTTPS_PROXY, HTTP_PROXY and NO_PROXY."""
+    server = urlsplit(url)
+    if proxy_bypass(server.hostname or ""):
+        return None
+    return getproxies().get(server.scheme)
 
 
 async def _load(settings: Configuration) -> None:

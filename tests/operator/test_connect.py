@@ -6,9 +6,11 @@ import asyncio
 import json
 import warnings
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -157,6 +159,56 @@ def test_rlhfctl_sees_the_job_beside_the_logs_of_a_large_gang(tmp_path: Path) ->
                 await answers_beside_many_streams(target.api)
 
     asyncio.run(rlhfctl())
+
+
+@pytest.mark.parametrize("exempt", ["", "127.0.0.1"])
+def test_it_goes_through_the_proxy_of_the_environment_and_asks_for_that_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exempt: str
+) -> None:
+    """aiohttp would ask for a proxy, and look into ~/.netrc, before each request and in a thread;
+    beside a token it refuses what it finds there."""
+    asked: list[str] = []
+    netrc, kubeconfig = tmp_path / "netrc", tmp_path / "config"
+    netrc.write_text("default login me password mine\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(NoThreads())
+        async with a_server() as server, a_proxy(asked) as proxy:
+            monkeypatch.setenv("http_proxy", proxy)
+            monkeypatch.setenv("no_proxy", exempt)
+            kubeconfig.write_text(json.dumps(leading_to(server, {"token": "any"})))
+            async with connected(Access(str(kubeconfig))) as target:
+                monkeypatch.delenv("http_proxy")
+                for _ in range(2):
+                    assert await target.api.get(PODS, "team", "p") == {"kind": "Pod"}
+
+    asyncio.run(main())
+    assert asked == ([] if exempt else ["/api/v1/namespaces/team/pods/p"] * 2)
+
+
+class NoThreads(ThreadPoolExecutor):
+    """For what is to be done without any."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        raise AssertionError(f"{fn} runs in a thread")
+
+
+@asynccontextmanager
+async def a_proxy(asked: list[str]) -> AsyncIterator[str]:
+    """Answers in place of the server that a request is for."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"kind": "Pod"})
+
+    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 def leading_to(url: str, user: dict[str, str] | None = None) -> dict[str, object]:

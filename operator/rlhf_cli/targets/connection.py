@@ -15,8 +15,7 @@ from rlhf_cli.failures import UNAVAILABLE, Failure
 
 try:
     from kubernetes.aio import config
-    from kubernetes.aio.client import ApiClient
-    from rlhf_operator.api import Api, client_settings
+    from rlhf_operator.api import Api, client_of, client_settings
 except ModuleNotFoundError as error:
     raise Failure(
         f"commands that talk to a cluster need the package {error.name}",
@@ -58,7 +57,7 @@ async def connected(access: Access) -> AsyncIterator[ClusterTarget]:
     if not access.kubeconfig and not _has_kubeconfig() and os.path.exists(OF_THE_POD):
         login = _of_the_pod
     namespace = await login(settings)
-    api = Api(ApiClient(settings), agent=f"rlhfctl/{release()}", login=login)
+    api = Api(client_of(settings), agent=f"rlhfctl/{release()}", login=login)
     try:
         yield ClusterTarget(api, access.namespace or namespace, access.flags)
     finally:
