@@ -214,9 +214,13 @@ class Children:
                 is_its_own = attempt_of_pod(item, *of, now) == (stage, attempt)
                 if is_its_own and not is_of_another(item, job.metadata.uid):
                     await self._delete(job, PODS, item, "Background")
-        for item in own:
-            if item["kind"] != "Job" and self._is_served(item):
-                await self._delete(job, self._resource(item), item, "Background")
+        try:
+            for item in own:
+                if item["kind"] != "Job" and self._is_served(item):
+                    await self._delete(job, self._resource(item), item, "Background")
+        except Refused as refused:  # no process uses what is left
+            refused.is_in_the_way = False
+            raise
 
     async def _delete(
         self, job: RLHFJob, resource: Resource, item: Object, propagation: str

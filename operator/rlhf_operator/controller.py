@@ -36,6 +36,9 @@ class Refused(Exception):
     `kind`: Stalled where somebody has to change something, Reconciling where it may pass by itself.
     """
 
+    is_in_the_way: bool = True
+    """Whether the job does not go on; else it is told beside what the job does."""
+
     def __init__(self, kind: Literal["Stalled", "Reconciling"], reason: str, message: str) -> None:
         super().__init__(message)
         self.state = State(kind, reason, redacted(message))
@@ -126,12 +129,14 @@ async def reconcile_once(
     refused = await _act(cluster, job, actions)
     status = next_status(assessment, actions)
     if refused:
-        status = _with_state(job.status or JobStatus(), status, refused.state, now)
+        state = refused.state if refused.is_in_the_way else _beside(status, refused)
+        status = _with_state(job.status or JobStatus(), status, state, now)
     await _write(cluster, key, manifest, job.status, status)
     due = next_pass(job, observed, status)
     if refused:
-        return Pass(status, (), min(filter(None, (due, now + REFUSED_AGAIN))))
-    return Pass(status, actions, due)
+        due = min(filter(None, (due, now + REFUSED_AGAIN)))
+    is_held = refused is not None and refused.is_in_the_way
+    return Pass(status, () if is_held else actions, due)
 
 
 async def say_broken_off(cluster: Cluster, key: JobKey, error: Exception, now: datetime) -> None:
@@ -155,10 +160,11 @@ async def say_broken_off(cluster: Cluster, key: JobKey, error: Exception, now: d
 async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> Refused | None:
     """Deletions first, so that what they free is there for what starts.
 
-    Gives the first refusal; other stages go on beside it. What could not be deleted is tried again
-    for as long as it lives, and keeps back whatever must not live beside it.
+    Gives the first refusal that is in the way, or the first; other stages go on beside it. What
+    could not be deleted is tried again for as long as it lives, and keeps back whatever must not
+    live beside it.
     """
-    first: Refused | None = None
+    found: list[Refused] = []
     for action in sorted(actions, key=lambda action: not isinstance(action, DeleteChildren)):
         try:
             if isinstance(action, DeleteChildren):
@@ -166,8 +172,8 @@ async def _act(cluster: Cluster, job: RLHFJob, actions: Sequence[Action]) -> Ref
             elif isinstance(action, CreateChildren):
                 await _create(cluster, job, action)
         except Refused as refused:
-            first = first or refused
-    return first
+            found.append(refused)
+    return min(found, key=lambda refused: not refused.is_in_the_way, default=None)
 
 
 async def _create(cluster: Cluster, job: RLHFJob, action: CreateChildren) -> None:
@@ -217,6 +223,13 @@ async def _say(
     seen = before.model_copy(update={"observed_generation": generation})
     status = _with_state(before, seen, state, now)
     await _write(cluster, key, manifest, before, status)
+
+
+def _beside(status: JobStatus, refused: Refused) -> State:
+    """The state of the job as it is, and behind it what could not be tidied up."""
+    held = next(item for item in status.conditions if item.type in KINDS and item.status == "True")
+    said = f"{held.message.rstrip('.')}. Left behind: {refused.state.message}"
+    return State(held.type, held.reason, redacted(said))
 
 
 def _with_state(before: JobStatus, status: JobStatus, state: State, now: datetime) -> JobStatus:

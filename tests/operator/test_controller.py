@@ -328,6 +328,26 @@ def test_a_deletion_that_is_refused_is_told_and_holds_up_no_other_stage() -> Non
     assert cluster.condition("Stalled")[0] == "False"
 
 
+def test_what_is_in_nobodys_way_and_cannot_be_deleted_is_told_beside_what_goes_on() -> None:
+    """A ConfigMap of an attempt that is over: the job was told as failed, though all went well."""
+    cluster = Recorder()
+    cluster.reconcile()
+    cluster.observed = Observed(left_over=(("sft", 7),))
+    refused = Refused("Stalled", "ChildRefused", "Deleting ConfigMap tiny-sft-7: no")
+    refused.is_in_the_way = False
+    cluster.refuses["delete sft-7"] = refused
+    done = cluster.reconcile()
+    assert cluster.said[0] == "apply tiny-prepare-1"
+    told = "prepare: Attempt 1 starts. Left behind: Deleting ConfigMap tiny-sft-7: no"
+    assert cluster.condition("Reconciling") == ("True", "Starting", told)
+    assert done.retry_at == NOON + timedelta(minutes=1)
+    cluster.reconcile(minutes=1)
+    assert cluster.said == ["apply tiny-prepare-1"]  # it is said once
+    del cluster.refuses["delete sft-7"]
+    cluster.reconcile(minutes=2)
+    assert cluster.condition("Reconciling")[2] == "prepare: Attempt 1 starts."
+
+
 def _stage(cluster: Recorder, name: str) -> dict[str, Any]:
     assert cluster.manifest is not None
     status = cluster.manifest["status"]

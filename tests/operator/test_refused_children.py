@@ -311,7 +311,7 @@ class Refuses:
         raise self.error
 
 
-def delete(error: ApiError) -> Cache:
+def delete(error: ApiError, kind: str = "Job") -> Cache:
     """The first attempt of SFT, of which a Job is there; what is known of it then."""
     job, cache = a_job().build(), Cache()
     labels = {"rlhf.dev/job": "tiny", "rlhf.dev/stage": "sft", "rlhf.dev/attempt": "1"}
@@ -319,7 +319,7 @@ def delete(error: ApiError) -> Cache:
     owner = {"controller": True, "kind": "RLHFJob", "name": "tiny", "uid": job.metadata.uid}
     meta = {"name": "tiny-sft-1", "namespace": "default", "uid": "u", "resourceVersion": "7"}
     meta |= {"labels": labels, "annotations": marks, "ownerReferences": [owner]}
-    cache.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta})
+    cache.put({"apiVersion": {"Job": "batch/v1"}.get(kind, "v1"), "kind": kind, "metadata": meta})
     now = NOON
     cluster = KubernetesCluster(cast(Api, Refuses(error)), cache, Platform(), {}, clock=lambda: now)
     with contextlib.suppress(ApiError):
@@ -346,6 +346,10 @@ def test_a_deletion_that_is_refused_becomes_a_condition(
         delete(error)
     assert refused.value.state[:2] == state
     assert str(refused.value).startswith("Deleting Job tiny-sft-1: ")
+    assert refused.value.is_in_the_way
+    with pytest.raises(Refused) as refused:
+        delete(error, "ConfigMap")
+    assert not refused.value.is_in_the_way  # no process uses it any more
 
 
 NOT_FOUND = ApiError(404, "NotFound", 'jobs.batch "tiny-sft-1" not found')
