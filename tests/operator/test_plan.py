@@ -635,6 +635,25 @@ def test_a_gate_holds_the_next_stage_back() -> None:
     assert begun(world.edit(lower).settle()) == ["ppo"]
 
 
+@pytest.mark.parametrize(
+    ("bounds", "value", "said"),
+    [
+        ({"max": 2.0}, 2.5, "2.5, above 2."),
+        ({"max": 2.0}, 2.0, ""),
+        ({"min": 2.0}, 2.0, ""),
+        ({"min": 1.0, "max": 2.0}, 0.5, "0.5, below 1."),
+    ],
+)
+def test_a_gate_holds_at_both_of_its_bounds(
+    bounds: dict[str, float], value: float, said: str
+) -> None:
+    gate = {"metric": "eval/loss", **bounds}
+    world = World(a_job().with_spec("stages.reward.gate", gate).build()).up_to("reward")
+    world.succeeds("reward", **{"eval/loss": value})
+    assert bool(world.live("ppo")) is not bool(said)
+    assert said in (world.stage("ppo").message or "")
+
+
 def test_a_gate_on_a_metric_that_is_not_there_says_which_are() -> None:
     gate = {"metric": "eval/acuracy", "min": 0.65}
     world = World(a_job().with_spec("stages.reward.gate", gate).build()).up_to("reward")
