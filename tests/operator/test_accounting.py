@@ -34,6 +34,15 @@ def test_an_attempt_that_succeeds_is_useful_but_for_its_wait() -> None:
     assert spent(world) == GPUSeconds(useful=800, waiting=80)
 
 
+def test_an_attempt_that_ends_before_all_of_it_runs_has_waited_throughout() -> None:
+    world = gpu_job().becomes("sft", "Pending", node="node-a")
+    world.settle()
+    world.after(seconds=30)
+    builder = a_job().with_spec("resources", {"nodes": 1, "gpusPerNode": 8})
+    world.edit(builder.with_spec("suspend", True)).settle()
+    assert spent(world) == GPUSeconds(waiting=240)
+
+
 def test_what_came_after_the_newest_save_is_repeated() -> None:
     world = waits_10_s(gpu_job()).after(seconds=70)
     world.progress["sft", 1] = Progress(50.0, None, {"checkpoint/step": 40.0})

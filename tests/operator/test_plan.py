@@ -300,6 +300,15 @@ def test_a_retry_does_not_repeat_what_succeeded() -> None:
     assert world.settle() == []
 
 
+def test_a_divergence_on_other_settings_is_the_first_of_them() -> None:
+    world = World(a_job().build()).up_to("sft")
+    world.fails("sft", 66)
+    world.edit(a_job().with_spec("stages.sft.learningRate", 1e-6)).settle()
+    world.runs("sft").settle()
+    world.fails("sft", 66)
+    assert world.stage("sft").reason == "BackingOff"
+
+
 def test_divergence_is_tried_once_more_and_then_final() -> None:
     world = World(a_job().build()).up_to("sft")
     world.fails("sft", 66).after(seconds=10).settle()
