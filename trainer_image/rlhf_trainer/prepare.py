@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from rlhf_trainer.checkpoints.disk import (
 )
 from rlhf_trainer.checkpoints.store import ObjectStore
 from rlhf_trainer.data.digests import path_of, source_digest, sources_of
-from rlhf_trainer.data.encode import tokens_of_row
+from rlhf_trainer.data.encode import largest_token
 from rlhf_trainer.data.fetched import fetch_data, fetch_model, is_remote, revision_of
 from rlhf_trainer.data.kept import Kept, key_of
 from rlhf_trainer.data.load import Loaded
@@ -307,8 +308,8 @@ def _refuse_unknown_tokens(rows: Loaded[Any], tokenizer: Any, known: int | None)
     """A tokenizer of another model may know more tokens: training would end in an index error."""
     if known is None:
         return
-    for row in (*rows.train, *rows.heldout):
-        largest = max(tokens_of_row(row), default=0)
+    for row in chain(rows.train, rows.heldout):
+        largest = largest_token(row)
         if largest >= known:
             token = tokenizer.convert_ids_to_tokens(largest)
             raise BadData(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from data_files import jsonl, load
 from rlhf_api.data import DataSource
+from rlhf_trainer.data import load as load_module
 from rlhf_trainer.data.encode import (
     encode_all,
     encode_dialogue,
@@ -535,6 +536,30 @@ def test_rows_that_are_encoded_together_are_those_of_each_alone(make: Any, templ
         else:
             assert encode(tokenizer, example, 99) == row
     assert [isinstance(row, RowProblem) for row in found] == [False, False, True, False, False]
+
+
+def test_no_more_rows_are_held_than_are_encoded_together(
+    tokenizer: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a data set of a gigabyte took one and a half in the memory of each process."""
+    monkeypatch.setattr("rlhf_trainer.data.encode.CHUNK", 3)
+    rows = [{"prompt": f"q{n}", "answer": "a"} for n in range(100)]
+    loaded = load(load_dialogues, jsonl(tmp_path / "a.jsonl", rows), eval_fraction=0.2)
+    read: list[Any] = []
+    understood = load_module._examples
+    monkeypatch.setattr(load_module, "_examples", lambda *row: read.append(row) or understood(*row))
+
+    def keep_one(encoded: Any) -> list[Any]:
+        read.clear()
+        first = next(encoded)
+        assert len(read) < 30  # of a hundred
+        return [first]
+
+    steps = partial(encode_dialogue.steps, tokenizer, max_length=99)
+    encode_all(loaded, steps, DataSource(source="x"), tokenizer, keep_one)
+    found = encode_all(loaded, steps, DataSource(source="x"), tokenizer)
+    assert [row.id for row in found.heldout] == [row.id for row in loaded.heldout]
+    assert len({row.id for row in (*found.train, *found.heldout)}) == len(rows)
 
 
 def test_what_cannot_be_encoded_is_settled_as_the_source_says(

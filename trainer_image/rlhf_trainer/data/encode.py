@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from rlhf_api.data import DataSource
@@ -50,6 +50,7 @@ TOLD_EVERY: Final = 50_000
 Example = Dialogue | Preference | Prompt | Labelled | PlainText
 T = TypeVar("T", bound=Example)
 E = TypeVar("E")
+Keep = Callable[[Iterable[E]], Sequence[E]]
 log = logging.getLogger(__name__)
 
 
@@ -212,14 +213,16 @@ def encode_all(
     steps: Callable[[T], Steps[E]],
     source: DataSource,
     tokenizer: PreTrainedTokenizerBase,
+    keep: Keep[E] = list,
 ) -> Loaded[E]:
-    """Every example encoded; what cannot be is refused or left out as the source says.
+    """Every example encoded; what cannot be is refused or left out as the source says. `keep` takes
+    them one by one, those to train on first, and has them from then on.
 
     Raises BadData with file, line and reason.
     """
     bad = list(loaded.skipped)
-    train = _encoded(loaded.train, steps, bad, tokenizer)
-    heldout = _encoded(loaded.heldout, steps, bad, tokenizer)
+    train = keep(_encoded(loaded.train, steps, bad, tokenizer))
+    heldout = keep(_encoded(loaded.heldout, steps, bad, tokenizer))
     total = len(loaded.train) + len(loaded.heldout) + len(loaded.skipped)
     settle(source, bad, total)
     if not train:
@@ -227,15 +230,17 @@ def encode_all(
     return Loaded(train, heldout, bad, loaded.unread, loaded.warnings)
 
 
-def tokens_of_row(row: Any) -> Iterator[int]:
-    """All tokens of a row, whatever kind of row it is; none of one that is not encoded."""
+def largest_token(row: Any) -> int:
+    """Of a row, whatever kind of row it is; 0 of one that has none, or is not encoded."""
+    parts: list[Sequence[int]] = []
     match row:
         case Encoded() | EncodedPrompt():
-            yield from row.tokens
+            parts = [row.tokens]
         case EncodedPreference():
-            yield from chain(row.prompt, *(answer.tokens for answer in row.answers))
+            parts = [row.prompt, *(answer.tokens for answer in row.answers)]
         case EncodedLabelled():
-            yield from chain(row.prompt, row.answer.tokens)
+            parts = [row.prompt, row.answer.tokens]
+    return max((max(part, default=0) for part in parts), default=0)
 
 
 def asked_text(turns: Turns) -> str:
@@ -251,19 +256,18 @@ def _encoded(
     steps: Callable[[T], Steps[E]],
     bad: list[BadRow],
     tokenizer: PreTrainedTokenizerBase,
-) -> list[E]:
-    encoded: list[E] = []
-    for begin in range(0, len(examples), CHUNK):
-        chunk = examples[begin : begin + CHUNK]
+) -> Iterator[E]:
+    done, rest = 0, iter(examples)
+    while chunk := [*islice(rest, CHUNK)]:
         for example, row in zip(chunk, together(tokenizer, map(steps, chunk)), strict=True):
             if isinstance(row, RowProblem):
                 file, _, line = example.id.rpartition(":")
                 bad.append(BadRow(file, int(line), str(row), row.hint))
             else:
-                encoded.append(compact(row))
-        if (end := begin + len(chunk)) % TOLD_EVERY == 0:
-            log.info("%d of %d rows are encoded", end, len(examples))
-    return encoded
+                yield compact(row)
+        done += len(chunk)
+        if done % TOLD_EVERY == 0:
+            log.info("%d of %d rows are encoded", done, len(examples))
 
 
 def compact(row: E) -> E:

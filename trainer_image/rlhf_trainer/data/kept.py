@@ -18,11 +18,10 @@ import shutil
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import version
-from io import BufferedReader
-from itertools import chain
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
@@ -31,6 +30,7 @@ from rlhf_api.run import StageRun
 
 from rlhf_trainer.data.digests import path_digest, source_size
 from rlhf_trainer.data.each import Each
+from rlhf_trainer.data.encode import Keep
 from rlhf_trainer.data.load import Loaded
 from rlhf_trainer.data.problems import BadRow
 from rlhf_trainer.data.records import from_record, to_record
@@ -110,11 +110,12 @@ class Kept(Generic[E]):
         self,
         path: Path,
         key: str | None,
-        read: Callable[[], Loaded[E]],
+        read: Callable[[Keep[E]], Loaded[E]],
         size: Callable[[], int],
     ) -> None:
         """`key` changes with anything that would make other rows; None: nothing is kept. `read`
-        reads and encodes them. `size`: bytes of the data, as encoded rows take about as many."""
+        reads and encodes them, and gives each to a `Keep`. `size`: bytes of the data, as encoded
+        rows take about as many."""
         self.path, self.key, self._read, self._size = path, key, read, size
         self._rows: Loaded[E] | None = None
 
@@ -133,27 +134,28 @@ class Kept(Generic[E]):
 
     def fill(self) -> bool:
         """Have the rows in the file, unless it holds them, by reading and encoding them on all
-        CPUs; whether it was written.
+        CPUs, each on its way to the file; whether it was written.
 
         Where the file cannot be written, a line in the log says so, and no more. Raises what `read`
         raises.
         """
         if self.key is None or self._found() is not None or not self._has_room():
             return False
-        with on_all_cpus():
-            self._rows = rows = self._read()
-        try:
-            _write(self.path, self.key, rows)
-        except (OSError, ValueError) as error:
-            log.warning("rows are not kept in %s: %s", self.path, error)
-            return False
-        self._rows = None  # from now on the file's
-        return True
+        rows = None
+        with on_all_cpus(), _Draft(self.path) as draft:
+            try:
+                rows = self._read(draft.keep)
+                draft.finish(self.key, rows)
+                return True
+            except (OSError, ValueError) as error:
+                log.warning("rows are not kept in %s: %s", self.path, error)
+                self._rows = rows or self._read(list)
+        return False
 
     def rows(self) -> Loaded[E]:
         """The rows in the file; where it does not hold them, they are read and encoded, on one CPU:
         all ranks do so at once."""
-        return self._found() or self._read()
+        return self._found() or self._read(list)
 
     def _found(self) -> Loaded[E] | None:
         if self._rows is None and self.key is not None:
@@ -181,44 +183,66 @@ def _draft_of(path: Path) -> Path:
     return path.with_name(f".tmp-{path.name}")
 
 
-def _write(path: Path, key: str, rows: Loaded[Any]) -> None:
-    """All of it, or nothing that has the file's name."""
-    draft = _draft_of(path)
+class _Draft:
+    """A file in the making, under another name until all of it is there. What leaves it unfinished
+    leaves no file; its rows can be read as long as somebody has them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._draft = path, _draft_of(path)
+        self._file = self._draft.open("w+b")
+        self._file.write(b"0" * SEAL)
+        self._begins, self._kind = array("q", [SEAL]), ""
+
+    def __enter__(self) -> _Draft:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+    def keep(self, rows: Iterable[E]) -> Sequence[E]:
+        """Write rows behind those that are there, and give them back as they are read from
+        there. ValueError for a row that has no record."""
+        first = len(self._begins) - 1
+        for row in rows:
+            record, self._kind = to_record(row), type(row).__name__
+            self._file.write(record)
+            self._begins.append(self._begins[-1] + len(record))
+        self._file.flush()
+        of_file = partial(_row, self._file, self._kind, self._begins)
+        return Each(of_file, range(first, len(self._begins) - 1))
+
+    def finish(self, key: str, rows: Loaded[Any]) -> None:
+        """Give it its name. `rows` have all that was kept."""
+        skipped = [list(row) for row in rows.skipped]
+        counts = len(rows.train), len(rows.heldout)
+        told = list(rows.unread), list(rows.warnings)
+        about = json.dumps(_About(key, self._kind, *counts, skipped, *told)).encode()
+        for part in (self._begins.tobytes(), about, LENGTH.pack(len(about))):
+            self._file.write(part)
+        self._file.seek(SEAL)
+        seal = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self._file.seek(0)
+        self._file.write(f"{seal}\n".encode())
+        self._file.flush()
+        sync(self._draft)
+        self._draft.replace(self._path)
+        sync(self._path.parent)
+        self._file.close()
+
+
+def _row(file: BufferedIOBase, kind: str, begins: Sequence[int], index: int) -> Any:
+    begin, end = begins[index], begins[index + 1]
     try:
-        with draft.open("w+b") as file:
-            file.write(b"0" * SEAL)
-            for part in _parts(key, rows):
-                file.write(part)
-            file.seek(SEAL)
-            seal = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            file.write(f"{seal}\n".encode())
-        sync(draft)
-        draft.replace(path)
-        sync(path.parent)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _parts(key: str, rows: Loaded[Any]) -> Iterator[bytes]:
-    begins = array("q", [SEAL])
-    for row in chain(rows.train, rows.heldout):
-        record = to_record(row)
-        begins.append(begins[-1] + len(record))
-        yield record
-    yield begins.tobytes()
-    kind = type(rows.train[0]).__name__
-    skipped = [list(row) for row in rows.skipped]
-    counts = len(rows.train), len(rows.heldout)
-    told = list(rows.unread), list(rows.warnings)
-    about = json.dumps(_About(key, kind, *counts, skipped, *told)).encode()
-    yield about
-    yield LENGTH.pack(len(about))
+        record = os.pread(file.fileno(), end - begin, begin)
+    except OSError as error:
+        raise Transient(f"rows that were kept cannot be read: {error.strerror}") from error
+    return from_record(kind, record)
 
 
 def _read(path: Path, key: str) -> Loaded[Any] | None:
-    """What `_write` wrote under this key; None under another. ValueError where it is damaged."""
+    """What `_Draft` wrote under this key; None under another. ValueError where it is damaged."""
     file = path.open("rb")
     try:
         found = _opened(file, key)
@@ -245,15 +269,7 @@ def _opened(file: BufferedReader, key: str) -> Loaded[Any] | None:
     rows = about.train + about.heldout
     file.seek(end - length - begins.itemsize * (rows + 1))
     begins.fromfile(file, rows + 1)
-
-    def row(index: int) -> Any:
-        begin, end = begins[index], begins[index + 1]
-        try:
-            record = os.pread(file.fileno(), end - begin, begin)
-        except OSError as error:
-            raise Transient(f"{file.name} cannot be read: {error.strerror}") from error
-        return from_record(about.kind, record)
-
+    row = partial(_row, file, about.kind, begins)
     train, heldout = (Each(row, part) for part in (range(about.train), range(about.train, rows)))
     skipped = [BadRow(*row) for row in about.skipped]
     return Loaded(train, heldout, skipped, about.unread, about.warnings)

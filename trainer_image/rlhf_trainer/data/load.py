@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+import numpy as np
 from rlhf_api.data import DataSource
 
 from rlhf_trainer.data.columns import SYNONYMS, Watched, mapped_columns
@@ -18,6 +22,7 @@ from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
 from rlhf_trainer.data.layouts import Read, recognise
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
+from rlhf_trainer.data.reread import Reread
 from rlhf_trainer.data.rows import Row, data_files, other_files, read_rows
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import refuse_media
@@ -26,6 +31,7 @@ from rlhf_trainer.errors import BadData
 
 T = TypeVar("T")
 Make = Callable[[Row, Sample], list[T]]
+log = logging.getLogger(__name__)
 
 SHARED_FROM: Final = 0.01
 """Share of held-out rows with prompts of the training set that is told: greetings come twice."""
@@ -33,12 +39,15 @@ NAMES_OF_ROWS: Final = re.compile(r"id|idx|index|uuid|source|.*_id|__index_level
 """Columns that nobody misses."""
 NAMED: Final = 8
 """Columns that are not read, as many as a message names."""
+TOLD_EVERY: Final = 200_000
+"""Rows, which take one CPU half a minute to read; then a line of the log says how far it is."""
 LOOKED_AT: Final = 64
 """Good rows at the head of a file by whose columns its layout is recognised."""
 
 
 class Loaded(NamedTuple, Generic[T]):
-    """Examples of one source in file order; ``skipped`` was left out on request."""
+    """Examples of one source in file order, or what was made of them; ``skipped`` was left out on
+    request."""
 
     train: Sequence[T]
     heldout: Sequence[T]
@@ -173,26 +182,30 @@ class _Keyed(NamedTuple, Generic[T]):
 
 
 class _Found(NamedTuple, Generic[T]):
-    examples: list[_Keyed[T]]
+    read: Callable[[], Iterator[T]]
+    draws: np.ndarray[Any, np.dtype[np.float64]]  # of each example; equal where prompts are
     bad: list[BadRow]
     warnings: list[str]
 
 
 def _load(source: DataSource, paths: Mapping[str, str], seed: int, make: Make[T]) -> Loaded[T]:
-    found, skipped, warnings = _read(source, source.source, source.split, paths, make)
+    found = _read(source, source.source, source.split, paths, seed, make)
     root = folder_of_split(path_of(source.source, paths), source.split)
     learnt = data_files(root, source.split)
     if source.eval_source is None:
         unread = other_files(root, learnt)
-        return Loaded(*_held_out(found, seed, source.eval_fraction), skipped, unread, warnings)
+        held = _held_out(found.draws, source.eval_fraction)
+        parts = Reread(found.read, (~held).tolist()), Reread(found.read, held.tolist())
+        return Loaded(*parts, found.bad, unread, found.warnings)
     split = heldout_split(source)
-    heldout, also_skipped, further = _read(source, source.eval_source, split, paths, make)
-    held = data_files(folder_of_split(path_of(source.eval_source, paths), split), split)
-    _refuse_own_rows(source, learnt, held)
-    train, heldout_examples = ([item.example for item in part] for part in (found, heldout))
-    unread = other_files(root, [*learnt, *held])
-    warnings += further + _of_shared_prompts(source, found, heldout)
-    return Loaded(train, heldout_examples, skipped + also_skipped, unread, warnings)
+    heldout = _read(source, source.eval_source, split, paths, seed, make)
+    held_files = data_files(folder_of_split(path_of(source.eval_source, paths), split), split)
+    _refuse_own_rows(source, learnt, held_files)
+    unread = other_files(root, [*learnt, *held_files])
+    shared = _of_shared_prompts(source, found.draws, heldout.draws)
+    warnings = found.warnings + heldout.warnings + shared
+    both = [Reread(part.read, [True] * len(part.draws)) for part in (found, heldout)]
+    return Loaded(both[0], both[1], found.bad + heldout.bad, unread, warnings)
 
 
 def _refuse_own_rows(source: DataSource, learnt: Sequence[Path], held: Sequence[Path]) -> None:
@@ -214,11 +227,12 @@ def _refuse_own_rows(source: DataSource, learnt: Sequence[Path], held: Sequence[
 
 
 def _of_shared_prompts(
-    source: DataSource, learnt: Sequence[_Keyed[Any]], held: Sequence[_Keyed[Any]]
+    source: DataSource,
+    learnt: np.ndarray[Any, np.dtype[np.float64]],
+    held: np.ndarray[Any, np.dtype[np.float64]],
 ) -> list[str]:
     """What is asked in both sets is no test of what was learnt."""
-    known = {item.key for item in learnt}
-    shared = sum(item.key in known for item in held)
+    shared = int(np.isin(held, learnt).sum())
     if shared < SHARED_FROM * len(held):
         return []
     what = f"{shared} of {len(held)} rows of {source.eval_source} ask what is trained on as well"
@@ -231,33 +245,61 @@ def _same_file(path: Path) -> tuple[int, int]:
 
 
 def _read(
-    source: DataSource, address: str, split: str, paths: Mapping[str, str], make: Make[T]
+    source: DataSource,
+    address: str,
+    split: str,
+    paths: Mapping[str, str],
+    seed: int,
+    make: Make[T],
 ) -> _Found[T]:
-    """The examples at one address; bad rows are settled as the source says."""
-    found: list[_Keyed[T]] = []
+    """The examples at one address, to be read again; bad rows are settled as the source says."""
+    draws = array("d")
     bad: list[BadRow] = []
     columns: dict[str, None] = {}
     unread: set[str] = set()
     variables = Variables(source.variables)
     total = 0
     rows = _noting_columns(_rows(source, address, split, paths, variables), columns)
+    noting = make
     if make is not _prompts:  # reward functions get all columns
-        rows, make = _watched(rows), _noting_unread(make, unread)
-    for item in _understood(source, rows, make):
+        rows, noting = _watched(rows), _noting_unread(make, unread)
+    for item in _understood(source, rows, noting):
         total += 1
+        if total % TOLD_EVERY == 0:
+            log.info("%s: %d rows are read", address, total)
         if isinstance(item, BadRow):
             bad.append(item)
         else:
-            found.extend(item)
+            draws.extend(_draw(keyed.key, seed) for keyed in item)
     warnings = variables.warnings()
     if (address, split) == (source.source, source.split):  # held-out rows may have fewer
         _refuse_missing_columns(source, columns)
         variables.refuse_missing(source)
         warnings += _of_unread_columns([name for name in columns if name in unread])
     settle(source, bad, total)
-    if not found:
+    if not draws:
         raise BadData(f"{address}: no row can be used")
-    return _Found(found, bad, warnings)
+    again = partial(_again, source, address, split, paths, make, len(draws))
+    return _Found(again, np.array(draws), bad, warnings)
+
+
+def _again(
+    source: DataSource,
+    address: str,
+    split: str,
+    paths: Mapping[str, str],
+    make: Make[T],
+    count: int,
+) -> Iterator[T]:
+    """The examples that `_read` has counted. Raises BadData where there are others now."""
+    rows = _rows(source, address, split, paths, Variables(source.variables))
+    found = 0
+    for item in _understood(source, rows, make):
+        for keyed in () if isinstance(item, BadRow) else item:
+            found += 1
+            yield keyed.example
+    if found != count:
+        raise BadData(f"{address}: it changed while it was read: {count} examples, then {found}")
 
 
 def _rows(
@@ -372,18 +414,16 @@ def _key(sample: Sample) -> bytes:
     return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).digest()
 
 
-def _held_out(found: list[_Keyed[T]], seed: int, fraction: float) -> tuple[list[T], list[T]]:
-    """(train, held out). Whether a prompt is held out hangs on the seed and its text alone, so that
-    rows with one prompt stay together and a row that is added moves no other. Of a small set at
-    least one prompt is held out."""
-    draws = {item.key: _draw(item.key, seed) for item in found}
-    held = {key for key, draw in draws.items() if draw < fraction}
-    if fraction > 0 and not held and len(draws) > 1:
-        held = {min(draws, key=lambda key: draws[key])}
-    if len(held) == len(draws):
-        held.clear()
-    train = [item.example for item in found if item.key not in held]
-    return train, [item.example for item in found if item.key in held]
+def _held_out(
+    draws: np.ndarray[Any, np.dtype[np.float64]], fraction: float
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which examples are held out. It hangs on the seed and the prompt's text alone, so that rows
+    with one prompt stay together and a row that is added moves no other. Of a small set at least
+    one prompt is held out."""
+    held = draws < fraction
+    if fraction > 0 and not held.any() and draws.min() < draws.max():
+        held = draws == draws.min()
+    return held & ~held.all()
 
 
 def _draw(key: bytes, seed: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from rlhf_trainer.data.encode import (
     EncodedLabelled,
     EncodedPreference,
     EncodedPrompt,
+    Keep,
     compact,
     encode_all,
     encode_dialogue,
@@ -52,6 +53,7 @@ REFERENCE_QUERIES: Final = 1024
 """Demonstrations or training queries, drawn by the seed, whose answers' scores give mean and
 deviation."""
 E = TypeVar("E")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -65,11 +67,16 @@ class Recipe(NamedTuple, Generic[E]):
     settings: Mapping[str, Any]
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        paths: Mapping[str, str],
+        seed: int,
+        keep: Keep[E] = list,
     ) -> Loaded[E]:
-        """The rows, encoded. Raises BadData."""
+        """The rows, encoded, where `keep` has them. Raises BadData."""
         steps = partial(self.encode.steps, tokenizer, **self.settings)
-        return encode_all(self.load(self.source, paths, seed), steps, self.source, tokenizer)
+        loaded = self.load(self.source, paths, seed)
+        return encode_all(loaded, steps, self.source, tokenizer, keep)
 
     @property
     def text(self) -> str:
@@ -97,15 +104,19 @@ class Demonstrated(Recipe[Encoded]):
     """
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, str], seed: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        paths: Mapping[str, str],
+        seed: int,
+        keep: Keep[Encoded] = list,
     ) -> Loaded[Encoded]:
         """They are few, and encoded one by one. Raises BadData where none is left."""
         longest, count = self.settings["max_length"], self.settings["count"]
         dialogues = self.load(self.source, paths, seed).train
         found: list[Encoded] = []
-        for index in np.random.default_rng(seed).permutation(len(dialogues)).tolist():
+        for dialogue in drawn(dialogues, seed, 2 * count):
             with suppress(RowProblem):
-                row = self.encode(tokenizer, dialogues[index], longest)
+                row = self.encode(tokenizer, dialogue, longest)
                 if row.loss_mask[-1]:
                     found.append(compact(row))
             if len(found) == count:
@@ -116,7 +127,17 @@ class Demonstrated(Recipe[Encoded]):
                 f"{longest} tokens or less, to normalise scores on: raise maxLength of sft and "
                 "reward, or set reward.normaliseOn to chosen or all"
             )
-        return Loaded(found, [], [])
+        return Loaded(keep(found), keep([]), [])
+
+
+def drawn(items: Sequence[T], seed: int, at_once: int) -> Iterator[T]:
+    """All of them, in an order by the seed; they are read in order, so many at a time."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    for begin in range(0, len(items), at_once):
+        wanted = order[begin : begin + at_once].tolist()
+        places = set(wanted)
+        found = {place: item for place, item in enumerate(items) if place in places}
+        yield from (found[place] for place in wanted)
 
 
 def demonstration_rows(demonstrations: Demonstrations) -> Demonstrated:
