@@ -8,6 +8,7 @@ is replaced by one that goes on from the newest checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from rlhf_api.base import OPERATIONAL, Contract, digest, identity
@@ -19,6 +20,7 @@ from rlhf_api.sources import named_sources
 from rlhf_api.stages import PPOStage
 from rlhf_api.stages.ppo import FunctionReward
 
+from rlhf_operator.known_specs import REMEMBERED
 from rlhf_operator.names import ANNOTATION_REFRESH, claim_name
 
 CHECKED_FIELDS: Final = ("max_length", "loss", "packing", "train_on", "command")
@@ -40,12 +42,27 @@ KEPT_BY_PREPARE: Final = ("service_account", "tolerations", "priority_class")
 ADDRESSES: Final = ("source", "revision", "tokenizer", "evalSource")
 """Fields of a source that say where it is, and not what."""
 
+Pairs = tuple[tuple[str, str], ...]
+
 
 class Wanted(NamedTuple):
     """What an attempt has to be working on to be of use now."""
 
     hash: str
     settings: str
+
+
+class _Spec:
+    """One very spec, as a key of what is remembered of it: of itself it has no hash."""
+
+    def __init__(self, job: RLHFJob) -> None:
+        self.itself = job.spec
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Spec) and self.itself is other.itself
+
+    def __hash__(self) -> int:
+        return id(self.itself)
 
 
 def demonstrations(spec: JobSpec, stage: str) -> Demonstrations | None:
@@ -59,7 +76,14 @@ def prepare_hash(job: RLHFJob, fingerprints: Mapping[str, str]) -> str:
     `fingerprints` tell apart two states of a local file: a changed file is prepared anew, which
     gives a new digest, which makes the stages that read it run again.
     """
-    spec = job.spec
+    return _prepare_hash(
+        _Spec(job), tuple(fingerprints.items()), annotation(job, ANNOTATION_REFRESH)
+    )
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _prepare_hash(of: _Spec, fingerprints: Pairs, refresh: str | None) -> str:
+    spec = of.itself
     wanted = Demonstrations.of(spec.stages)
     return digest(
         {
@@ -68,7 +92,7 @@ def prepare_hash(job: RLHFJob, fingerprints: Mapping[str, str]) -> str:
             "checks": {name: _checks(stage) for name, stage in spec.stages.present().items()},
             **({"demonstrations": wanted.max_length} if wanted else {}),
             "files": dict(fingerprints),
-            "refresh": annotation(job, ANNOTATION_REFRESH),
+            "refresh": refresh,
         }
     )
 
@@ -88,7 +112,13 @@ def input_hash(
     `sources`: content digest by field of the spec, as `prepare` saw it. `outputs`: manifest digest
     of each parent stage's output.
     """
-    spec, config = job.spec, job.spec.stages.present()[stage]
+    return _input_hash(_Spec(job), stage, tuple(sources.items()), tuple(outputs.items()))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _input_hash(of: _Spec, stage: str, known: Pairs, outputs_of: Pairs) -> str:
+    spec, sources, outputs = of.itself, dict(known), dict(outputs_of)
+    config = spec.stages.present()[stage]
     data, taken = demonstrations(spec, stage), spec.stages.parents(stage)
     return digest(
         {
@@ -133,11 +163,16 @@ def settings(job: RLHFJob, stage: str, wanted_hash: str) -> str:
     Gates and retry budgets are read live by the plan, so a change of theirs replaces no attempt;
     nor does a change of the cluster's own defaults.
     """
-    spec, checkpoints = job.spec, job.spec.checkpoints
+    return _settings(_Spec(job), stage, wanted_hash, claim_name(job))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _settings(of: _Spec, stage: str, wanted_hash: str, claim: str) -> str:
+    spec, checkpoints = of.itself, of.itself.checkpoints
     common = {
         "hash": wanted_hash,
         **{name: getattr(spec, name) for name in STARTED_WITH},
-        "checkpoints": [claim_name(job), checkpoints.uri, checkpoints.secret, checkpoints.sub_path],
+        "checkpoints": [claim, checkpoints.uri, checkpoints.secret, checkpoints.sub_path],
     }
     if stage == PREPARE:
         return digest(common | {"prepare": _prepare_settings(spec)})

@@ -12,9 +12,10 @@ from typing import Any, Final
 from rlhf_api.job import RLHFJob
 from rlhf_api.problems import InvalidJob
 from rlhf_api.status import Condition
-from rlhf_api.validation import kept_job, parse_job
+from rlhf_api.validation import kept_job
 
 from rlhf_operator.conditions import KINDS, State
+from rlhf_operator.known_specs import known_job
 from rlhf_operator.messages import redacted
 
 UNTOUCHED: Final = "Pods go on, and nothing is touched until an operator that knows it leads"
@@ -30,7 +31,7 @@ def readable_job(manifest: dict[str, Any]) -> RLHFJob:
     them, as the API server does not (KEP-4008, ratcheting); nor of a job that is to stand still.
     """
     try:
-        return parse_job(manifest)
+        return known_job(manifest)
     except InvalidJob:
         with contextlib.suppress(InvalidJob):
             job = kept_job(manifest)
