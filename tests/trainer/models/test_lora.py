@@ -179,6 +179,9 @@ def test_an_adapter_with_its_base_beside_it_is_the_trained_model_wherever_it_is_
     for found in (load_output(run, moved), load_policy(starts_from(in_pod, models[family], moved))):
         torch.testing.assert_close(logits(found), expected, atol=2e-5, rtol=1e-4)
         assert not [name for name in found.state_dict() if "lora" in name]
+        save_model(found, tokenizer, tmp_path / "next")  # as a stage that starts from it
+        again = load_directory(tmp_path / "next")
+        torch.testing.assert_close(logits(again), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_an_adapter_on_a_hub_model_names_it_with_its_commit(

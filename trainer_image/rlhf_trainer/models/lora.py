@@ -115,6 +115,7 @@ def fold_adapters(model: Any) -> None:
         layer.merge()
         model.set_submodule(name, layer.get_base_layer())
     model._hf_peft_config_loaded = False
+    model._weight_conversions = None  # the adapter's: under its names nobody finds a saved weight
 
 
 def save_adapter(model: Any, directory: Path, hub: HubModel | None) -> None:
