@@ -186,7 +186,11 @@ def test_ratios_and_weights_of_responses_came_later_too(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("stages.ppo.dynamicSampling", {}), ("stages.ppo.rollout.stop", ["</answer>"])],
+    [
+        ("stages.ppo.dynamicSampling", {}),
+        ("stages.ppo.rollout.stop", ["</answer>"]),
+        ("stages.sft.neftuneNoiseAlpha", 5),
+    ],
     ids=lambda each: str(each),
 )
 def test_what_came_later_is_part_of_a_stage_that_sets_it_alone(field: str, value: Any) -> None:

@@ -105,6 +105,30 @@ def test_packing_micro_batches_and_zero_do_not_change_the_curve(
     assert all(curve == pytest.approx(curves[0], abs=2e-4) for curve in curves[1:])
 
 
+def test_neither_packing_nor_micro_batches_change_the_noise_of_neftune(
+    in_pod: Pod, open_session: Any
+) -> None:
+    noise = {"neftuneNoiseAlpha": 10.0}
+    variants: list[dict[str, Any]] = [
+        {},
+        noise,
+        noise | {"packing": False, "microBatchSize": 8},
+        noise
+        | {"gradientCheckpointing": True, "lora": {"rank": 2, "targetModules": ["embed_tokens"]}},
+        {"neftuneNoiseAlpha": 20.0},
+    ]
+    curves = []
+    for number, changes in enumerate(variants):
+        chosen = settings(in_pod, **changes, maxSteps=2)
+        run = in_pod.stage_run("sft", chosen, digest=f"{number:012d}")
+        sft.train(open_session(run))
+        curves.append(losses(in_pod, run))
+    plain, noisy, padded, adapted, more = curves
+    assert padded == pytest.approx(noisy, abs=2e-4)
+    assert adapted[0] == pytest.approx(noisy[0], abs=2e-4)  # an adapter starts at 0
+    assert len({round(curve[0], 4) for curve in (plain, noisy, more)}) == 3
+
+
 def test_lora_trains_adapters_alone_and_merges_them(in_pod: Pod, open_session: Any) -> None:
     from safetensors.torch import load_file
 
@@ -213,7 +237,7 @@ def test_accuracy_and_loss_are_those_of_the_held_out_rows(in_pod: Pod, open_sess
 
 
 def test_two_processes_give_the_curve_of_one_and_say_nothing_else(pod: Pod) -> None:
-    chosen = settings(pod, zero={"stage": 2})
+    chosen = settings(pod, zero={"stage": 2}, neftuneNoiseAlpha=10.0)
     one = pod.stage_run("sft", chosen)
     data = {"stages.sft.data": path_digest(pod.directory / "inputs/sft.jsonl")}
     two = pod.stage_run("sft", chosen, digest="222222222222", sources=data)

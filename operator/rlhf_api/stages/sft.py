@@ -22,3 +22,10 @@ class SFTStage(Supervised):
         default="answers",
         description="Tokens that count in the loss: the assistant's turns, or all.",
     )
+    neftune_noise_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="α of NEFTune (Jain et al. 2024): noise of at most α/√(tokens · width) on a "
+        "row's embeddings as it is trained on; the paper's are 5, 10 and 15; default: none.",
+    )

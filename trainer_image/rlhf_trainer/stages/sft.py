@@ -8,8 +8,9 @@ Shapes: N packed tokens, M tokens that count, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from rlhf_api.run import StageResult
@@ -24,12 +25,13 @@ from rlhf_trainer.engine import Engine, model_dtype, on_device
 from rlhf_trainer.logprobs import packed_logprobs
 from rlhf_trainer.losses import sft_loss
 from rlhf_trainer.models.language_models import load_policy
-from rlhf_trainer.models.lora import add_lora
+from rlhf_trainer.models.lora import add_lora, plain_model
+from rlhf_trainer.models.neftune import noise_seed, noisy_embeddings
 from rlhf_trainer.models.scored_lm import ScoredLM, TokenBatch
 from rlhf_trainer.sequences import pack_rows
 from rlhf_trainer.session import Session
 from rlhf_trainer.supervised import commit, done, fit
-from rlhf_trainer.task import Contribution, Task
+from rlhf_trainer.task import Contribution, StepBatch, Task
 
 
 def train(session: Session) -> StageResult:
@@ -63,6 +65,8 @@ class MicroBatch(NamedTuple):
 
     rows: TokenBatch
     tokens_in_all: int  # that count, in the global batch
+    ids: Sequence[str]  # of its rows
+    seeds: Sequence[int] = ()  # of their noise; empty: they have none
 
 
 class SFTTask(Task[Encoded, MicroBatch, int]):
@@ -71,6 +75,22 @@ class SFTTask(Task[Encoded, MicroBatch, int]):
     def lengths_of(self, examples: Sequence[Encoded]) -> list[int]:
         """Tokens of each dialogue."""
         return [len(row.tokens) for row in examples]
+
+    def batch(self, step: int) -> StepBatch[MicroBatch]:
+        """With seeds of noise, where there is to be noise."""
+        batch = super().batch(step)
+        if self.noise_alpha is None:
+            return batch
+        seed = self.session.run.seed
+        seeds = [[noise_seed(seed, step, i) for i in part.ids] for part in batch.micro_batches]
+        parts = zip(batch.micro_batches, seeds, strict=True)
+        return batch._replace(micro_batches=[part._replace(seeds=s) for part, s in parts])
+
+    @property
+    def noise_alpha(self) -> float | None:
+        """NEFTune's α."""
+        assert isinstance(self.settings, SFTStage)
+        return self.settings.neftune_noise_alpha
 
     def of_whole(self, whole: Sequence[Encoded], parts: Sequence[Sequence[Encoded]]) -> int:
         """Tokens that count."""
@@ -85,14 +105,24 @@ class SFTTask(Task[Encoded, MicroBatch, int]):
         counts = (c for row in examples for c in (False, *row.loss_mask[1:]))
         counted = [position for position, counts_in in enumerate(counts) if counts_in]
         at_M = torch.tensor(counted, dtype=torch.long, device=device)
-        return MicroBatch(TokenBatch(packed, at_M - 1, packed.input_ids[0, at_M]), of_whole)
+        targets_M = packed.input_ids[0, at_M]
+        ids = [row.id for row in examples]
+        return MicroBatch(TokenBatch(packed, at_M - 1, targets_M), of_whole, ids)
 
     def contribution(self, engine: Engine, micro_batch: MicroBatch) -> Contribution:
         """Σ over tokens that count of the loss, over all of the global batch."""
-        logprobs_M, hits_M = engine(micro_batch.rows, _logprobs_and_hits)
+        with self._noise_on(engine, micro_batch):
+            logprobs_M, hits_M = engine(micro_batch.rows, _logprobs_and_hits)
         count = max(micro_batch.tokens_in_all, 1)
         loss = sft_loss(logprobs_M, torch.ones_like(hits_M), count)
         return Contribution(loss, {"train/accuracy": hits_M.sum() / count})
+
+    def _noise_on(self, engine: Engine, micro_batch: MicroBatch) -> AbstractContextManager[None]:
+        if self.noise_alpha is None or not micro_batch.seeds:
+            return nullcontext()
+        embedding = plain_model(cast(ScoredLM, engine.module).lm).get_input_embeddings()
+        lengths = micro_batch.rows.packed.lengths
+        return noisy_embeddings(embedding, lengths, micro_batch.seeds, self.noise_alpha)
 
 
 def _logprobs_and_hits(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, ...]:
