@@ -342,11 +342,14 @@ CASES: list[Case] = [
         f"spec.{PPO}.rollout.samplesPerPrompt",
         {f"{PPO}.rollout.samplesPerPrompt": 8},
     ),
-    Case(
-        "groups_have_members",
-        {f"{PPO}.advantage": "grpo"},
-        f"spec.{PPO}.rollout.samplesPerPrompt",
-        {f"{PPO}.advantage": "grpo", f"{PPO}.rollout.samplesPerPrompt": 2},
+    *(
+        Case(
+            "groups_have_members",
+            {f"{PPO}.advantage": estimator},
+            f"spec.{PPO}.rollout.samplesPerPrompt",
+            {f"{PPO}.advantage": estimator, f"{PPO}.rollout.samplesPerPrompt": 2},
+        )
+        for estimator in ("grpo", "reinforce++-baseline")
     ),
     Case(
         "critic_is_used",

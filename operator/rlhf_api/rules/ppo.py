@@ -72,6 +72,9 @@ TERM_RULES: Final = (
     ),
 )
 
+GROUP_ESTIMATORS: Final = ("grpo", "rloo", "reinforce++-baseline")
+"""Advantages that compare responses to one prompt."""
+
 BATCH_RULES: Final = (
     Rule(
         "micro_batch_fits",
@@ -100,8 +103,8 @@ BATCH_RULES: Final = (
     Rule(
         "groups_have_members",
         "rollout.samplesPerPrompt",
-        lambda ppo: ppo.advantage not in ("grpo", "rloo") or ppo.rollout.samples_per_prompt >= 2,
-        "!(self.advantage in ['grpo', 'rloo']) || self.rollout.samplesPerPrompt >= 2",
+        lambda ppo: ppo.advantage not in GROUP_ESTIMATORS or ppo.rollout.samples_per_prompt >= 2,
+        f"!(self.advantage in {list(GROUP_ESTIMATORS)}) || self.rollout.samplesPerPrompt >= 2",
         "is {rollout.samplesPerPrompt}, and advantage {advantage} compares responses to one prompt",
         "at least 2; 4 to 16 is usual",
     ),
@@ -154,6 +157,7 @@ CRITIC_RULES: Final = (
     ),
 )
 
+DISCOUNTING_ESTIMATORS: Final = ("gae", "reinforce++", "reinforce++-baseline")
 GAE: Final = "self.advantage == 'gae'"
 
 
@@ -193,10 +197,10 @@ READ_RULES: Final = (
     read_only_by(
         PPOStage,
         "gamma",
-        lambda ppo: ppo.advantage in ("gae", "reinforce++"),
-        "self.advantage in ['gae', 'reinforce++']",
+        lambda ppo: ppo.advantage in DISCOUNTING_ESTIMATORS,
+        f"self.advantage in {list(DISCOUNTING_ESTIMATORS)}",
         "advantage {advantage}",
-        "advantage: gae or reinforce++",
+        "advantage: gae, reinforce++ or reinforce++-baseline",
     ),
     read_only_by(
         PPOStage,
@@ -209,10 +213,10 @@ READ_RULES: Final = (
     Rule(
         "settings_are_read",
         "dynamicSampling",
-        lambda ppo: ppo.dynamic_sampling is None or ppo.advantage in ("grpo", "rloo"),
-        "!has(self.dynamicSampling) || self.advantage in ['grpo', 'rloo']",
+        lambda ppo: ppo.dynamic_sampling is None or ppo.advantage in GROUP_ESTIMATORS,
+        f"!has(self.dynamicSampling) || self.advantage in {list(GROUP_ESTIMATORS)}",
         "is set, and advantage {advantage} compares no responses to one prompt",
-        "leave it out, or advantage: grpo or rloo",
+        f"leave it out, or one of {', '.join(GROUP_ESTIMATORS)}",
     ),
 )
 

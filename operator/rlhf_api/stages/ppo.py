@@ -238,8 +238,10 @@ class PPOStage(StageCommon):
     critic_warmup_rollouts: int = Field(
         default=0, ge=0, le=10_000_000, description="First rollouts that train the critic alone."
     )
-    advantage: Literal["gae", "grpo", "rloo", "reinforce++"] = Field(
-        default="gae", description="Advantage estimator; all but gae need no critic."
+    advantage: Literal["gae", "grpo", "rloo", "reinforce++", "reinforce++-baseline"] = Field(
+        default="gae",
+        description="Advantage estimator; all but gae need no critic. reinforce++-baseline takes "
+        "the mean of a prompt's scores from each, and whitens over the batch.",
     )
     group_std: bool = Field(
         default=True, description="GRPO: divide by the group's standard deviation."
@@ -309,7 +311,7 @@ class PPOStage(StageCommon):
     rollout: Rollout = Field(default_factory=Rollout, description="Sampling of responses.")
     dynamic_sampling: DynamicSampling | None = Field(
         default=None,
-        description="`advantage: grpo` or `rloo`: draw further prompts until all of a rollout's "
+        description="Estimators of groups: draw further prompts until all of a rollout's "
         "have responses that score differently (DAPO); default: off.",
     )
     pretraining: PretrainingMix | None = Field(

@@ -92,7 +92,10 @@ def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
             "lossAggregation": "sequence",
             "clip": 0.0003,
         },
-        {"advantage": "reinforce++"},
+        {
+            "advantage": "reinforce++-baseline",
+            "rollout": {"maxPromptLength": 64, "maxNewTokens": 8, "samplesPerPrompt": 2},
+        },
         {"kl": {"adaptive": {"target": 0.1}}, "ema": {"decay": 0.9}, "criticWarmupRollouts": 1},
         {"precision": "bf16"},
     ],

@@ -226,12 +226,15 @@ def estimate(
     """Advantages and returns (B, T) by the stage's estimator.
 
     GRPO takes its KL as a term of the loss; of the others it is part of the reward: of each token,
-    or for RLOO of the whole response (Ahmadian et al. 2024, sec. 3).
+    or for RLOO of the whole response (Ahmadian et al. 2024, sec. 3). REINFORCE++ with a baseline
+    takes it from a group's scores alone (Hu et al. 2025).
     """
+    samples = config.rollout.samples_per_prompt
+    if config.advantage == "reinforce++-baseline":
+        scores_B = grpo_advantages(scores_B.view(-1, samples), divide_by_std=False).flatten()
     rewards_BT = kl_penalty_rewards(
         scores_B, tokens.logprobs, tokens.ref_logprobs, mask_BT, kl_coef, config.kl.estimator
     )
-    samples = config.rollout.samples_per_prompt
     match config.advantage:
         case "gae":
             advantages_BT, returns_BT = gae(
@@ -246,7 +249,7 @@ def estimate(
             total_B = rewards_BT.sum(-1)
             advantages_B = rloo_advantages(total_B.view(-1, samples)).flatten()
             advantages_BT = returns_BT = spread_over_tokens(advantages_B, mask_BT)
-        case "reinforce++":
+        case "reinforce++" | "reinforce++-baseline":
             advantages_BT, returns_BT = reinforce_plus_plus_advantages(
                 rewards_BT, mask_BT, config.gamma
             )
