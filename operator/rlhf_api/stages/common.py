@@ -46,6 +46,16 @@ class LoRA(Contract):
         examples=[["q_proj", "v_proj"]],
         max_length=64,
     )
+    modules_to_save: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]] | None,
+        AfterValidator(lambda names: names or None),
+    ] = Field(
+        default=None,
+        description="Names, or ends of names, of layers that are trained in full beside the "
+        "adapters; default: none. Embeddings and head, where a template's tokens are new.",
+        examples=[["embed_tokens", "lm_head"]],
+        max_length=64,
+    )
     output: Literal["merged", "adapter"] = Field(
         default="merged",
         description="What the stage hands on: a whole model with the adapter merged, or (but a "

@@ -115,6 +115,82 @@ def test_tied_embeddings_that_an_adapter_parts_are_told_to_be_two(
     assert (logits(loaded) - logits(load_policy(run))).abs().max() > 1e-2
 
 
+SAVED = LoRA(rank=2, modules_to_save=["embed_tokens", "lm_head", "norm"])
+
+
+def with_copies(model: Any, lora: LoRA = SAVED) -> Any:
+    """Adapters and copies that are other than what they were."""
+    wrapped = adapted(model, lora)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if ".modules_to_save." in name:
+                assert parameter.requires_grad
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+    return wrapped
+
+
+@pytest.mark.parametrize("output", ["merged", "adapter"])
+@pytest.mark.parametrize("ties", [True, False], ids=["tied", "two"])
+def test_layers_that_train_in_full_beside_adapters_are_handed_on(
+    ties: bool, output: Any, in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    path = write_model(tmp_path / "start", "llama", tie_word_embeddings=ties)
+    run = starts_from(in_pod, path, path)
+    base = logits(load_policy(run))
+    lora = SAVED.model_copy(update={"output": output})
+    model = with_copies(load_policy(run), lora)
+    expected = logits(model)
+    assert (expected - base).abs().max() > 1e-2
+    with model.disable_adapter():
+        assert torch.equal(logits(model), base)  # the reference of PPO and DPO
+    assert torch.equal(logits(model), expected)
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    loaded = load_output(run, tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded), expected, atol=2e-5, rtol=1e-4)
+    save_model(loaded, tokenizer, tmp_path / "again")  # as a stage that starts from it
+    again = load_directory(tmp_path / "again")
+    torch.testing.assert_close(logits(again), expected, atol=2e-5, rtol=1e-4)
+    assert not again.config.tie_word_embeddings
+
+
+def test_an_adapter_beside_the_hubs_name_of_its_base_brings_layers_that_train_in_full(
+    in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    run = starts_from(in_pod, in_pod.model, in_pod.model)
+    lora = SAVED.model_copy(update={"output": "adapter"})
+    model = with_copies(load_policy(run), lora)
+    save_model(model, tokenizer, tmp_path / "saved", lora, HubModel("owner/name", None))
+    loaded = load_output(run, tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+
+
+def test_a_layer_to_train_in_full_that_is_not_there_is_told_with_those_that_are(
+    in_pod: Pod,
+) -> None:
+    model = load_policy(in_pod.stage_run("sft", SFT))
+    said = r"lora\.modulesToSave: there is no wte\. Modules of this model: .*embed_tokens, .*norm"
+    with pytest.raises(ConfigurationError, match=said):
+        add_lora(model, LoRA(modules_to_save=["lm_head", "wte"]))
+    with pytest.raises(ConfigurationError, match=r"there is no layers\."):
+        add_lora(model, LoRA(modules_to_save=["layers"]))  # a list, that has no forward pass
+    with pytest.raises(ConfigurationError, match=r"there is no lm_head\."):
+        add_lora(model.model, SAVED)  # as a reward model has it, without a head
+    trunk = add_lora(model.model, SAVED, is_critic=True)
+    copies = {n.split(".")[2] for n, _ in trunk.named_parameters() if "modules_to_save" in n}
+    assert copies == {"embed_tokens", "layers", "norm"}  # a layer's norms end with that name, too
+
+
+def test_layers_in_a_module_that_trains_in_full_have_no_adapters(
+    in_pod: Pod, tokenizer: Any, tmp_path: Path
+) -> None:
+    run, lora = in_pod.stage_run("sft", SFT), LoRA(rank=2, modules_to_save=["mlp"])
+    model = with_copies(load_policy(run), lora)
+    assert not [n for n, _ in model.named_parameters() if "mlp" in n and "lora" in n]
+    save_model(model, tokenizer, tmp_path / "saved", lora)
+    loaded = load_directory(tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("output", ["merged", "adapter"])
 def test_adapters_of_a_mixtures_experts_come_back_as_they_were(
     output: Any, in_pod: Pod, tokenizer: Any, tmp_path: Path

@@ -77,7 +77,7 @@ def test_first_update_starts_from_the_policy_that_sampled(train: Train) -> None:
     "changes",
     [
         {"critic": "shared"},
-        {"lora": {"rank": 4}, "critic": "shared"},
+        {"lora": {"rank": 4, "modulesToSave": ["embed_tokens", "lm_head"]}, "critic": "shared"},
         {"lora": {"rank": 4}, "entropyCoef": 0.01, "dualClip": 3.0, "clipHigh": 0.28},
         {
             "advantage": "grpo",

@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "maxKl": 1000.0,
     },
     "full, shared critic": {"critic": "shared"},
-    "LoRA": {"lora": {"rank": 4}},
+    "LoRA": {"lora": {"rank": 4, "modulesToSave": ["lm_head"]}},
 }
 
 

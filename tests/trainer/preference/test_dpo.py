@@ -19,7 +19,7 @@ from rlhf_trainer.preference.kto import KtoTask
 from rlhf_trainer.stages import dpo
 from trainer_pod import TINY, Pod, pair_rows
 
-LORA = {"lora": {"rank": 4}}
+LORA = {"lora": {"rank": 4, "modulesToSave": ["lm_head"]}}
 
 
 def settings(pod: Pod, **changes: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rlhf_trainer.models.lora import (
     HubModel,
     fold_adapters,
     is_adapter_alone,
+    parts_ties,
     plain_model,
     save_adapter,
     told_as_merged,
@@ -176,12 +177,16 @@ def _merged_adapter(base: Input, path: Path, seed: int, dtype: torch.dtype) -> P
     refuse_damaged_weights(path)
     model = _causal_lm(Path(base.path), base.init, seed, torch.float32)
     try:
-        merged = PeftModel.from_pretrained(model, path).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, path)
+        parted = parts_ties(adapted)
+        merged = adapted.merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         message = f"the adapter in {path} does not fit the base model: {first_line(error)}"
         raise CheckpointUnusable(message) from None
-    adapted: PreTrainedModel = merged.to(dtype)
-    return adapted
+    if parted:
+        merged.config.tie_word_embeddings = False
+    whole: PreTrainedModel = merged.to(dtype)
+    return whole
 
 
 def _causal_lm(

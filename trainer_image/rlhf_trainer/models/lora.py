@@ -46,9 +46,11 @@ class HubModel(NamedTuple):
         return cls(source.removeprefix("hf://"), about.get("commit") or run.model.revision)
 
 
-def add_lora(model: PreTrainedModel, lora: LoRA) -> nn.Module:
+def add_lora(model: PreTrainedModel, lora: LoRA, is_critic: bool = False) -> nn.Module:
     """The model with all its weights frozen and adapters that train: on the layers that the
-    settings name, or on all linear layers but the head and those that are `left_alone`.
+    settings name, or on all linear layers but the head and those that are `left_alone`. Layers of
+    `modulesToSave` are there twice: as they were, and as a copy that trains. A critic's trunk may
+    lack some of them: the head, which its policy has.
     """
     from peft import LoraConfig, get_peft_model
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -59,6 +61,7 @@ def add_lora(model: PreTrainedModel, lora: LoRA) -> nn.Module:
         lora_dropout=lora.dropout,
         use_rslora=bool(lora.use_rslora),
         target_modules=lora.target_modules or ALL,
+        modules_to_save=_modules_to_save(model, lora, is_critic),
         task_type="CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION",
     )
     try:
@@ -76,6 +79,31 @@ def add_lora(model: PreTrainedModel, lora: LoRA) -> nn.Module:
             f"lora.targetModules: {first_line(error)} Linear layers of this model: {allowed}."
         ) from None
     return adapted
+
+
+def _modules_to_save(model: nn.Module, lora: LoRA, may_lack: bool) -> list[str] | None:
+    """Those of the settings that are there, by the ends of names, as PEFT takes them."""
+    lists = (nn.ModuleList, nn.ModuleDict)
+    names = [name for name, module in model.named_modules() if not isinstance(module, lists)]
+    last = {name.rpartition(".")[2] for name in names}
+    wanted = lora.modules_to_save or []
+    found = [w for w in wanted if any(name.endswith(w) for name in names)]
+    if len(found) < len(wanted) and not may_lack:
+        allowed = ", ".join(sorted(name for name in last if name and not name.isdigit()))
+        missing = next(w for w in wanted if w not in found)
+        raise ConfigurationError(
+            f"lora.modulesToSave: there is no {missing}. Modules of this model: {allowed}."
+        )
+    return found or None
+
+
+def trained_copy(module: Any) -> nn.Module | None:
+    """Of a layer that is trained in full beside adapters, the copy that trains."""
+    inside = module._modules
+    if "original_module" not in inside or "modules_to_save" not in inside:
+        return None
+    found: nn.Module = inside["modules_to_save"]["default"]
+    return found
 
 
 def left_alone(model: nn.Module) -> list[str]:
@@ -110,6 +138,11 @@ def fold_adapters(model: Any) -> None:
     """Merge the adapters that transformers loaded with a model, and leave a plain model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if parts_ties(model):
+        model.config.tie_word_embeddings = False
+    for name, module in list(model.named_modules()):
+        if (copy := trained_copy(module)) is not None:
+            model.set_submodule(name, copy)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in reversed(layers):  # from the inside, where one is around another
         layer.merge()
@@ -125,7 +158,7 @@ def save_adapter(model: Any, directory: Path, hub: HubModel | None) -> None:
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = hub.name if hub else None
     config["revision"] = hub.commit if hub else None
-    for targets in ("target_modules", "target_parameters", "exclude_modules"):
+    for targets in ("target_modules", "target_parameters", "exclude_modules", "modules_to_save"):
         if isinstance(config.get(targets), list):
             config[targets] = sorted(config[targets])  # a set, in hash order
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -145,11 +178,13 @@ def has_adapter(module: Any) -> bool:
 
 
 def parts_ties(model: Any) -> bool:
-    """Whether embeddings and head are one weight that an adapter on either makes two."""
+    """Whether embeddings and head are one weight that training makes two: by an adapter on either,
+    or by a copy of either that trains."""
     plain = plain_model(model)
     if not getattr(plain.config, "tie_word_embeddings", False):
         return False
-    return has_adapter(plain.get_input_embeddings()) or has_adapter(plain.get_output_embeddings())
+    ends = (plain.get_input_embeddings(), plain.get_output_embeddings())
+    return any(has_adapter(end) or trained_copy(end) is not None for end in ends if end is not None)
 
 
 @contextmanager
@@ -182,7 +217,7 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the model without its adapters."""
     state = plain_model(model).state_dict()
     return {
-        key.replace(".base_layer", ""): value.detach()
+        key.replace(".base_layer", "").replace(".original_module", ""): value.detach()
         for key, value in state.items()
-        if ".lora_" not in key
+        if ".lora_" not in key and ".modules_to_save." not in key
     }

@@ -18,6 +18,7 @@ from rlhf_trainer.models.lora import (
     has_adapter,
     merged,
     plain_model,
+    trained_copy,
 )
 
 
@@ -77,7 +78,8 @@ def _in_host_memory(weight: Tensor) -> Tensor:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Modules that have parameters of their own; of one with an adapter, the whole."""
+    """Modules that have parameters of their own; of one with an adapter, the whole; of one that is
+    there twice, what trains."""
     inside = "\0"
     for name, module in model.named_modules():
         if name.startswith(inside):
@@ -85,8 +87,18 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
         if has_adapter(module):
             inside = f"{name}."
             yield name, module
+        elif (copy := trained_copy(module)) is not None:
+            inside = f"{name}."
+            yield from _layers_below(copy, name)
         elif next(module.parameters(recurse=False), None) is not None:
             yield name, module
+
+
+def _layers_below(module: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
+    """The same of a module without adapters, which has a name in a model."""
+    for below, layer in module.named_modules(prefix=name):
+        if next(layer.parameters(recurse=False), None) is not None:
+            yield below, layer
 
 
 def _adapters(layer: Any) -> Iterator[Any]:

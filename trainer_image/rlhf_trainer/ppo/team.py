@@ -218,7 +218,7 @@ def _critic(session: Session, config: PPOStage, kind: str) -> Critic:
         model = load_scalar(path, dtype=dtype)
         offset = _as_rewarded(model, path, term, config)
     if config.lora is not None:
-        model.trunk = without_dropout(add_lora(model.trunk, config.lora))
+        model.trunk = without_dropout(add_lora(model.trunk, config.lora, is_critic=True))
     return Critic(model, offset)
 
 
