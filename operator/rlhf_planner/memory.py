@@ -28,6 +28,9 @@ WITH_ADAPTERS: Final = 1.42
 IN_FP32: Final = 1.75
 """The same of fp32 beside bf16: norms keep fp32 in both; measured."""
 
+ENDS: Final = ("embed_tokens", "embed_in", "wte", "lm_head", "embed_out")
+"""Embeddings and heads, as families of models name them."""
+
 Moment = Literal["training", "generation"]
 
 
@@ -150,16 +153,18 @@ def has_critic(stage: PPOStage) -> bool:
 
 
 def trainable(stage: StageCommon, model: Architecture) -> float:
-    """Parameters that train: all, or those of adapters: rank · (inputs + outputs) of a layer."""
+    """Parameters that train: all, or those of adapters, rank · (inputs + outputs) of a layer, with
+    what is trained in full beside them."""
     if stage.lora is None:
         return model.parameters
-    wanted = stage.lora.target_modules
-    sizes = [
-        linear.inner + linear.outer
-        for linear in model.linears
-        if wanted is None or linear.name in wanted
-    ]
-    return float(model.layers * stage.lora.rank * sum(sizes))
+    wanted, whole = stage.lora.target_modules, stage.lora.modules_to_save or []
+    found = 0.0
+    for linear in model.linears:
+        if linear.name in whole:
+            found += model.layers * linear.inner * linear.outer
+        elif wanted is None or linear.name in wanted:
+            found += model.layers * stage.lora.rank * (linear.inner + linear.outer)
+    return found + sum(model.vocabulary * model.hidden for name in whole if name in ENDS)
 
 
 def weight_bytes(stage: StageCommon, on_gpu: bool) -> int:

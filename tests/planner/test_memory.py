@@ -86,6 +86,13 @@ def test_an_adapter_trains_its_two_matrices_of_each_layer() -> None:
     assert one.gradients == 4 * 32 * 8 * (4096 + 4096)
 
 
+def test_what_is_trained_in_full_beside_an_adapter_counts_whole() -> None:
+    lora = {"rank": 8, "modulesToSave": ["embed_tokens", "lm_head", "q_proj"]}
+    adapter = 32 * 8 * (4096 + 11008)
+    whole = 2 * 32000 * 4096 + 32 * 4096 * 4096
+    assert taken(SFTStage, lora=lora).gradients == 4 * (adapter + whole)
+
+
 def test_what_is_offloaded_is_on_the_host() -> None:
     settings = {"zero": {"stage": 3, "offload": "cpu"}}
     found = taken(SFTStage, **settings)
