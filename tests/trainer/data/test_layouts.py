@@ -102,6 +102,23 @@ DIALOGUES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         {"source": "x", "conversation": [{"input": Q, "output": A}]},
         DIALOGUE,
     ),
+    "list of texts in turn (LIMA)": ({"conversations": [Q, A], "source": "x"}, DIALOGUE),
+    "prompt of marked turns (HelpSteer2)": (
+        {"prompt": f"H\n<extra_id_1>Assistant\nR\n<extra_id_1>User\n{Q}", "response": A},
+        [("user", "H"), ("assistant", "R"), *DIALOGUE],
+    ),
+    "instruction of turns a line (BELLE)": (
+        {"instruction": f"Human:H\nAssistant:R\nHuman:{Q}\nAssistant:", "output": A},
+        [("user", "H"), ("assistant", "R"), *DIALOGUE],
+    ),
+    "solution beside what it comes to (NuminaMath)": (
+        {"problem": Q, "answer": "2", "solution": A},
+        DIALOGUE,
+    ),
+    "calls as JSON (xLAM)": (
+        {"query": Q, "answers": '[{"name": "sum", "arguments": {}}]', "tools": '[{"name": "sum"}]'},
+        [*ASKED, ("assistant", '<tool_call>\n{"name": "sum", "arguments": {}}\n</tool_call>')],
+    ),
     "Guanaco transcript": ({"text": f"### Human: {Q}### Assistant: {A}"}, DIALOGUE),
     "chosen of a pair": ({"query": Q, "chosen": A, "rejected": B}, DIALOGUE),
 }
@@ -171,6 +188,19 @@ def test_a_turn_of_weight_0_is_not_trained_on(mark: dict[str, Any], tmp_path: Pa
 
 GOOD, BAD = {"role": "assistant", "content": A}, {"role": "assistant", "content": B}
 PAIRS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "lists in JSON (Chatbot Arena 55k)": (
+        {
+            "prompt": json.dumps([Q]),
+            "response_a": json.dumps([A]),
+            "response_b": json.dumps([B]),
+            "winner_model_a": 1,
+        },
+        ASKED,
+    ),
+    "scores of votes (Stack Exchange)": (
+        {"question": Q, "answers": [{"text": B, "pm_score": 1}, {"text": A, "pm_score": 3}]},
+        ASKED,
+    ),
     "query/chosen/rejected": ({"query": Q, "chosen": A, "rejected": B}, ASKED),
     "prompt/chosen/rejected": ({"prompt": Q, "chosen": A, "rejected": B}, ASKED),
     "alpaca (LLaMA-Factory)": (
@@ -666,7 +696,7 @@ BAD_DIALOGUES: dict[str, tuple[list[Any], str]] = {
         "calls functions, and is the user's turn",
     ),
     "no question": ([TURNS[1]], "an answer without a question"),
-    "not objects": (["x"], "is not an object"),
+    "not objects": ([1], "is not an object"),
     "empty": ([], "an empty one"),
 }
 
@@ -704,3 +734,39 @@ def test_several_right_answers_are_no_ranking(tmp_path: Path) -> None:
         (found,) = load(load_preferences, path, **own).train
         assert [answer[0].content for answer in found.answers] == ["2", "two"]
         assert found.ranks == (0, 1)
+
+
+def test_rows_of_two_dialogues_in_json_lists_part_where_their_first_answers_do(
+    tmp_path: Path,
+) -> None:
+    row = {
+        "prompt": json.dumps(["H", Q]),
+        "response_a": json.dumps(["R", B]),
+        "response_b": json.dumps(["R", A]),
+        "winner_model_a": 0,
+    }
+    (found,) = load(load_preferences, jsonl(tmp_path / "a.jsonl", [row])).train
+    assert texts(found.prompt) == [("user", "H"), ("assistant", "R"), *ASKED]
+    assert [texts(answer) for answer in found.answers] == [[("assistant", A)], [("assistant", B)]]
+
+
+@pytest.mark.parametrize(
+    ("loader", "row", "hint"),
+    [
+        (
+            load_labelled,
+            {"prompt": Q, "response": A, "is_safe": True},
+            r"\(`columns: \{label: is_safe\}` reads `is_safe` as the label\)",
+        ),
+        (
+            load_dialogues,
+            {"message_tree_id": "x", "text": Q, "role": "prompter"},
+            r"\(each row is one message of a tree: write whole dialogues",
+        ),
+    ],
+)
+def test_rows_of_other_data_sets_are_refused_with_what_would_read_them(
+    loader: Any, row: dict[str, Any], hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadData, match=hint):
+        load(loader, jsonl(tmp_path / "a.jsonl", [row]))

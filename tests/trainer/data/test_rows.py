@@ -31,15 +31,27 @@ def csv_text() -> str:
     return "prompt,answer\n" + "".join(f"{row['prompt']},{row['answer']}\n" for row in ROWS)
 
 
+def zstd(text: str) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "zstd") as stream:
+        stream.write(text.encode())
+    return bytes(packed.getvalue())
+
+
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(ROWS)
     pq.write_table(table, tmp_path / "a.parquet")
     with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as stream:
         stream.write_table(table)
+    for name in ("b.arrow", "c.feather"):
+        with pa.ipc.new_file(str(tmp_path / name), table.schema) as file:
+            file.write_table(table)
     text = "".join(lines())
     files = [
         tmp_path / "a.parquet",
         tmp_path / "a.arrow",
+        tmp_path / "b.arrow",
+        tmp_path / "c.feather",
         write(tmp_path / "a.jsonl", text),
         write(tmp_path / "a.ndjson", text),
         write(tmp_path / "per-line.json", text),
@@ -47,10 +59,14 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         write(tmp_path / "pretty.json", json.dumps(ROWS, indent=2, ensure_ascii=False)),
         write(tmp_path / "one-by-one.json", "\n".join(json.dumps(r, indent=1) for r in ROWS)),
         write(tmp_path / "a.csv", csv_text()),
+        write(tmp_path / "excel.csv", "\ufeff" + csv_text().replace(",", ";")),
         write(tmp_path / "a.tsv", csv_text().replace(",", "\t")),
         write(tmp_path / "a.jsonl.gz", gzip.compress(text.encode())),
         write(tmp_path / "b.json.gz", gzip.compress(json.dumps(ROWS).encode())),
         write(tmp_path / "c.CSV.gz", gzip.compress(csv_text().encode())),
+        write(tmp_path / "a.jsonl.zst", zstd(text)),
+        write(tmp_path / "b.json.zst", zstd(json.dumps(ROWS))),
+        write(tmp_path / "c.csv.zst", zstd(csv_text())),
     ]
     assert {file.name: answers(file) for file in files} == {file.name: SAID for file in files}
 
@@ -240,6 +256,8 @@ def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
     for path in (
         write(tmp_path / "cut.parquet", whole[:-20]),
         write(tmp_path / "cut.jsonl.gz", gzip.compress("".join(GOOD).encode())[:-20]),
+        write(tmp_path / "cut.jsonl.zst", zstd("".join(GOOD))[:-5]),
+        write(tmp_path / "none.jsonl.zst", b"{}"),
         write(tmp_path / "none.jsonl.gz", b"{}"),
         write(tmp_path / "text.arrow", b"{}"),
     ):
@@ -295,12 +313,12 @@ def test_a_split_is_named_as_hugging_face_names_it(tmp_path: Path) -> None:
 def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     for name in ("dolly.jsonl", "self_eval.jsonl", "test.jsonl"):
         jsonl(tmp_path / name, ROWS[:1])
-    for name in ("more.jsonl.zst", "README.md", "LICENSE", ".hidden", "dataset_infos.json"):
+    for name in ("more.jsonl.xz", "README.md", "LICENSE", ".hidden", "dataset_infos.json"):
         write(tmp_path / name, b"x")
     found = load(load_dialogues, tmp_path)
-    assert list(found.unread) == ["more.jsonl.zst", "self_eval.jsonl", "test.jsonl"]
+    assert list(found.unread) == ["more.jsonl.xz", "self_eval.jsonl", "test.jsonl"]
     found = load(load_dialogues, tmp_path, eval_source="its/source")
-    assert list(found.unread) == ["more.jsonl.zst"]
+    assert list(found.unread) == ["more.jsonl.xz"]
     assert not load(load_dialogues, tmp_path / "dolly.jsonl").unread
 
 

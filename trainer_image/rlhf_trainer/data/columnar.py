@@ -12,6 +12,8 @@ from rlhf_trainer.data.json_rows import Found
 from rlhf_trainer.errors import BadData
 
 BATCH_ROWS = 1024
+ARROW_FILE = b"ARROW1"
+"""What an IPC file begins with, and a stream does not."""
 
 
 def read_parquet(stream: IO[bytes]) -> Iterator[Found]:
@@ -24,11 +26,17 @@ def read_parquet(stream: IO[bytes]) -> Iterator[Found]:
 
 
 def read_arrow(stream: IO[bytes]) -> Iterator[Found]:
-    """Arrow IPC stream, as ``datasets`` writes it with save_to_disk."""
+    """Arrow IPC: a stream, as ``datasets`` writes it with save_to_disk, or a file (Feather)."""
+    is_file = stream.read(len(ARROW_FILE)) == ARROW_FILE
+    stream.seek(0)
     try:
-        yield from _rows(iter(pa.ipc.open_stream(stream)))
+        if is_file:
+            file = pa.ipc.open_file(stream)
+            yield from _rows(file.get_batch(index) for index in range(file.num_record_batches))
+        else:
+            yield from _rows(iter(pa.ipc.open_stream(stream)))
     except pa.ArrowException as error:
-        raise BadData(f" not a whole Arrow stream: {error}") from None
+        raise BadData(f" not a whole Arrow stream or file: {error}") from None
 
 
 def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Found]:

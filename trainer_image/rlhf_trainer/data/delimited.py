@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 from rlhf_trainer.data.json_rows import MAX_ROW_BYTES, Found, numbered_lines
@@ -12,7 +13,8 @@ from rlhf_trainer.errors import BadData
 
 
 def read_csv(stream: IO[bytes]) -> Iterator[Found]:
-    """Comma-separated values with a header line (RFC 4180)."""
+    """Comma-separated values with a header line (RFC 4180), or as Excel writes them where the comma
+    is decimal, with semicolons."""
     return _delimited(stream, ",")
 
 
@@ -33,7 +35,11 @@ def read_text(stream: IO[bytes]) -> Iterator[Found]:
 
 def _delimited(stream: IO[bytes], delimiter: str) -> Iterator[Found]:
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(_lines(stream), delimiter=delimiter, strict=True)
+    lines = _lines(stream)
+    first = next(lines, "")
+    if delimiter == "," and "," not in first and ";" in first:
+        delimiter = ";"
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     header = _next(reader)
     if header is None:
         return

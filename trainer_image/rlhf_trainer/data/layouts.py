@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from rlhf_api.data import DataSource
 
 from rlhf_trainer.data import preferences
+from rlhf_trainer.data.calls import calls_in
 from rlhf_trainer.data.columns import Names, cell, number, truth
 from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
@@ -21,6 +22,7 @@ from rlhf_trainer.data.prompts import PromptReader, extras_of, with_system
 from rlhf_trainer.data.sample import Sample
 from rlhf_trainer.data.turns import (
     Turns,
+    are_texts,
     is_transcript,
     is_turn,
     is_turns,
@@ -147,7 +149,10 @@ def _versus(names: Names) -> Read | None:
     prompt = PromptReader.of_any(names)
 
     def read(row: dict[str, Any]) -> Sample:
-        first, second = (preferences.continuation(cell(row, name), name) for name in columns)
+        if prompt and (both := preferences.arena(row, prompt.column, columns)):
+            first, second = both
+        else:
+            first, second = (preferences.continuation(cell(row, name), name) for name in columns)
         best, worst = (first, second) if preferences.first_won(row) else (second, first)
         asked = prompt(row) if prompt and not preferences.are_dialogues(first, second) else ()
         before, answers = preferences.parted(asked, best, worst)
@@ -158,7 +163,8 @@ def _versus(names: Names) -> Read | None:
 
 def _messages(names: Names) -> Read | None:
     column = names.get("messages")
-    if column is None or not (names.mapped("messages") or is_turns(names.examples[column])):
+    example = names.example("messages")
+    if column is None or not (names.mapped("messages") or is_turns(example) or are_texts(example)):
         return None
     reader = PromptReader(names, column)
 
@@ -181,6 +187,8 @@ def _dialogue(turns: Turns, names: Names, row: dict[str, Any]) -> Sample:
 def _answered(names: Names) -> Read | None:
     prompt = PromptReader.of(names)
     answer = names.get("answer", but=prompt.column if prompt else None)
+    if answer == "answer" and "solution" in names.examples and not names.mapped("answer"):
+        answer = "solution"  # NuminaMath, LIMO: what it comes to stands in `answer`
     if prompt is None or answer is None:
         return None
 
@@ -190,6 +198,23 @@ def _answered(names: Names) -> Read | None:
         turns = turns_of(value, answer) if is_turns(value) else ()
         turns = turns or (Message("assistant", text_of(value, answer)),)
         return Sample(prompt(row), (turns,), (0,), extras=extras_of(row, names))
+
+    return read
+
+
+def _called(names: Names) -> Read | None:
+    """xLAM's rows: what is asked, functions, and the calls that answer, as JSON."""
+    prompt, column = PromptReader.of(names), names.get("answers")
+    is_text = isinstance(names.example("answers"), str) and isinstance(names.example("tools"), str)
+    if prompt is None or column != "answers" or not is_text:
+        return None
+
+    def read(row: dict[str, Any]) -> Sample:
+        calls = calls_in(text_of(cell(row, column), column), column)
+        if not calls:
+            raise RowProblem(f"`{column}` is not the JSON of calls of the row's functions")
+        answer = (Message("assistant", "", calls=calls),)
+        return Sample(prompt(row), (answer,), (0,), extras=extras_of(row, names))
 
     return read
 
@@ -261,6 +286,12 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         "answer/response/completion/output/target",
         _answered,
         ASKED | {"answer"},
+    ),
+    Layout(
+        frozenset({"prompt"}),
+        "prompt/query + tools + answers: calls of functions as JSON (xLAM)",
+        _called,
+        ASKED | {"answers"},
     ),
     Layout(
         frozenset({"hh"}),

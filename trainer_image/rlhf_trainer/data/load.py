@@ -16,9 +16,16 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import numpy as np
 from rlhf_api.data import DataSource
 
-from rlhf_trainer.data.columns import SYNONYMS, Watched, mapped_columns
+from rlhf_trainer.data.columns import Watched, mapped_columns
 from rlhf_trainer.data.digests import path_of
 from rlhf_trainer.data.examples import Dialogue, Labelled, PlainText, Preference, Prompt
+from rlhf_trainer.data.examples_of_rows import (
+    dialogues_of,
+    labelled_of,
+    language_of,
+    preferences_of,
+    prompts_of,
+)
 from rlhf_trainer.data.fetched import folder_of_split, heldout_split
 from rlhf_trainer.data.layouts import Read, recognise
 from rlhf_trainer.data.problems import BadRow, RowProblem, settle
@@ -58,17 +65,17 @@ class Loaded(NamedTuple, Generic[T]):
 
 def load_dialogues(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Dialogue]:
     """Dialogues for SFT. Of preferences the best answer is taken. Raises BadData."""
-    return _load(source, paths, seed, _dialogues)
+    return _load(source, paths, seed, dialogues_of)
 
 
 def load_preferences(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Preference]:
     """Pairs and ranked lists. Raises BadData."""
-    return _load(source, paths, seed, _preferences)
+    return _load(source, paths, seed, preferences_of)
 
 
 def load_prompts(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Prompt]:
     """Prompts: of any layout, what comes before the last answer; all of them. Raises BadData."""
-    return _load(_whole(source), paths, seed, _prompts)
+    return _load(_whole(source), paths, seed, prompts_of)
 
 
 def prompts_in_turn(source: DataSource, paths: Mapping[str, str]) -> Iterator[Prompt]:
@@ -76,101 +83,25 @@ def prompts_in_turn(source: DataSource, paths: Mapping[str, str]) -> Iterator[Pr
     for."""
     variables = Variables(source.variables)
     found = _rows(source, source.source, source.split, paths, variables)
-    rows = _understood(source, found, _prompts)
+    rows = _understood(source, found, prompts_of)
     return (item.example for row in rows if not isinstance(row, BadRow) for item in row)
 
 
 def load_labelled(source: DataSource, paths: Mapping[str, str], seed: int) -> Loaded[Labelled]:
     """Answers with a label (KTO). Of a pair, the chosen is good and the rejected bad."""
-    return _load(source, paths, seed, _labelled)
+    return _load(source, paths, seed, labelled_of)
 
 
 def load_language(
     source: DataSource, paths: Mapping[str, str], seed: int
 ) -> Loaded[PlainText | Dialogue]:
     """Plain text or dialogues, for the pretraining mix; all of them. Raises BadData."""
-    return _load(_whole(source), paths, seed, _language)
+    return _load(_whole(source), paths, seed, language_of)
 
 
 def _whole(source: DataSource) -> DataSource:
     """The source with no rows held out: nothing is evaluated on them."""
     return source.model_copy(update={"eval_fraction": 0.0, "eval_source": None})
-
-
-# --- what a stage wants of a row ------------------------------------------------------------------
-
-
-def _dialogues(row: Row, sample: Sample) -> list[Dialogue]:
-    if sample.good is not None:
-        raise RowProblem(
-            "rows with a label hold bad answers too; `format: messages` or `format: prompt` "
-            "trains on all of them"
-        )
-    if not sample.answers:
-        raise RowProblem("there is no answer to learn" + _seen(sample))
-    return [Dialogue(row.id, sample.prompt + sample.answers[0], sample.extras)]
-
-
-def _preferences(row: Row, sample: Sample) -> list[Preference]:
-    if sample.good is not None:
-        raise RowProblem(
-            "the row is one answer with a label, and answers are compared here; "
-            "the stage `dpo` with `loss: kto` learns from labels"
-        )
-    if len(sample.answers) < 2:
-        said = "there are no two answers to compare" + _seen(sample)
-        raise RowProblem(said, hint=_unranked(row))
-    found = Preference(
-        row.id, sample.prompt, sample.answers, sample.ranks, sample.margin, sample.extras
-    )
-    return [found]
-
-
-def _prompts(row: Row, sample: Sample) -> list[Prompt]:
-    if not sample.prompt:
-        raise RowProblem("there is no prompt" + _seen(sample))
-    if sample.prompt[-1].role in ("assistant", "system"):
-        raise RowProblem(f"the prompt ends with the {sample.prompt[-1].role}'s turn")
-    return [Prompt(row.id, sample.prompt, row.value, sample.extras)]
-
-
-def _labelled(row: Row, sample: Sample) -> list[Labelled]:
-    if sample.good is not None and sample.answers:
-        only = (row.id, sample.prompt, sample.answers[0], sample.good, sample.extras)
-        return [Labelled(*only)]
-    if len(sample.answers) != 2:
-        hint = "; `format: kto` reads a label of 0 or 1" if "label" in row.value else ""
-        raise RowProblem("there is neither a labelled answer nor a pair" + _seen(sample) + hint)
-    both = zip(sample.answers, (True, False), strict=True)
-    return [Labelled(row.id, sample.prompt, answer, good, sample.extras) for answer, good in both]
-
-
-def _texts(row: Row, sample: Sample) -> list[PlainText]:
-    if sample.text is None:
-        raise RowProblem("there is no column of plain text")
-    return [PlainText(row.id, sample.text)]
-
-
-def _language(row: Row, sample: Sample) -> list[PlainText | Dialogue]:
-    return [*(_texts(row, sample) if sample.text is not None else _dialogues(row, sample))]
-
-
-def _unranked(row: Row) -> str:
-    """What would make a ranking of a list of answers that says nothing of which is better."""
-    for name in SYNONYMS["answers"]:
-        match row.value.get(name):
-            case [str(), str(), *_]:
-                return f"`format: ranked` takes the list in `{name}` as best first"
-    return ""
-
-
-def _seen(sample: Sample) -> str:
-    """What the row is instead, for the message."""
-    if sample.text is not None:
-        return ": the row is plain text"
-    if sample.answers:
-        return f": the row is a prompt with {len(sample.answers)} answer(s)"
-    return ": the row is a prompt alone, or a dialogue that ends with a question"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -261,7 +192,7 @@ def _read(
     total = 0
     rows = _noting_columns(_rows(source, address, split, paths, variables), columns)
     noting = make
-    if make is not _prompts:  # reward functions get all columns
+    if make is not prompts_of:  # reward functions get all columns
         rows, noting = _watched(rows), _noting_unread(make, unread)
     for item in _understood(source, rows, noting):
         total += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from rlhf_trainer.data.columns import number
@@ -10,6 +12,8 @@ from rlhf_trainer.data.examples import Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import (
     Turns,
+    are_texts,
+    in_turn,
     is_transcript,
     is_turn,
     text_of,
@@ -20,7 +24,7 @@ from rlhf_trainer.data.turns import (
 
 TEXT_KEYS: Final = ("text", "answer", "response", "content", "output", "completion", "value")
 RANK_KEYS: Final = ("rank", "ranking")
-SCORE_KEYS: Final = ("score", "overall_score", "rating", "reward")
+SCORE_KEYS: Final = ("score", "overall_score", "rating", "reward", "pm_score")
 
 
 def continuation(value: Any, column: str) -> Turns:
@@ -161,6 +165,27 @@ def rivals(examples: Mapping[str, Any]) -> tuple[str, str] | None:
     if not any(name in examples for name in (*VERDICTS, *STRENGTHS)):
         return None
     return next((pair for pair in RIVALS if all(name in examples for name in pair)), None)
+
+
+def arena(
+    row: Mapping[str, Any], asked: str, columns: tuple[str, str]
+) -> tuple[Turns, Turns] | None:
+    """The two dialogues of a row of Chatbot Arena's (55k): questions, and the answers of each, are
+    lists in JSON. None where they are texts."""
+    texts: list[Any] = []
+    for name in (asked, *columns):
+        value = row.get(name)
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value) if isinstance(value, str) and value[:2] == '["' else value
+        texts.append(value)
+    questions, *answers = texts
+    if not all(are_texts(text) and len(text) == len(questions) for text in texts):
+        return None
+    first, second = (
+        in_turn([text for pair in zip(questions, said, strict=True) for text in pair], name)
+        for name, said in zip(columns, answers, strict=True)
+    )
+    return first, second
 
 
 def first_won(row: Mapping[str, Any]) -> bool:

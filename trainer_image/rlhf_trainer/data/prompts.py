@@ -10,9 +10,12 @@ from rlhf_trainer.data.examples import Extras, Message
 from rlhf_trainer.data.problems import RowProblem
 from rlhf_trainer.data.turns import (
     Turns,
+    are_texts,
     history_of,
+    in_turn,
     is_transcript,
     is_turn,
+    marked_turns,
     text_of,
     transcript_turns,
     turns_of,
@@ -36,6 +39,7 @@ class PromptReader:
         self.column = column
         self._names, self._taken = names, taken
         # dolly's `context` belongs to its instruction; another prompt's context may be anything
+        self._is_dialogue = column == names.get("messages")
         self._has_input = names.mapped("input") or column in ("instruction", "prompt")
 
     @classmethod
@@ -72,6 +76,8 @@ class PromptReader:
 
     def _asked(self, row: dict[str, Any]) -> Turns:
         value = with_turns(cell(row, self.column))
+        if are_texts(value) and self._is_dialogue:
+            return in_turn(value, self.column)
         if isinstance(value, list):
             return turns_of(value, self.column)
         if is_turn(value):
@@ -81,7 +87,7 @@ class PromptReader:
         column = self._names.of_row("input", row, but=self.column) if self._has_input else None
         further = row.get(column) if column and column != self._taken else None
         if further is None or further == "":
-            return (Message("user", text_of(value, self.column)),)
+            return marked_turns(text_of(value, self.column), self.column)
         if not isinstance(further, str):
             raise RowProblem(f"`{column}` is {type(further).__name__}, not text")
         text = f"{value}\n{further}" if value else further  # as LLaMA-Factory joins them

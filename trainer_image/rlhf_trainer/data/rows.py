@@ -10,11 +10,15 @@ comes out with the code points that are in the file.
 from __future__ import annotations
 
 import gzip
+import io
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
+import pyarrow as pa
 from rlhf_api.data import DataSource
 
 from rlhf_trainer.data import columnar, delimited, json_rows
@@ -50,12 +54,17 @@ READERS: Final[dict[str, Reader]] = {
     ".txt": delimited.read_text,
     ".parquet": columnar.read_parquet,
     ".arrow": columnar.read_arrow,
+    ".feather": columnar.read_arrow,
 }
 METADATA: Final = frozenset(
     {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
     | {"fetched.json"}
 )
 """Files that Hugging Face's tools and prepare put beside data; they hold no rows."""
+
+ZSTD: Final = ".zst"
+FROM_THE_START: Final = (".json", ".parquet", ".arrow", ".feather")
+"""Kinds that are looked at before they are read, or from their end."""
 
 NO_DATA: Final = ("", ".md", ".py")
 """Kinds of files that nobody takes for data: of what else is not read, people are told."""
@@ -169,12 +178,11 @@ def _is_seen(path: Path, root: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    return Path(path.name.lower().removesuffix(".gz").removesuffix(ZSTD)).suffix
 
 
 def _known_kinds() -> str:
-    return ", ".join(READERS) + ", each also with .gz"
+    return ", ".join(READERS) + ", each also with .gz or .zst"
 
 
 def _canonical(split: str) -> str:
@@ -196,4 +204,19 @@ def _split_of(relative: str) -> str | None:
 def _opened(file: Path) -> IO[bytes]:
     if file.name.lower().endswith(".gz"):
         return cast(IO[bytes], gzip.open(file, "rb"))
+    if file.name.lower().endswith(ZSTD):
+        return _unpacked(file)
     return file.open("rb")
+
+
+def _unpacked(file: Path) -> IO[bytes]:
+    """What a file holds that was compressed by zstd, which gives its bytes once; of kinds that are
+    read twice, on disk."""
+    stream = cast(IO[bytes], io.BufferedReader(pa.input_stream(str(file), compression="zstd")))
+    if _kind(file) not in FROM_THE_START:
+        return stream
+    whole = tempfile.TemporaryFile()  # noqa: SIM115  (whoever reads it closes it)
+    with stream:
+        shutil.copyfileobj(stream, whole)
+    whole.seek(0)
+    return whole

@@ -49,6 +49,9 @@ WEIGHTS: Final = ("weight", "loss_weight", "loss", "train")
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 PYTHON_TURNS: Final = re.compile(r"\[\{'(?:role|from|content|value)': ")
 HH_TURN: Final = re.compile(r"(?:^|\n\n)(Human|Assistant|System):[ ]?")
+BELLE_TURN: Final = re.compile(r"(?:^|\n)(Human|Assistant|System):[ ]?")
+"""BELLE's and Guanaco's ways are taken where no turn begins as hh-rlhf's do."""
+HELPSTEER_TURN: Final = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 GUANACO_TURN: Final = re.compile(r"(?:^|\n*)### (Human|Assistant|System):[ ]?")
 
 
@@ -219,6 +222,26 @@ def refuse_media(row: Mapping[str, Any], where: str = "") -> None:
             raise RowProblem(f"`{where}{column}` belongs to the text; only text can be used")
 
 
+def are_texts(value: Any) -> bool:
+    """Whether a cell is a list of what was said in turn (LIMA, UltraChat)."""
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def in_turn(texts: Sequence[str], column: str) -> Turns:
+    """Question, answer, question, …"""
+    roles = ("user", "assistant")
+    said = [text_of(text, f"{column}[{number}]") for number, text in enumerate(texts, 1)]
+    return tuple(Message(roles[index % 2], text) for index, text in enumerate(said))
+
+
+def marked_turns(text: str, column: str) -> Turns:
+    """The turns of HelpSteer2's prompts: the user's first, others behind a mark; one of others."""
+    first, *rest = HELPSTEER_TURN.split(text)
+    roles = ("user", *("user" if name == "User" else "assistant" for name in rest[::2]))
+    said = zip(roles, (first, *rest[1::2]), strict=True)
+    return tuple(Message(role, text_of(content, column)) for role, content in said)
+
+
 def is_transcript(value: Any) -> bool:
     """Whether a text is a whole dialogue as in hh-rlhf: ``\\n\\nHuman: … \\n\\nAssistant: …``."""
     return (
@@ -231,7 +254,8 @@ def is_transcript(value: Any) -> bool:
 def transcript_turns(text: str, column: str) -> Turns:
     """The turns of an hh-rlhf or Guanaco transcript; a last ``Assistant:`` with nothing behind it
     asks for an answer and is no turn. Text is kept but for the notation itself."""
-    pattern = GUANACO_TURN if text.lstrip().startswith("###") else HH_TURN
+    pattern = HH_TURN if "\n\nAssistant:" in text else BELLE_TURN
+    pattern = GUANACO_TURN if text.lstrip().startswith("###") else pattern
     pieces = pattern.split(text.lstrip())
     roles, contents = pieces[1::2], pieces[2::2]
     if pieces[0].strip() or not roles:
