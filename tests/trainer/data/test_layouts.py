@@ -177,6 +177,15 @@ def test_calls_are_read_however_they_are_written(turn: Any, said: Any, tmp_path:
     assert texts(found.messages) == [*ASKED, ("assistant", text), ("tool", "2"), ("assistant", A)]
 
 
+def test_what_ms_swift_has_in_several_turns_is_one_of_the_assistants(tmp_path: Path) -> None:
+    call = {"role": "tool_call", "content": '{"name": "sum", "arguments": {}}'}
+    answers = [{"role": "tool_response", "content": "2"}] * 2
+    turns = [TURNS[0], TURNS[1], call, call, *answers, TURNS[1]]
+    found = load(load_dialogues, jsonl(tmp_path / "a.jsonl", [{"messages": turns}])).train[0]
+    called = ("assistant", f"{A}\n{CALL}\n{CALL}")
+    assert texts(found.messages) == [*ASKED, called, ("tool", "2"), ("tool", "2"), ("assistant", A)]
+
+
 @pytest.mark.parametrize(
     "mark", [{"weight": 0}, {"loss": False}, {"train": False, "weight": 1}, {"loss_weight": 0.0}]
 )

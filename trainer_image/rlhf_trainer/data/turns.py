@@ -106,8 +106,17 @@ def turns_of(value: Any, column: str) -> Turns:
         raise RowProblem(f"`{column}` is not a list of turns, or an empty one")
     turns: list[Message] = []
     for number, item in enumerate(value, 1):
-        turns.extend(_turn(item, f"{column}[{number}]"))
+        said = _turn(item, f"{column}[{number}]")
+        if turns and said[0].calls and turns[-1].role == "assistant" and _is_swifts(item):
+            turns[-1] = turns[-1]._replace(calls=turns[-1].calls + said[0].calls)
+        else:
+            turns.extend(said)
     return tuple(turns)
+
+
+def _is_swifts(item: Mapping[str, Any]) -> bool:
+    """Whether a turn is ms-swift's, where what is said and each call are turns of their own."""
+    return item.get("role") == "tool_call"
 
 
 def _turn(item: Any, where: str) -> Turns:
