@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 from cluster.binaries import find_binaries
@@ -22,13 +22,15 @@ from cluster.nodes import FakeNodes
 ROOT: Final = Path(__file__).parents[1]
 
 Object = dict[str, Any]
+ItemT = TypeVar("ItemT")
 
 NAMESPACE: Final = "load"
 FLOOR: Final = "floor"
 CLAIM: Final = "checkpoints"
 SENDERS: Final = 32
 """Requests that the plain client has under way at a time."""
-RLHFJOBS: Final = f"/apis/rlhf.dev/v1alpha1/namespaces/{NAMESPACE}/rlhfjobs"
+RLHFJOBS_OF: Final = "/apis/rlhf.dev/v1alpha1/namespaces/{namespace}/rlhfjobs"
+RLHFJOBS: Final = RLHFJOBS_OF.format(namespace=NAMESPACE)
 PODS: Final = "/api/v1/namespaces/{namespace}/pods"
 JOBS: Final = "/apis/batch/v1/namespaces/{namespace}/jobs"
 CONFIG_MAPS: Final = "/api/v1/namespaces/{namespace}/configmaps"
@@ -66,7 +68,7 @@ def _claim() -> Object:
     return {**_object("v1", "PersistentVolumeClaim", CLAIM), "spec": spec}
 
 
-def manifest(name: str) -> Object:
+def manifest(name: str, namespace: str = NAMESPACE) -> Object:
     """An RLHFJob of three stages, which is prepared first: four Jobs one after another."""
     stages = {stage: {"data": {"source": "hf://org/data"}} for stage in ("sft", "reward", "ppo")}
     spec: Object = {
@@ -76,7 +78,7 @@ def manifest(name: str) -> Object:
         "stages": stages,
     }
     made = _object("rlhf.dev/v1alpha1", "RLHFJob", name)
-    return {**made, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+    return {**made, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 @contextlib.contextmanager
@@ -109,16 +111,27 @@ class PlainClient:
         """Ends all requests."""
         await self._session.close()
 
-    async def post(self, path: str, body: Object) -> None:
-        """Creates an object."""
-        async with self._session.post(path, json=body) as answer:
-            if answer.status != 201:
-                raise SystemExit(f"POST {path}: {answer.status} {(await answer.text())[:2000]}")
-            await answer.read()
+    async def post(self, path: str, body: Object) -> bytes:
+        """Creates an object, and gives it as it is kept."""
+        return await self._send("POST", path, body, 201)
+
+    async def put(self, path: str, body: Object) -> bytes:
+        """Puts an object in place of the one of the same version."""
+        return await self._send("PUT", path, body, 200)
+
+    async def _send(self, verb: str, path: str, body: Object, expected: int) -> bytes:
+        async with self._session.request(verb, path, json=body) as answer:
+            if answer.status != expected:
+                raise SystemExit(f"{verb} {path}: {answer.status} {(await answer.text())[:2000]}")
+            return await answer.read()
 
     async def post_all(self, path: str, bodies: Iterable[Object]) -> None:
         """Creates objects, SENDERS at a time."""
-        await each(bodies, lambda body: self.post(path, body))
+
+        async def post(body: Object) -> None:
+            await self.post(path, body)
+
+        await each(bodies, post)
 
     async def delete_all(self, path: str) -> None:
         """Deletes every object there, and what belongs to it; pods without a grace period."""
@@ -172,7 +185,7 @@ class PlainClient:
                 yield None if event["type"] == "ERROR" else event["object"]
 
 
-async def each(items: Iterable[Object], act: Callable[[Object], Awaitable[None]]) -> None:
+async def each(items: Iterable[ItemT], act: Callable[[ItemT], Awaitable[None]]) -> None:
     """Acts on all of them, SENDERS at a time."""
     left = iter(items)
 

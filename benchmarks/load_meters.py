@@ -139,10 +139,7 @@ class Meter:
         for labels, value in families.get("rlhf_operator_api_requests_total", []):
             requests[labels["verb"], labels["resource"]] += int(value)
         operator = self._operator.pid
-        programs = {name: of.pid for name, of in self._control_plane.programs.items()}
-        seconds = {
-            name: _cpu_seconds(pid) for name, pid in {"operator": operator, **programs}.items()
-        }
+        seconds = {"operator": _cpu_seconds(operator), **spent_by(self._control_plane)}
         return Cost(requests, seconds, _peak_memory(operator))
 
     async def passes(self) -> int:
@@ -157,6 +154,11 @@ class Meter:
     async def _metrics(self) -> dict[str, list[tuple[Mapping[str, str], float]]]:
         url = f"http://127.0.0.1:{self._operator.health_port}/metrics"
         return samples(await asyncio.to_thread(_read, url))
+
+
+def spent_by(control_plane: ControlPlane) -> dict[str, float]:
+    """CPU seconds of each of its programs so far."""
+    return {name: _cpu_seconds(of.pid) for name, of in control_plane.programs.items()}
 
 
 def samples(text: str) -> dict[str, list[tuple[Mapping[str, str], float]]]:

@@ -5,9 +5,10 @@
     … operator_load.py --jobs 1000 --json
 
 It runs on the test control plane, real but for the kubelet.
-Steps of one run: the first objects of N jobs are created directly (the floor), and deleted; N jobs
-are created at once; the operator rests; it is started anew; their pods are played from a script,
-until every job is Ready; then jobs arrive steadily, each of which runs to its end.
+Steps of one run: the first objects of N jobs are created directly (the floor), again with their
+RLHFJobs and a status of each, and deleted. N jobs are created at once; the operator rests; it is
+started anew; their pods are played from a script, until every job is Ready; then jobs arrive
+steadily, each of which runs to its end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,16 +32,20 @@ from load_cluster import (
     JOBS,
     NAMESPACE,
     PODS,
+    RLHFJOBS_OF,
     PlainClient,
     each,
     manifest,
     running_cluster,
     running_kubelet,
 )
-from load_meters import STAGES, Cost, Meter, Sightings, percentile, until, written
+from load_meters import STAGES, Cost, Meter, Sightings, percentile, spent_by, until, written
 from operator_process import OperatorProcess
 from rlhf_api.validation import parse_job
+from rlhf_operator.observed import Observed
+from rlhf_operator.plan import assess, plan
 from rlhf_operator.render import preview
+from rlhf_operator.status import next_status
 
 Object = dict[str, Any]
 Report = dict[str, Any]
@@ -85,13 +91,18 @@ async def measured(options: argparse.Namespace, control_plane: ControlPlane) -> 
     names = [f"job-{number:05}" for number in range(options.jobs)]
     try:
         report["floor"] = told("floor", await floor(client, options.jobs))
+        records = await floor_with_records(client, options.jobs, control_plane)
+        report["floor with records"] = told("floor with records", records)
         operator.start()
         async with asyncio.TaskGroup() as group:
             following = group.create_task(sightings.follow())
             await answers(meter)
             burst_figures = await burst(names, sightings, meter)
-            ratio = burst_figures["seconds"] / report["floor"]["seconds"]
-            report["burst"] = told("burst", {"ratio_to_floor": ratio, **burst_figures})
+            floors = (report["floor"], report["floor with records"])
+            ratios = [burst_figures["seconds"] / of["seconds"] for of in floors]
+            names_of = ("ratio_to_floor", "ratio_to_floor_with_records")
+            compared = dict(zip(names_of, ratios, strict=True)) | burst_figures
+            report["burst"] = told("burst", compared)
             report["rest"] = told("rest", await rest(options.rest, client, meter))
             report["restart"] = told("restart", await restart(operator, meter, options.jobs))
             if not options.without_pods:
@@ -148,6 +159,44 @@ async def floor(client: PlainClient, count: int) -> Report:
         await client.delete_all(pods_at)
         await asyncio.sleep(0.5)
     return {"seconds": ended - began, "jobs_alone_seconds": ended - between}
+
+
+async def floor_with_records(
+    client: PlainClient, count: int, control_plane: ControlPlane
+) -> Report:
+    """As `floor`, and before that each job's RLHFJob and the status that records its attempt: what
+    no operator can do without. They are then deleted."""
+    jobs_at, pods_at, configs_at, records_at = (
+        path.format(namespace=FLOOR) for path in (JOBS, PODS, CONFIG_MAPS, RLHFJOBS_OF)
+    )
+    status = first_status()
+    await client.delete_all(configs_at)
+
+    async def start(objects: tuple[Object, Object]) -> None:
+        config, job = objects
+        name = job["metadata"]["name"]
+        record = json.loads(await client.post(records_at, manifest(name, FLOOR)))
+        await client.put(f"{records_at}/{name}/status", record | {"status": status})
+        await client.post(configs_at, config)
+        await client.post(jobs_at, job)
+
+    before, own, began = spent_by(control_plane), time.process_time(), time.monotonic()
+    await each(zip(*first_objects(count), strict=True), start)
+    seconds = time.monotonic() - began
+    spent = {name: now - before[name] for name, now in spent_by(control_plane).items()}
+    await client.delete_all(records_at)
+    await client.delete_all(jobs_at)
+    while await client.count(pods_at):
+        await client.delete_all(pods_at)
+        await asyncio.sleep(0.5)
+    return {"seconds": seconds, "cpu_seconds": {"client": time.process_time() - own, **spent}}
+
+
+def first_status() -> Object:
+    """That with which the operator begins a job."""
+    job = parse_job(manifest("floor"))
+    assessment = assess(job, Observed(), datetime.now(UTC))
+    return next_status(assessment, plan(assessment)).to_dict()
 
 
 def first_objects(count: int) -> tuple[list[Object], list[Object]]:
