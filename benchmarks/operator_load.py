@@ -180,16 +180,20 @@ async def floor_with_records(
         await client.post(configs_at, config)
         await client.post(jobs_at, job)
 
+    first, *rest = zip(*first_objects(count + 1), strict=True)
+    await start(first)  # for it the API server makes the kind's rules ready, once
     before, own, began = spent_by(control_plane), time.process_time(), time.monotonic()
-    await each(zip(*first_objects(count), strict=True), start)
+    await each(rest, start)
     seconds = time.monotonic() - began
-    spent = {name: now - before[name] for name, now in spent_by(control_plane).items()}
+    spent = {"client": time.process_time() - own} | {
+        name: now - before[name] for name, now in spent_by(control_plane).items()
+    }
     await client.delete_all(records_at)
     await client.delete_all(jobs_at)
     while await client.count(pods_at):
         await client.delete_all(pods_at)
         await asyncio.sleep(0.5)
-    return {"seconds": seconds, "cpu_seconds": {"client": time.process_time() - own, **spent}}
+    return {"seconds": seconds, "cpu_seconds": spent}
 
 
 def first_status() -> Object:
